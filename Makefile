@@ -1,0 +1,47 @@
+# The two commands of the README, and what they need. Everything happens inside .venv.
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+SAMPLE := python/whisperq_edge/assets/sample.flac
+SOURCES := pyproject.toml CMakeLists.txt $(shell find cmake csrc python third_party/whisper.cpp -type f \
+	-not -path '*/upstream/*' -not -name '*.pyc' 2>/dev/null)
+
+.PHONY: run test lint format bench nano clean
+
+run: $(VENV)/.installed
+	$(BIN)/whisperq-edge transcribe $(SAMPLE) --model nano --beam-size 1 --timings
+
+test: $(VENV)/.installed-test
+	$(BIN)/python -m pytest
+
+bench: $(VENV)/.installed-test
+	$(BIN)/python -m pytest benches --benchmark-columns=median,iqr,rounds --benchmark-sort=fullname
+
+lint: $(VENV)/.installed-lint
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+	git ls-files 'csrc/*.cpp' 'csrc/*.h' 'tests/*.cpp' | xargs $(BIN)/clang-format --dry-run --Werror
+
+format: $(VENV)/.installed-lint
+	$(BIN)/ruff check --fix .
+	$(BIN)/ruff format .
+	git ls-files 'csrc/*.cpp' 'csrc/*.h' 'tests/*.cpp' | xargs $(BIN)/clang-format -i
+
+clean:
+	rm -rf $(VENV) build dist
+
+$(BIN)/python:
+	$(PYTHON) -m venv $(VENV)
+
+$(VENV)/.installed: $(BIN)/python $(SOURCES)
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check .
+	touch $@
+
+$(VENV)/.installed-test: $(VENV)/.installed tests/requirements.txt
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -r tests/requirements.txt
+	touch $@
+
+$(VENV)/.installed-lint: $(BIN)/python tests/requirements-lint.txt
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -r tests/requirements-lint.txt
+	touch $@
