@@ -1,0 +1,11 @@
+// One bind function per concern; module.cpp calls them all.
+#pragma once
+
+#include <pybind11/pybind11.h>
+
+namespace whisperq::python {
+
+void bind_cpu(pybind11::module_& m);
+void bind_model(pybind11::module_& m);
+
+}  // namespace whisperq::python

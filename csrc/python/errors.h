@@ -1,0 +1,16 @@
+// Translation of C++ errors into the Python error tree; both extension modules use it.
+#pragma once
+
+#include <pybind11/pybind11.h>
+
+#include "core/status.h"
+
+namespace whisperq::python {
+
+// Registers the translator for `whisperq::Error` with the module that is being imported.
+void register_errors();
+
+// Name of the class in whisperq_edge._errors (or builtins) for every Status, in the order of the enum.
+pybind11::dict error_table();
+
+}  // namespace whisperq::python

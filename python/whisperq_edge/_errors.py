@@ -1,0 +1,157 @@
+"""Every error that whisperq-edge raises on purpose. Out of memory is Python's own ``MemoryError``.
+
+A message says what is wrong, where, the value found, what is allowed and the next step.
+
+::
+
+    WhisperqError(Exception)
+      AudioError(ValueError)      AudioFormatError, EmptyAudioError
+      OptionError(ValueError)     .field .value .allowed
+      ModelError                  ModelNotFoundError(FileNotFoundError)
+                                  ModelFormatError     .path .offset .field .value .allowed
+                                  UnsupportedModelError
+      CpuError                    UnknownIsaError(ValueError), IsaNotBuiltError, IsaNotSupportedError
+      InferenceError              CancelledError       .partial
+                                    InterruptedByUser(KeyboardInterrupt)
+      InternalError               a broken invariant: please report it
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any, Optional
+
+if TYPE_CHECKING:
+    from ._result import Transcript
+
+__all__ = [
+    "AudioError",
+    "AudioFormatError",
+    "CancelledError",
+    "CpuError",
+    "EmptyAudioError",
+    "InferenceError",
+    "InternalError",
+    "InterruptedByUser",
+    "IsaNotBuiltError",
+    "IsaNotSupportedError",
+    "ModelError",
+    "ModelFormatError",
+    "ModelNotFoundError",
+    "OptionError",
+    "UnknownIsaError",
+    "UnsupportedModelError",
+    "WhisperqError",
+]
+
+
+class WhisperqError(Exception):
+    """Base of every error of this package."""
+
+
+class AudioError(WhisperqError, ValueError):
+    """The audio cannot be used: wrong dtype or shape, NaN, Inf, unreadable."""
+
+
+class AudioFormatError(AudioError):
+    """The bytes are no audio that the installed decoders can read."""
+
+
+class EmptyAudioError(AudioError):
+    """An audio file without a single byte or a header without a stream."""
+
+
+class OptionError(WhisperqError, ValueError):
+    """An option has a value that is not allowed, or that the chosen engine cannot honour.
+
+    Attributes:
+        field: the option's name.
+        value: the value that was given.
+        allowed: what is allowed, in words.
+    """
+
+    def __init__(self, field: str, value: object, allowed: str) -> None:
+        super().__init__(f"{field}={value!r} is not possible: {allowed}")
+        self.field = field
+        self.value = value
+        self.allowed = allowed
+
+    def __reduce__(self) -> Any:
+        return type(self), (self.field, self.value, self.allowed)
+
+
+class ModelError(WhisperqError):
+    """Something about a model or its file."""
+
+
+class ModelNotFoundError(ModelError, FileNotFoundError):
+    """There is no model of that name or at that path."""
+
+
+class ModelFormatError(ModelError):
+    """A model file is damaged or is no model file.
+
+    Attributes:
+        path: the file.
+        offset: byte offset of the field that is wrong.
+        field: its name.
+        value: what stands there.
+        allowed: what may stand there.
+    """
+
+    def __init__(self, path: str, offset: int, field: str, value: str, allowed: str) -> None:
+        super().__init__(
+            f"{path}: at byte {offset}: {field} is {value}; allowed: {allowed}."
+            " The file is damaged or is not a ggml Whisper model: fetch or convert it again."
+        )
+        self.path = path
+        self.offset = offset
+        self.field = field
+        self.value = value
+        self.allowed = allowed
+
+    def __reduce__(self) -> Any:
+        return type(self), (self.path, self.offset, self.field, self.value, self.allowed)
+
+
+class UnsupportedModelError(ModelError):
+    """A whole and valid model that the chosen engine cannot run."""
+
+
+class CpuError(WhisperqError):
+    """Something about instruction sets."""
+
+
+class UnknownIsaError(CpuError, ValueError):
+    """A name that is no instruction set of ours."""
+
+
+class IsaNotBuiltError(CpuError):
+    """An instruction set that this build does not contain."""
+
+
+class IsaNotSupportedError(CpuError):
+    """This CPU (or its OS) lacks instructions that the code was built for."""
+
+
+class InferenceError(WhisperqError):
+    """The engine gave up while it ran a model."""
+
+
+class CancelledError(InferenceError):
+    """The call was cancelled. What was transcribed until then is kept.
+
+    Attributes:
+        partial: the transcript so far, or None when nothing had begun.
+    """
+
+    def __init__(self, message: str, partial: Optional[Transcript] = None) -> None:
+        super().__init__(message)
+        self.partial = partial
+
+
+class InterruptedByUser(CancelledError, KeyboardInterrupt):
+    """Ctrl-C during a call: a ``KeyboardInterrupt`` that carries the transcript so far in ``.partial``."""
+
+
+class InternalError(WhisperqError):
+    """An invariant of ours is broken: a bug. Please report it with the message."""
