@@ -1,0 +1,250 @@
+// The extension `whisperq_edge._ggml`: the vendored whisper.cpp behind the engine interface. Imported only after
+// _build.json's instruction sets were compared with this CPU's.
+#include <pybind11/numpy.h>
+#include <pybind11/pybind11.h>
+#include <pybind11/stl.h>
+
+#include "core/clock.h"
+#include "ggml-backend.h"
+#include "ggml/engine.h"
+#include "ggml/log.h"
+#include "ggml/vad.h"
+#include "python/errors.h"
+
+namespace py = pybind11;
+
+namespace whisperq::ggml {
+namespace {
+
+using Samples = py::array_t<float, py::array::c_style>;
+
+// Asks Python, at most every 20 ms, whether to go on: its signal handlers (Ctrl-C) and the caller's own `should_stop`.
+class StopCheck {
+  public:
+    explicit StopCheck(py::object should_stop) : should_stop_(std::move(should_stop)) {}
+
+    bool operator()() noexcept {
+        constexpr int64_t interval_us = 20000;
+        const int64_t now = now_us();
+        if (stopped_ || now - last_us_ < interval_us) return stopped_;
+        last_us_ = now;
+        const py::gil_scoped_acquire gil;
+        try {
+            if (PyErr_CheckSignals() != 0) throw py::error_already_set();
+            stopped_ = !should_stop_.is_none() && should_stop_().cast<bool>();
+        } catch (...) {
+            error_ = std::current_exception();
+            stopped_ = true;
+        }
+        return stopped_;
+    }
+
+    void rethrow_error() const {
+        if (error_) std::rethrow_exception(error_);
+    }
+
+  private:
+    py::object should_stop_;
+    int64_t last_us_ = 0;
+    bool stopped_ = false;
+    std::exception_ptr error_;
+};
+
+std::vector<std::pair<std::string, float>> as_pairs(const std::vector<Language>& ranking) {
+    std::vector<std::pair<std::string, float>> pairs;
+    for (const Language& language : ranking) pairs.emplace_back(language.code, language.probability);
+    return pairs;
+}
+
+class PythonObserver : public Observer {
+  public:
+    PythonObserver(py::object on_languages, py::object on_segment, py::object on_progress, py::object should_stop)
+        : on_languages_(std::move(on_languages)),
+          on_segment_(std::move(on_segment)),
+          on_progress_(std::move(on_progress)),
+          stop_(std::move(should_stop)) {}
+
+    void on_languages(const std::vector<Language>& ranking) override { call(on_languages_, as_pairs(ranking)); }
+    void on_segment(const SegmentData& segment) override { call(on_segment_, segment); }
+    void on_progress(float fraction) override { call(on_progress_, fraction); }
+    bool should_stop() noexcept override { return stop_(); }
+    void rethrow_error() const { stop_.rethrow_error(); }
+
+  private:
+    template <typename... Arguments>
+    static void call(const py::object& function, const Arguments&... arguments) {
+        const py::gil_scoped_acquire gil;
+        if (!function.is_none()) function(arguments...);
+    }
+
+    py::object on_languages_, on_segment_, on_progress_;
+    StopCheck stop_;
+};
+
+const float* checked(const Samples& samples) {
+    if (samples.ndim() != 1) throw Error(Status::audio, "samples must be one-dimensional");
+    return samples.data();
+}
+
+py::dict as_dict(const StateTimings& timings) {
+    py::dict stages;
+    const auto add = [&](const char* stage, const StageCounter& counter) {
+        stages[stage] = py::make_tuple(static_cast<double>(counter.us) / 1000.0, counter.runs);
+    };
+    add("mel", timings.mel);
+    add("encode", timings.encode);
+    add("prompt", timings.prompt);
+    add("decode", timings.decode);
+    add("batchd", timings.batchd);
+    add("sample", timings.sample);
+    return stages;
+}
+
+py::dict transcribe(const Engine& engine, const Samples& samples, const TranscribeOptions& options,
+                    py::object on_languages, py::object on_segment, py::object on_progress, py::object should_stop) {
+    const float* data = checked(samples);
+    const int n_samples = static_cast<int>(samples.size());
+    PythonObserver observer(std::move(on_languages), std::move(on_segment), std::move(on_progress),
+                            std::move(should_stop));
+    TranscribeResult result;
+    {
+        const py::gil_scoped_release release;
+        result = engine.transcribe(data, n_samples, options, observer);
+    }
+    observer.rethrow_error();
+    py::dict out;
+    out["timings"] = as_dict(result.timings);
+    out["stopped"] = result.stopped;
+    return out;
+}
+
+py::array_t<float> speech_probabilities(Vad& vad, const Samples& samples, py::object should_stop) {
+    const float* data = checked(samples);
+    const auto n_samples = static_cast<size_t>(samples.size());
+    StopCheck stop(std::move(should_stop));
+    std::vector<float> probabilities;
+    {
+        const py::gil_scoped_release release;
+        probabilities = vad.probabilities(data, n_samples, [&] { return stop(); });
+    }
+    stop.rethrow_error();
+    return py::array_t<float>(static_cast<py::ssize_t>(probabilities.size()), probabilities.data());
+}
+
+const char* kind_of(enum ggml_backend_dev_type type) {
+    switch (type) {
+        case GGML_BACKEND_DEVICE_TYPE_CPU:
+            return "cpu";
+        case GGML_BACKEND_DEVICE_TYPE_GPU:
+            return "gpu";
+        case GGML_BACKEND_DEVICE_TYPE_IGPU:
+            return "gpu";
+        default:
+            return "accelerator";
+    }
+}
+
+py::list devices() {
+    py::list found;
+    for (size_t i = 0; i < ggml_backend_dev_count(); ++i) {
+        ggml_backend_dev_t device = ggml_backend_dev_get(i);
+        py::dict entry;
+        entry["name"] = ggml_backend_dev_name(device);
+        entry["description"] = ggml_backend_dev_description(device);
+        entry["kind"] = kind_of(ggml_backend_dev_type(device));
+        found.append(entry);
+    }
+    return found;
+}
+
+void bind_options(py::module_& m) {
+    py::class_<LogitsFilter>(m, "LogitsFilter")
+        .def(py::init<>())
+        .def_readwrite("repetition_penalty", &LogitsFilter::repetition_penalty)
+        .def_readwrite("no_repeat_ngram_size", &LogitsFilter::no_repeat_ngram_size)
+        .def_readwrite("suppress", &LogitsFilter::suppress);
+    py::class_<TranscribeOptions>(m, "TranscribeOptions")
+        .def(py::init<>())
+        .def_readwrite("n_threads", &TranscribeOptions::n_threads)
+        .def_readwrite("language", &TranscribeOptions::language)
+        .def_readwrite("translate", &TranscribeOptions::translate)
+        .def_readwrite("beam_size", &TranscribeOptions::beam_size)
+        .def_readwrite("best_of", &TranscribeOptions::best_of)
+        .def_readwrite("temperature", &TranscribeOptions::temperature)
+        .def_readwrite("temperature_increment", &TranscribeOptions::temperature_increment)
+        .def_readwrite("logprob_threshold", &TranscribeOptions::logprob_threshold)
+        .def_readwrite("entropy_threshold", &TranscribeOptions::entropy_threshold)
+        .def_readwrite("no_speech_threshold", &TranscribeOptions::no_speech_threshold)
+        .def_readwrite("condition_on_previous_text", &TranscribeOptions::condition_on_previous_text)
+        .def_readwrite("initial_prompt", &TranscribeOptions::initial_prompt)
+        .def_readwrite("prompt_tokens", &TranscribeOptions::prompt_tokens)
+        .def_readwrite("carry_initial_prompt", &TranscribeOptions::carry_initial_prompt)
+        .def_readwrite("suppress_blank", &TranscribeOptions::suppress_blank)
+        .def_readwrite("suppress_non_speech", &TranscribeOptions::suppress_non_speech)
+        .def_readwrite("without_timestamps", &TranscribeOptions::without_timestamps)
+        .def_readwrite("max_initial_timestamp", &TranscribeOptions::max_initial_timestamp)
+        .def_readwrite("token_timestamps", &TranscribeOptions::token_timestamps)
+        .def_readwrite("max_new_tokens", &TranscribeOptions::max_new_tokens)
+        .def_readwrite("clips_ms", &TranscribeOptions::clips_ms)
+        .def_readwrite("filter", &TranscribeOptions::filter);
+}
+
+void bind_segment(py::module_& m) {
+    py::class_<TokenPiece>(m, "TokenPiece")
+        .def_readonly("id", &TokenPiece::id)
+        .def_property_readonly("bytes", [](const TokenPiece& piece) { return py::bytes(piece.bytes); })
+        .def_readonly("start_cs", &TokenPiece::start_cs)
+        .def_readonly("end_cs", &TokenPiece::end_cs)
+        .def_readonly("probability", &TokenPiece::probability);
+    py::class_<SegmentData>(m, "SegmentData")
+        .def_readonly("seek_frames", &SegmentData::seek_frames)
+        .def_readonly("start_cs", &SegmentData::start_cs)
+        .def_readonly("end_cs", &SegmentData::end_cs)
+        .def_property_readonly("text", [](const SegmentData& segment) { return py::bytes(segment.text); })
+        .def_readonly("tokens", &SegmentData::tokens)
+        .def_readonly("pieces", &SegmentData::pieces)
+        .def_readonly("temperature", &SegmentData::temperature)
+        .def_readonly("avg_logprob", &SegmentData::avg_logprob)
+        .def_readonly("no_speech_prob", &SegmentData::no_speech_prob)
+        .def_property_readonly("window_text",
+                               [](const SegmentData& segment) { return py::bytes(segment.window_text); });
+}
+
+void bind_engine(py::module_& m) {
+    py::class_<Engine>(m, "Engine")
+        .def(py::init<const std::string&, bool, int, bool>(), py::arg("path"), py::arg("use_gpu"),
+             py::arg("gpu_device"), py::arg("flash_attention"), py::call_guard<py::gil_scoped_release>())
+        .def("transcribe", &transcribe, py::arg("samples"), py::arg("options"), py::kw_only(),
+             py::arg("on_languages") = py::none(), py::arg("on_segment") = py::none(),
+             py::arg("on_progress") = py::none(), py::arg("should_stop") = py::none())
+        .def("tokenize", &Engine::tokenize, py::arg("text"))
+        .def_property_readonly("is_multilingual", &Engine::is_multilingual)
+        .def_property_readonly("n_vocab", &Engine::n_vocab);
+    py::class_<Vad>(m, "Vad")
+        .def(py::init<const std::string&, int>(), py::arg("path"), py::arg("n_threads"),
+             py::call_guard<py::gil_scoped_release>())
+        .def("probabilities", &speech_probabilities, py::arg("samples"), py::kw_only(),
+             py::arg("should_stop") = py::none());
+}
+
+}  // namespace
+}  // namespace whisperq::ggml
+
+PYBIND11_MODULE(_ggml, m) {
+    using namespace whisperq::ggml;
+    m.attr("__version__") = WHISPERQ_VERSION;
+    m.attr("max_decoders") = max_decoders();
+    whisperq::python::register_errors();
+    capture_logs();
+    m.def("devices", &devices, "Devices that the compiled-in backends see: name, description, kind.");
+    m.def("system_info", [] { return std::string(whisper_print_system_info()); });
+    m.def("take_log", [] {
+        py::list lines;
+        for (const LogLine& line : take_log())
+            lines.append(py::make_tuple(line.level, py::str(py::bytes(line.text).attr("decode")("utf-8", "replace"))));
+        return lines;
+    });
+    bind_options(m);
+    bind_segment(m);
+    bind_engine(m);
+}

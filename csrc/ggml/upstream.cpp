@@ -1,0 +1,93 @@
+#if defined(__GNUC__)
+#pragma GCC diagnostic push
+#pragma GCC diagnostic ignored "-Wpedantic"
+#pragma GCC diagnostic ignored "-Wextra"
+#pragma GCC diagnostic ignored "-Wall"
+#pragma GCC diagnostic ignored "-Wunused-function"
+#endif
+#include "whisper.cpp"  // the source, not a header: see upstream.h
+#if defined(__GNUC__)
+#pragma GCC diagnostic pop
+#endif
+
+#include <algorithm>
+#include <cmath>
+
+#include "ggml/upstream.h"
+
+namespace whisperq::ggml {
+namespace {
+
+bool same_token(const whisper_token_data& a, const whisper_token_data& b) {
+    return a.id == b.id && a.plog == b.plog;
+}
+
+float mean_logprob(const std::vector<whisper_token_data>& tokens) {
+    double sum = 0;
+    for (const whisper_token_data& token : tokens) sum += token.plog;
+    return tokens.empty() ? 0.0f : static_cast<float>(sum / static_cast<double>(tokens.size()));
+}
+
+WindowSequence describe(const whisper_sequence& sequence, int offset) {
+    WindowSequence found;
+    for (const whisper_token_data& token : sequence.tokens) found.tokens.push_back(token.id);
+    // A sequence that failed before it was scored still carries -inf.
+    found.avg_logprob = std::isfinite(sequence.avg_logprobs) ? static_cast<float>(sequence.avg_logprobs)
+                                                             : mean_logprob(sequence.tokens);
+    found.offset = offset;
+    return found;
+}
+
+}  // namespace
+
+StateTimings read_timings(const whisper_state& state) {
+    StateTimings timings;
+    timings.mel = {state.t_mel_us, state.t_mel_us > 0 ? 1 : 0};
+    timings.encode = {state.t_encode_us, state.n_encode};
+    timings.prompt = {state.t_prompt_us, state.n_prompt};
+    timings.decode = {state.t_decode_us, state.n_decode};
+    timings.batchd = {state.t_batchd_us, state.n_batchd};
+    timings.sample = {state.t_sample_us, state.n_sample};
+    return timings;
+}
+
+int max_decoders() {
+    return WHISPER_MAX_DECODERS;
+}
+
+void set_stop_callback(whisper_state& state, ggml_abort_callback stop, void* data) {
+    for (ggml_backend_t backend : state.backends) {
+        ggml_backend_dev_t device = ggml_backend_get_device(backend);
+        ggml_backend_reg_t registry = device ? ggml_backend_dev_backend_reg(device) : nullptr;
+        if (!registry) continue;
+        auto set_callback = reinterpret_cast<ggml_backend_set_abort_callback_t>(
+            ggml_backend_reg_get_proc_address(registry, "ggml_backend_set_abort_callback"));
+        if (set_callback) set_callback(backend, stop, data);
+    }
+}
+
+void set_signal_energy(whisper_state& state, const float* samples, int n_samples) {
+    state.energy = get_signal_energy(samples, n_samples, 32);
+}
+
+void forget_previous_text(whisper_state& state) {
+    state.prompt_past1.clear();
+}
+
+int failed_temperatures(const whisper_state& state) {
+    return state.n_fail_p;
+}
+
+WindowSequence find_window_sequence(const whisper_state& state, const std::vector<whisper_token_data>& segment) {
+    for (const whisper_decoder& decoder : state.decoders) {
+        const auto& tokens = decoder.sequence.tokens;
+        const auto at = std::search(tokens.begin(), tokens.end(), segment.begin(), segment.end(), same_token);
+        if (at != tokens.end()) return describe(decoder.sequence, static_cast<int>(at - tokens.begin()));
+    }
+    WindowSequence alone;
+    for (const whisper_token_data& token : segment) alone.tokens.push_back(token.id);
+    alone.avg_logprob = mean_logprob(segment);
+    return alone;
+}
+
+}  // namespace whisperq::ggml
