@@ -1,0 +1,69 @@
+"""whisperq-edge: OpenAI's Whisper models on ARM boards and laptops, small, fast and measured.
+
+>>> from whisperq_edge import WhisperModel
+>>> transcript = WhisperModel("nano").transcribe("speech.wav")
+>>> print(transcript.text)
+"""
+
+from . import _core
+from ._errors import (
+    AudioError,
+    AudioFormatError,
+    CancelledError,
+    CpuError,
+    EmptyAudioError,
+    InferenceError,
+    InternalError,
+    InterruptedByUser,
+    IsaNotBuiltError,
+    IsaNotSupportedError,
+    ModelError,
+    ModelFormatError,
+    ModelNotFoundError,
+    OptionError,
+    UnknownIsaError,
+    UnsupportedModelError,
+    WhisperqError,
+)
+from ._model import CancelToken, WhisperModel
+from ._native import check_version
+from ._options import TranscribeOptions
+from ._result import Segment, StageTime, Timings, Transcript, Word
+from ._vad import VadOptions
+from ._version import __version__
+from ._writers import render, write, write_all
+
+check_version(_core)
+
+__all__ = [
+    "AudioError",
+    "AudioFormatError",
+    "CancelToken",
+    "CancelledError",
+    "CpuError",
+    "EmptyAudioError",
+    "InferenceError",
+    "InternalError",
+    "InterruptedByUser",
+    "IsaNotBuiltError",
+    "IsaNotSupportedError",
+    "ModelError",
+    "ModelFormatError",
+    "ModelNotFoundError",
+    "OptionError",
+    "Segment",
+    "StageTime",
+    "Timings",
+    "TranscribeOptions",
+    "Transcript",
+    "UnknownIsaError",
+    "UnsupportedModelError",
+    "VadOptions",
+    "WhisperModel",
+    "WhisperqError",
+    "Word",
+    "__version__",
+    "render",
+    "write",
+    "write_all",
+]

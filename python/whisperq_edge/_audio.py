@@ -1,0 +1,493 @@
+"""Audio of any kind to PCM: float32, mono, 16 kHz.
+
+Files are decoded, mixed down and resampled block by block: nothing is allocated by what a header claims, and the memory
+taken is that of the result and one block. soundfile, soxr and PyAV are imported when they are first needed, so that
+``import whisperq_edge`` stays quick.
+"""
+
+from __future__ import annotations
+
+import errno
+import importlib
+import importlib.util
+import io
+import logging
+import math
+import os
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import IO, Any, Optional, Union
+
+import numpy as np
+import numpy.typing as npt
+
+from ._errors import AudioError, AudioFormatError, EmptyAudioError, OptionError
+
+__all__ = ["MAX_DURATION_S", "MAX_PEAK", "SAMPLE_RATE", "Pcm", "to_pcm"]
+
+SAMPLE_RATE = 16_000
+"""Samples per second that Whisper hears."""
+
+MAX_PEAK = 64.0
+"""The largest absolute float sample that is taken for audio (+36 dB over full scale). Integer PCM that was cast to
+float without scaling lies far above, and a model would hear it as nothing but loudness."""
+
+MAX_DURATION_S = 24 * 3600
+"""The longest audio of one call. It also stops a small file whose header asks for terabytes."""
+
+MAX_CHANNELS = 32
+"""More columns than this in an array mean that it is the wrong way round."""
+
+MAX_RATE_HZ = 10_000_000
+
+_BLOCK_FRAMES = 16_384  # libsndfile loses the whole block in which a cut FLAC ends, so blocks are not long
+_LOG = logging.getLogger("whisperq_edge")
+
+Floats = npt.NDArray[np.float32]
+AudioLike = Union[str, "os.PathLike[str]", bytes, bytearray, memoryview, IO[bytes], npt.NDArray[Any]]
+
+
+@dataclass(frozen=True)
+class Pcm:
+    """Audio as the engines take it.
+
+    Attributes:
+        samples: float32, C-contiguous, one channel, 16 kHz. Full scale is [-1, 1]; what a decoder or the resampler puts
+            a little above is kept. It is the caller's own memory where an array was given that is already like this.
+        duration_s: seconds of audio (float).
+        decode_ms: wall-clock milliseconds that decoding, mixing and resampling took (float).
+    """
+
+    samples: Floats
+    duration_s: float
+    decode_ms: float
+
+
+def to_pcm(audio: AudioLike, *, sampling_rate: Optional[float] = None) -> Pcm:
+    """Turns audio into PCM for Whisper.
+
+    Args:
+        audio: one of
+
+            - a path of an audio or video file;
+            - the bytes of such a file (``bytes``, ``bytearray``, ``memoryview``);
+            - a binary file object, read from where it stands to its end; it need not seek;
+            - an array of samples, or what numpy takes for one: 1-D, or 2-D as (samples, channels) with at most 32
+              channels, which are averaged. float16, float32 and float64 are in [-1, 1] (accepted up to +-64); int16,
+              int32 and uint8 are scaled by their full scale as soundfile does it (uint8 has its zero at 128). Zero
+              samples are legal.
+        sampling_rate: of an array, in Hz. None: 16000. Files say it themselves.
+
+    Raises:
+        AudioFormatError: the bytes are no audio that the installed decoders read.
+        EmptyAudioError: there is not a single byte, or a file without an audio stream.
+        AudioError: a wrong dtype or shape, NaN or Inf (with its place), samples far outside of [-1, 1], or more than a
+            day of audio.
+        OptionError: a ``sampling_rate`` that is no rate, or one for a file.
+        OSError: the file cannot be opened or read: ``FileNotFoundError``, ``IsADirectoryError``, ``PermissionError``.
+    """
+    began_s = time.perf_counter()
+    samples = _samples(audio, sampling_rate)
+    return Pcm(samples, samples.size / SAMPLE_RATE, (time.perf_counter() - began_s) * 1000.0)
+
+
+def _samples(audio: Any, sampling_rate: Optional[float]) -> Floats:
+    if _is_array_like(audio):
+        return _from_array(_as_array(audio), _checked_rate(sampling_rate))
+    if sampling_rate is not None:
+        raise OptionError("sampling_rate", sampling_rate, "only for arrays: an audio file carries its own rate")
+    if isinstance(audio, (str, os.PathLike)):
+        return _from_path(audio)
+    if isinstance(audio, (bytes, bytearray, memoryview)):
+        return _from_stream(io.BytesIO(bytes(audio)), "the given bytes")
+    if callable(getattr(audio, "read", None)):
+        return _from_stream(io.BytesIO(_read_all(audio)), _stream_name(audio))
+    raise AudioError(
+        f"audio is a {type(audio).__name__}; it has to be a path, the bytes of an audio file, a binary file object"
+        " or a numpy array of samples"
+    )
+
+
+# --- arrays -----------------------------------------------------------------------------------------------------------
+
+# dtype -> (value of silence, full scale), as soundfile scales integer PCM.
+_INTEGER_SCALES = {np.dtype(np.int16): (0, 2**15), np.dtype(np.int32): (0, 2**31), np.dtype(np.uint8): (128, 2**7)}
+
+
+def _is_array_like(audio: object) -> bool:
+    return isinstance(audio, np.ndarray) or hasattr(audio, "__array__")
+
+
+def _as_array(audio: Any) -> npt.NDArray[Any]:
+    try:
+        return np.asarray(audio)
+    except Exception as error:  # a tensor on a GPU, or one that still wants gradients: each library has its own error
+        raise AudioError(f"numpy cannot read the given {type(audio).__name__} as an array: {error}") from error
+
+
+def _checked_rate(sampling_rate: Optional[float]) -> float:
+    if sampling_rate is None:
+        return SAMPLE_RATE
+    is_number = isinstance(sampling_rate, (int, float, np.integer, np.floating)) and not isinstance(sampling_rate, bool)
+    if not is_number or not 1 <= sampling_rate <= MAX_RATE_HZ:
+        raise OptionError("sampling_rate", sampling_rate, f"a number of Hz from 1 to {MAX_RATE_HZ}")
+    return float(sampling_rate)
+
+
+def _from_array(array: npt.NDArray[Any], rate_hz: float) -> Floats:
+    _check_array(array)
+    _check_length(array.shape[0], rate_hz)
+    if _is_pcm_already(array, rate_hz):
+        ready: Floats = array
+        _check_values(ready, 0, rate_hz, "the array")
+        return ready
+    sink = _PcmSink(rate_hz, "the array")
+    for first in range(0, array.shape[0], sink.block_frames):
+        sink.push(array[first : first + sink.block_frames])
+    return sink.finish()
+
+
+def _check_array(array: npt.NDArray[Any]) -> None:
+    native = array.dtype.newbyteorder("=")
+    if native not in _INTEGER_SCALES and native not in (np.float16, np.float32, np.float64):
+        raise AudioError(
+            f"the array's dtype is {array.dtype}; it has to be float16, float32 or float64 in [-1, 1],"
+            " or integer PCM as int16, int32 or uint8"
+        )
+    if array.ndim not in (1, 2):
+        raise AudioError(
+            f"the array has shape {array.shape}; it has to be (samples,) or (samples, channels):"
+            " give one audio at a time"
+        )
+    if array.ndim == 2 and array.shape[1] > MAX_CHANNELS:
+        raise AudioError(
+            f"the array has shape {array.shape}, which reads as {array.shape[1]} channels (at most {MAX_CHANNELS});"
+            " if it is (channels, samples), transpose it: audio.T"
+        )
+    if array.ndim == 2 and array.shape[1] == 0:
+        raise AudioError(f"the array has shape {array.shape}: no channel")
+
+
+def _is_pcm_already(array: npt.NDArray[Any], rate_hz: float) -> bool:
+    in_place = array.flags.c_contiguous and array.flags.aligned
+    return array.ndim == 1 and array.dtype == np.float32 and in_place and rate_hz == SAMPLE_RATE
+
+
+# --- blocks -----------------------------------------------------------------------------------------------------------
+
+
+class _PcmSink:
+    """Takes blocks of any rate, dtype and number of channels, and grows the PCM of them."""
+
+    def __init__(self, rate_hz: float, name: str) -> None:
+        self._rate_hz = rate_hz
+        self._name = name
+        self._resampler = None if rate_hz == SAMPLE_RATE else _resampler(rate_hz)
+        self._samples: Floats = np.empty(0, np.float32)
+        self._length = 0  # samples written; the rest of `_samples` is room to grow
+        self.frames_in = 0
+
+    @property
+    def block_frames(self) -> int:
+        """Frames to push at a time: few at a low rate, where each becomes thousands of samples."""
+        return int(min(_BLOCK_FRAMES, max(self._rate_hz, 1)))
+
+    def push(self, block: npt.NDArray[Any]) -> None:
+        """``block`` is (frames,) or (frames, channels)."""
+        floats = _full_scale(block)
+        _check_values(floats, self.frames_in, self._rate_hz, self._name)
+        self.frames_in += block.shape[0]
+        _check_length(self.frames_in, self._rate_hz)
+        self._append(self._resampled(_mixed_down(floats), last=False))
+
+    def finish(self) -> Floats:
+        """All samples. Nothing may be pushed after it."""
+        if self.frames_in:
+            self._append(self._resampled(np.empty(0, np.float32), last=True))
+        self._samples.resize(self._length, refcheck=False)
+        return self._samples
+
+    def _resampled(self, mono: Floats, *, last: bool) -> Floats:
+        if self._resampler is None:
+            return mono
+        resampled: Floats = self._resampler.resample_chunk(mono, last=last)
+        return resampled
+
+    def _append(self, samples: Floats) -> None:
+        length = self._length + samples.size
+        if length > self._samples.size:
+            # By half as much again each time: amortised, and realloc can grow a large block where it stands.
+            self._samples.resize(length + length // 2, refcheck=False)
+        self._samples[self._length : length] = samples
+        self._length = length
+
+
+def _resampler(rate_hz: float) -> Any:
+    import soxr
+
+    return soxr.ResampleStream(rate_hz, SAMPLE_RATE, 1, dtype="float32", quality="HQ")
+
+
+def _full_scale(block: npt.NDArray[Any]) -> Floats:
+    scale = _INTEGER_SCALES.get(block.dtype.newbyteorder("="))
+    if scale is None:
+        with np.errstate(over="ignore"):  # a float64 too large for float32 becomes Inf, which is found and named later
+            floats: Floats = np.ascontiguousarray(block, np.float32)
+        return floats
+    zero, full_scale = scale
+    # Through float64, where every int32 is exact: float32 would round before the division and after it.
+    scaled: Floats = ((block.astype(np.float64) - zero) / full_scale).astype(np.float32)
+    return scaled
+
+
+def _mixed_down(floats: Floats) -> Floats:
+    if floats.ndim == 1:
+        return floats
+    channels = floats.shape[1]
+    if channels == 1:
+        return np.ascontiguousarray(floats[:, 0])
+    mono: Floats = floats[:, 0].copy()
+    for channel in range(1, channels):  # column by column: several times faster than a mean over short rows
+        mono += floats[:, channel]
+    mono /= channels
+    return mono
+
+
+def _check_values(floats: Floats, first_frame: int, rate_hz: float, name: str) -> None:
+    if floats.size == 0 or (floats.max() <= MAX_PEAK and floats.min() >= -MAX_PEAK):  # NaN fails both comparisons
+        return
+    wrong = ~(np.abs(floats) <= MAX_PEAK)
+    row = int(np.argmax(wrong.any(axis=1) if wrong.ndim == 2 else wrong))
+    value = float(floats[row][wrong[row]][0]) if wrong.ndim == 2 else float(floats[row])
+    frame = first_frame + row
+    place = f"at sample {frame} ({frame / rate_hz:.3f} s)"
+    if not math.isfinite(value):
+        raise AudioError(f"{name} holds {value} {place}; every sample has to be a finite number")
+    raise AudioError(
+        f"{name} holds {value:g} {place}; floats have to be in [-1, 1] (accepted up to {MAX_PEAK:g})."
+        " This looks like integer PCM stored as floats: divide by its full scale (32768 for 16 bits)"
+    )
+
+
+def _check_length(frames: int, rate_hz: float) -> None:
+    if frames > MAX_DURATION_S * rate_hz:
+        raise AudioError(f"the audio is longer than {MAX_DURATION_S // 3600} hours, the most for one call: split it")
+
+
+# --- files ------------------------------------------------------------------------------------------------------------
+
+
+def _from_path(path: Union[str, os.PathLike[str]]) -> Floats:
+    name = os.fsdecode(path)
+    if "://" in name and not os.path.exists(path):
+        raise FileNotFoundError(errno.ENOENT, "No such file (addresses are not fetched: download it first)", name)
+    with open(path, "rb") as stream:
+        # A pipe cannot seek, as decoders have to.
+        return _from_stream(stream if stream.seekable() else io.BytesIO(stream.read()), name)
+
+
+def _read_all(stream: Any) -> bytes:
+    content = stream.read()
+    if isinstance(content, (bytes, bytearray, memoryview)):
+        return bytes(content)
+    if isinstance(content, str):
+        raise AudioError("the file object is in text mode; open it in binary mode: open(path, 'rb')")
+    raise AudioError(f"the file object's read() gave {type(content).__name__}; it has to give bytes")
+
+
+def _stream_name(stream: object) -> str:
+    name = getattr(stream, "name", None)
+    return name if isinstance(name, str) else "the given file object"
+
+
+def _from_stream(stream: IO[bytes], name: str) -> Floats:
+    head = stream.read(64)
+    if not head:
+        raise EmptyAudioError(f"{name} is empty: 0 bytes")
+    reasons = []
+    for decode in (_decode_with_soundfile, _decode_with_av):
+        stream.seek(0)
+        try:
+            return decode(stream, name)
+        except _NotDecodedError as error:
+            reasons.append(str(error))
+    raise AudioFormatError(_not_decoded(name, head, reasons))
+
+
+class _NotDecodedError(Exception):
+    """This decoder cannot read it: the next one may."""
+
+
+def _decode_with_soundfile(stream: IO[bytes], name: str) -> Floats:
+    try:
+        import soundfile
+    except (ImportError, OSError) as error:  # OSError: its libsndfile is missing
+        raise _NotDecodedError(f"soundfile cannot be imported ({error})") from error
+
+    class ForwardFile(soundfile.SoundFile):  # type: ignore[misc]
+        """soundfile seeks to where it stands after every block, which is slow, and in an MP3 it is audible."""
+
+        def seekable(self) -> bool:
+            return False
+
+    source = _Source(stream)
+    try:
+        file = ForwardFile(source)
+    except soundfile.LibsndfileError as error:
+        source.raise_if_failed()
+        raise _NotDecodedError(_libsndfile_reason(error)) from error
+    with file:
+        if not 1 <= file.samplerate <= MAX_RATE_HZ:
+            raise AudioFormatError(
+                f"{name} claims {file.samplerate} samples per second; from 1 to {MAX_RATE_HZ} are possible."
+                " The file is damaged"
+            )
+        sink = _PcmSink(file.samplerate, name)
+        frames = min(sink.block_frames, max(1, _BLOCK_FRAMES * MAX_CHANNELS // file.channels))
+        buffer = np.empty((frames, file.channels), np.float32)
+        try:
+            while len(block := file.read(out=buffer)):
+                sink.push(block)
+        except soundfile.LibsndfileError as error:
+            source.raise_if_failed()
+            if not sink.frames_in:
+                raise _NotDecodedError(_libsndfile_reason(error)) from error
+            _warn_damaged(name, sink.frames_in / file.samplerate, _libsndfile_reason(error))
+        source.raise_if_failed()
+    return sink.finish()
+
+
+class _Source:
+    """The part of a file object that libsndfile uses.
+
+    libsndfile calls it through C, which would print an error of the operating system and go on as if the file had
+    ended: it is kept here and raised afterwards. Also hides the file's name: soundfile would go by its extension.
+    """
+
+    def __init__(self, stream: IO[bytes]) -> None:
+        self._stream: Any = stream
+        self._error: Optional[OSError] = None
+
+    def readinto(self, buffer: Any) -> int:
+        try:
+            count: int = self._stream.readinto(buffer)
+            return count
+        except OSError as error:
+            self._error = error
+            return 0
+
+    def seek(self, offset: int, whence: int = os.SEEK_SET) -> int:
+        try:
+            position: int = self._stream.seek(offset, whence)
+            return position
+        except (OSError, ValueError):  # a damaged header sends it to before the start; it stays where it is
+            return self.tell()
+
+    def tell(self) -> int:
+        position: int = self._stream.tell()
+        return position
+
+    def raise_if_failed(self) -> None:
+        if self._error is not None:
+            raise self._error
+
+
+def _libsndfile_reason(error: Any) -> str:
+    reason = str(error.error_string).rstrip(".")
+    # What its MP3 reader says of bytes without a single MP3 frame. The file was opened: it does exist.
+    return "libsndfile: Format not recognised" if "does not exist" in reason else f"libsndfile: {reason}"
+
+
+def _decode_with_av(stream: IO[bytes], name: str) -> Floats:
+    try:
+        # By name: PyAV is an extra, and type checkers have to do without it.
+        av = importlib.import_module("av")
+        av_error = importlib.import_module("av.error")
+    except ModuleNotFoundError as error:
+        raise _NotDecodedError("PyAV, which decodes more formats, is not installed") from error
+    except (ImportError, OSError) as error:  # a shared library of its FFmpeg is missing
+        raise _NotDecodedError(f"PyAV cannot be imported ({error})") from error
+
+    try:
+        container = av.open(stream, mode="r", metadata_errors="ignore")
+    except (av_error.FFmpegError, ValueError) as error:
+        raise _NotDecodedError(f"FFmpeg: {_ffmpeg_reason(error)}") from error
+    with container:
+        if not container.streams.audio:
+            raise EmptyAudioError(f"{name} holds no audio stream")
+        sink: Optional[_PcmSink] = None
+        try:
+            for block, rate_hz in _av_blocks(av, container):
+                sink = sink or _PcmSink(rate_hz, name)
+                for first in range(0, block.shape[0], sink.block_frames):
+                    sink.push(block[first : first + sink.block_frames])
+        except av_error.FFmpegError as error:
+            if sink is None:
+                raise _NotDecodedError(f"FFmpeg: {_ffmpeg_reason(error)}") from error
+            _warn_damaged(name, sink.frames_in / rate_hz, f"FFmpeg: {_ffmpeg_reason(error)}")
+    return sink.finish() if sink else np.empty(0, np.float32)
+
+
+def _av_blocks(av: Any, container: Any) -> Iterator[tuple[Floats, int]]:
+    """(frames, channels) float32 and the rate, of the first audio stream. All blocks have the rate of the first."""
+    resampler = None
+    for frame in container.decode(audio=0):
+        # FFmpeg's resampler only unifies what a stream may change midway: sample type, channels and rate.
+        resampler = resampler or av.AudioResampler(format="fltp", layout=frame.layout.name, rate=frame.rate)
+        for block in resampler.resample(frame):
+            yield block.to_ndarray().T, block.rate
+    if resampler is not None:
+        for block in resampler.resample(None):
+            yield block.to_ndarray().T, block.rate
+
+
+def _ffmpeg_reason(error: Exception) -> str:
+    return str(getattr(error, "strerror", None) or error)
+
+
+def _warn_damaged(name: str, until_s: float, reason: str) -> None:
+    _LOG.warning("%s is damaged or cut off: what was decoded ends after %.2f s (%s)", name, until_s, reason)
+
+
+def _not_decoded(name: str, head: bytes, reasons: list[str]) -> str:
+    look = _looks_like(head)
+    first = " ".join(f"{byte:02x}" for byte in head[:12])
+    message = f"{name} cannot be decoded as audio ({'; '.join(reasons)}). It begins with {first}"
+    if look is not None:
+        message += f", which looks like {look}"
+    if importlib.util.find_spec("av") is None:
+        message += ". M4A, MP4, WebM, AAC, WMA and the sound of videos need PyAV: pip install 'whisperq-edge[av]'"
+    return message
+
+
+# offset, magic, what it is
+_MAGICS = (
+    (4, b"ftyp", "MP4 (m4a, mp4, mov)"),
+    (0, b"\x1aE\xdf\xa3", "Matroska (webm, mkv)"),
+    (0, b"\x30\x26\xb2\x75\x8e\x66\xcf\x11", "Windows Media (wma, asf)"),
+    (0, b"\xff\xf1", "AAC (ADTS)"),
+    (0, b"\xff\xf9", "AAC (ADTS)"),
+    (0, b"#!AMR", "AMR"),
+    (8, b"AVI ", "AVI"),
+    (8, b"WAVE", "WAV"),
+    (8, b"AIF", "AIFF"),
+    (0, b"fLaC", "FLAC"),
+    (0, b"OggS", "Ogg"),
+    (0, b"ID3", "MP3"),
+    (0, b"\xff\xfb", "MP3"),
+    (0, b"\xff\xf3", "MP3"),
+    (0, b"PK\x03\x04", "a ZIP archive"),
+    (0, b"\x1f\x8b", "a gzip archive"),
+    (0, b"%PDF", "a PDF"),
+    (0, b"version https://git-lfs", "a Git LFS pointer: fetch the real file with git lfs pull"),
+)
+
+
+def _looks_like(head: bytes) -> Optional[str]:
+    for offset, magic, what in _MAGICS:
+        if head[offset : offset + len(magic)] == magic:
+            return what
+    if head.lstrip().lower().startswith((b"<!doctype", b"<html", b"<?xml", b"{")):
+        return "a web page or an error message of a server"
+    return None

@@ -1,0 +1,100 @@
+from typing import Any, Callable, Dict, List, Optional, Tuple
+
+import numpy as np
+import numpy.typing as npt
+
+__version__: str
+max_decoders: int
+
+def devices() -> List[Dict[str, str]]: ...
+def system_info() -> str: ...
+def take_log() -> List[Tuple[int, str]]: ...
+
+class LogitsFilter:
+    repetition_penalty: float
+    no_repeat_ngram_size: int
+    suppress: List[int]
+    def __init__(self) -> None: ...
+
+class TranscribeOptions:
+    n_threads: int
+    language: str
+    translate: bool
+    beam_size: int
+    best_of: int
+    temperature: float
+    temperature_increment: float
+    logprob_threshold: float
+    entropy_threshold: float
+    no_speech_threshold: float
+    condition_on_previous_text: bool
+    initial_prompt: str
+    prompt_tokens: List[int]
+    carry_initial_prompt: bool
+    suppress_blank: bool
+    suppress_non_speech: bool
+    without_timestamps: bool
+    max_initial_timestamp: float
+    token_timestamps: bool
+    max_new_tokens: int
+    clips_ms: List[Tuple[int, int]]
+    filter: LogitsFilter
+    def __init__(self) -> None: ...
+
+class TokenPiece:
+    @property
+    def id(self) -> int: ...
+    @property
+    def bytes(self) -> bytes: ...
+    @property
+    def start_cs(self) -> int: ...
+    @property
+    def end_cs(self) -> int: ...
+    @property
+    def probability(self) -> float: ...
+
+class SegmentData:
+    @property
+    def seek_frames(self) -> int: ...
+    @property
+    def start_cs(self) -> int: ...
+    @property
+    def end_cs(self) -> int: ...
+    @property
+    def text(self) -> bytes: ...
+    @property
+    def tokens(self) -> List[int]: ...
+    @property
+    def pieces(self) -> List[TokenPiece]: ...
+    @property
+    def temperature(self) -> float: ...
+    @property
+    def avg_logprob(self) -> float: ...
+    @property
+    def no_speech_prob(self) -> float: ...
+    @property
+    def window_text(self) -> bytes: ...
+
+class Engine:
+    def __init__(self, path: str, use_gpu: bool, gpu_device: int, flash_attention: bool) -> None: ...
+    def transcribe(
+        self,
+        samples: npt.NDArray[np.float32],
+        options: TranscribeOptions,
+        *,
+        on_languages: Optional[Callable[[List[Tuple[str, float]]], None]] = None,
+        on_segment: Optional[Callable[[SegmentData], None]] = None,
+        on_progress: Optional[Callable[[float], None]] = None,
+        should_stop: Optional[Callable[[], bool]] = None,
+    ) -> Dict[str, Any]: ...
+    def tokenize(self, text: str) -> List[int]: ...
+    @property
+    def is_multilingual(self) -> bool: ...
+    @property
+    def n_vocab(self) -> int: ...
+
+class Vad:
+    def __init__(self, path: str, n_threads: int) -> None: ...
+    def probabilities(
+        self, samples: npt.NDArray[np.float32], *, should_stop: Optional[Callable[[], bool]] = None
+    ) -> npt.NDArray[np.float32]: ...

@@ -1,0 +1,394 @@
+"""``WhisperModel``: the one class that most programs need."""
+
+from __future__ import annotations
+
+import os
+import threading
+import time
+from dataclasses import dataclass
+from pathlib import Path
+from types import TracebackType
+from typing import Any, Callable, List, Optional, Tuple, Union
+
+from . import _core
+from ._audio import SAMPLE_RATE, AudioLike, Floats, Pcm, to_pcm
+from ._catalog import resolve_model
+from ._errors import CancelledError, InferenceError, InterruptedByUser, OptionError, UnsupportedModelError
+from ._ggml_engine import EngineResult, GgmlEngine
+from ._languages import LANGUAGES
+from ._options import TranscribeOptions
+from ._result import Segment, StageTime, Timings, Transcript, join_text
+from ._vad import SpeechTimeline, VadOptions, speech_spans
+
+__all__ = ["CancelToken", "WhisperModel"]
+
+TYPE_ALIASES = {
+    "int8": "q8_0",
+    "q8": "q8_0",
+    "int5": "q5_0",
+    "q5": "q5_0",
+    "int4": "q4_0",
+    "q4": "q4_0",
+    "float16": "f16",
+    "float32": "f32",
+}
+ENGINES = ("auto", "ggml")
+DEVICES = ("auto", "cpu", "gpu", "cuda", "metal", "vulkan")
+
+OnStart = Callable[[List[Tuple[str, float]], float], None]
+
+
+class CancelToken:
+    """Ends a running ``transcribe`` from another thread: it raises ``CancelledError`` within a fraction of a second."""
+
+    def __init__(self) -> None:
+        self._event = threading.Event()
+
+    def cancel(self) -> None:
+        """Ask the call to end. May be called from any thread, also before the call begins."""
+        self._event.set()
+
+    @property
+    def cancelled(self) -> bool:
+        return self._event.is_set()
+
+
+class WhisperModel:
+    """A Whisper model, ready to transcribe. Several threads may use one model at the same time.
+
+    Args:
+        model_size_or_path: ``"nano"`` (bundled), or the path of a ggml model file such as ``ggml-base.en.bin``.
+        device: ``auto`` (a GPU that the build supports and the machine has, else the CPU), ``cpu``, ``gpu``, ``cuda``,
+            ``metal`` or ``vulkan``.
+        device_index: which of several devices of that kind.
+        compute_type: ``default`` or ``auto`` (the type that the file holds), or that type by name (``q8_0``, ``int8``,
+            ``f16``, …) to insist on it.
+        cpu_threads: 0 takes every CPU that affinity and cgroup quota leave to the process.
+        engine: ``auto`` or ``ggml`` (whisper.cpp).
+        flash_attention: whisper.cpp's fused attention.
+
+    Raises:
+        ModelNotFoundError: no such model.
+        ModelFormatError: the file is damaged or is no Whisper model.
+        UnsupportedModelError: a whole file that the engine cannot run.
+        OptionError: a value that is not allowed here.
+        IsaNotSupportedError: the engine was built for another CPU.
+    """
+
+    def __init__(
+        self,
+        model_size_or_path: Union[str, os.PathLike[str]],
+        device: str = "auto",
+        device_index: int = 0,
+        compute_type: str = "default",
+        cpu_threads: int = 0,
+        *,
+        engine: str = "auto",
+        flash_attention: bool = True,
+    ) -> None:
+        began_us = _core.now_us()
+        _check_one_of("engine", engine, ENGINES)
+        _check_one_of("device", device, DEVICES)
+        if not isinstance(cpu_threads, int) or not 0 <= cpu_threads <= 512:
+            raise OptionError("cpu_threads", cpu_threads, "0 (automatic) to 512")
+        self.model_path: Path = resolve_model(model_size_or_path)
+        self._file = _core.read_model_file(self.model_path)
+        _check_compute_type(compute_type, self._file.ftype)
+        _check_runs_on_ggml(self.model_path, self._file.ftype)
+        n_threads = cpu_threads or _core.usable_cpus()
+        self._engine: Optional[GgmlEngine] = GgmlEngine(
+            str(self.model_path), device, device_index, n_threads, flash_attention
+        )
+        self._lock = threading.Lock()
+        load_ms = (_core.now_us() - began_us) / 1000
+        self._timings = Timings({"load": StageTime(load_ms, 1)}, load_ms)
+
+    def __enter__(self) -> WhisperModel:
+        return self
+
+    def __exit__(
+        self,
+        exc_type: Optional[type[BaseException]],
+        exc: Optional[BaseException],
+        traceback: Optional[TracebackType],
+    ) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Give the model's memory back. Calls that are still running end as usual; later ones are an error."""
+        self._engine = None
+
+    def __repr__(self) -> str:
+        state = f"engine={self.engine!r}, device={self.device!r}" if self._engine else "closed"
+        return f"WhisperModel({str(self.model_path)!r}, {self.compute_type}, {state})"
+
+    @property
+    def dims(self) -> dict[str, int]:
+        """The model's dimensions by Whisper's names (``n_mels``, ``n_audio_state``, …)."""
+        return dict(self._file.hparams)
+
+    @property
+    def compute_type(self) -> str:
+        """Type of the weight matrices: ``f32``, ``f16``, ``q8_0``, …"""
+        return str(self._file.ftype)
+
+    @property
+    def is_multilingual(self) -> bool:
+        return bool(self._file.is_multilingual)
+
+    @property
+    def supported_languages(self) -> list[str]:
+        """Codes of the languages that the model knows."""
+        return list(LANGUAGES)[: self._file.n_languages] if self.is_multilingual else ["en"]
+
+    @property
+    def engine(self) -> str:
+        return self._running_engine().name
+
+    @property
+    def device(self) -> str:
+        """``cpu``, or the GPU's name as ggml calls it."""
+        return self._running_engine().device
+
+    @property
+    def cpu_threads(self) -> int:
+        return self._running_engine().n_threads
+
+    @property
+    def timings(self) -> Timings:
+        """All that this model spent so far: loading, and every call that ended."""
+        with self._lock:
+            return self._timings
+
+    def transcribe(
+        self,
+        audio: AudioLike,
+        language: Optional[str] = None,
+        task: str = "transcribe",
+        *,
+        sampling_rate: Optional[float] = None,
+        on_segment: Optional[Callable[[Segment], None]] = None,
+        on_progress: Optional[Callable[[float, float], None]] = None,
+        cancel: Optional[CancelToken] = None,
+        **options: Any,
+    ) -> Transcript:
+        """Text of ``audio``.
+
+        Args:
+            audio: path, bytes or file object of an audio file, or an array of samples (see ``to_pcm`` for the rules).
+            language: code or English name; None detects it.
+            task: ``transcribe`` or ``translate``.
+            sampling_rate: of an array, in Hz (16000 when None).
+            on_segment: called with every segment when it is ready.
+            on_progress: called with the fraction done (0 to 1) and the seconds that are left at this pace.
+            cancel: a token that ends the call.
+            options: fields of ``TranscribeOptions``: faster-whisper's names and defaults. An option that the engine
+                cannot honour is an error.
+
+        Raises:
+            AudioError: the audio cannot be used.
+            OptionError: an option has a value that is not possible.
+            CancelledError: the token was cancelled; ``.partial`` has the transcript so far.
+            InterruptedByUser: Ctrl-C; a ``KeyboardInterrupt`` with ``.partial``.
+            InferenceError: the engine failed.
+        """
+        given = {"language": language, "task": task, **options}
+        return self._transcribe(
+            audio, given, sampling_rate=sampling_rate, on_segment=on_segment, on_progress=on_progress, cancel=cancel
+        )
+
+    def _transcribe(
+        self,
+        audio: AudioLike,
+        given: dict[str, Any],
+        *,
+        sampling_rate: Optional[float] = None,
+        on_start: Optional[OnStart] = None,
+        on_segment: Optional[Callable[[Segment], None]] = None,
+        on_progress: Optional[Callable[[float, float], None]] = None,
+        cancel: Optional[CancelToken] = None,
+    ) -> Transcript:
+        """``transcribe`` with one more callback: ``on_start(ranking, heard_s)`` when the language is known. ``ranking``
+        has (code, probability), likeliest first; ``heard_s`` is what the voice detector left, in seconds."""
+        began_us = _core.now_us()
+        chosen = TranscribeOptions.from_arguments(given)
+        engine = self._running_engine()
+        engine.check(chosen)
+        self._check_language(chosen)
+        vad = VadOptions.from_any(chosen.vad_parameters)
+        if chosen.vad_filter and chosen.clip_timestamps not in ("0", [0], (0,)):
+            raise OptionError("vad_filter", True, "not together with clip_timestamps: both choose the parts to hear")
+        pcm = to_pcm(audio, sampling_rate=sampling_rate)
+        listeners = _Listeners(on_start, on_segment, on_progress, cancel)
+        call = _Call(self, engine, chosen, vad, pcm, began_us, listeners)
+        try:
+            return call.run()
+        finally:
+            with self._lock:
+                self._timings = self._timings + call.timings()
+
+    def _running_engine(self) -> GgmlEngine:
+        if self._engine is None:
+            raise InferenceError("the model is closed: load it again to use it")
+        return self._engine
+
+    def _check_language(self, options: TranscribeOptions) -> None:
+        if options.language is not None and options.language not in self.supported_languages:
+            known = "en" if not self.is_multilingual else f"the {len(self.supported_languages)} languages of this model"
+            raise OptionError("language", options.language, known)
+        if options.task == "translate" and not self.is_multilingual:
+            raise OptionError("task", "translate", "transcribe: an English-only model has nothing to translate from")
+
+
+@dataclass(frozen=True)
+class _Listeners:
+    on_start: Optional[OnStart]
+    on_segment: Optional[Callable[[Segment], None]]
+    on_progress: Optional[Callable[[float, float], None]]
+    cancel: Optional[CancelToken]
+
+
+class _Call:
+    """One ``transcribe``: what it has heard so far and how long it took."""
+
+    def __init__(
+        self,
+        model: WhisperModel,
+        engine: GgmlEngine,
+        options: TranscribeOptions,
+        vad: VadOptions,
+        pcm: Pcm,
+        began_us: int,
+        listeners: _Listeners,
+    ) -> None:
+        self._model_name = str(model.model_path)
+        self._engine = engine
+        self._options = options
+        self._vad = vad
+        self._pcm = pcm
+        self._began_us = began_us
+        self._listeners = listeners
+        self._timeline: Optional[SpeechTimeline] = None
+        self._segments: list[Segment] = []
+        self._language = options.language or "en"
+        self._language_probability = 1.0 if options.language or not model.is_multilingual else 0.0
+        self._stages = {"audio_decode": StageTime(pcm.decode_ms, 1)}
+        self._fraction = 0.0
+        self._engine_began_s = time.perf_counter()
+        self._ended_us: Optional[int] = None
+
+    def run(self) -> Transcript:
+        try:
+            stopped = self._transcribe()
+        except KeyboardInterrupt as interrupt:
+            raise InterruptedByUser("interrupted", self._transcript()) from interrupt
+        finally:
+            self._ended_us = _core.now_us()
+        if stopped:
+            raise CancelledError("the call was cancelled", self._transcript())
+        return self._transcript()
+
+    def timings(self) -> Timings:
+        ended_us = self._ended_us if self._ended_us is not None else _core.now_us()
+        return Timings(self._stages, (ended_us - self._began_us) / 1000)
+
+    def _transcribe(self) -> bool:
+        """True when the call was cancelled."""
+        if self._should_stop():
+            return True
+        samples = self._speech() if self._options.vad_filter else self._pcm.samples
+        clips_s = self._clips(samples)
+        if self._should_stop() or samples.size == 0 or clips_s == []:
+            return self._should_stop()
+        self._engine_began_s = time.perf_counter()
+        result: EngineResult = self._engine.transcribe(
+            samples,
+            self._options,
+            clips_s or [],
+            on_languages=self._hear_languages,
+            on_segment=self._hear_segment,
+            on_progress=self._hear_progress,
+            should_stop=self._should_stop,
+        )
+        self._stages.update(result.stages)
+        return result.stopped
+
+    def _clips(self, samples: Floats) -> Optional[list[tuple[float, float]]]:
+        """None: all of the audio."""
+        if self._options.clip_timestamps in ("0", [0], (0,)):
+            return None
+        return self._options.clips_s(samples.size / SAMPLE_RATE)
+
+    def _speech(self) -> Floats:
+        """The samples that hold speech, end to end; the timeline remembers where they were."""
+        began_us = _core.now_us()
+        samples = self._pcm.samples
+        probabilities = self._engine.speech_probabilities(samples, self._should_stop)
+        spans = speech_spans(probabilities, samples.size, self._vad)
+        self._timeline = SpeechTimeline(spans, samples.size)
+        speech = self._timeline.cut(samples)
+        self._stages["vad"] = StageTime((_core.now_us() - began_us) / 1000, 1)
+        return speech
+
+    def _should_stop(self) -> bool:
+        cancel = self._listeners.cancel
+        return cancel is not None and cancel.cancelled
+
+    def _hear_languages(self, ranking: list[tuple[str, float]]) -> None:
+        self._language, self._language_probability = ranking[0]
+        if self._listeners.on_start is not None:
+            self._listeners.on_start(ranking, self._heard_duration_s())
+
+    def _hear_segment(self, segment: Segment) -> None:
+        heard_s = segment.end
+        if self._timeline is not None:
+            [segment] = self._timeline.restore([segment])
+        self._segments.append(segment)
+        if self._listeners.on_segment is not None:
+            self._listeners.on_segment(segment)
+        self._report(heard_s / max(self._heard_duration_s(), 1e-9))
+
+    def _heard_duration_s(self) -> float:
+        return self._timeline.duration_s if self._timeline is not None else self._pcm.duration_s
+
+    def _hear_progress(self, fraction: float) -> None:
+        self._report(fraction)
+
+    def _report(self, fraction: float) -> None:
+        if self._listeners.on_progress is None or fraction <= self._fraction:
+            return
+        self._fraction = min(fraction, 1.0)
+        elapsed_s = time.perf_counter() - self._engine_began_s
+        self._listeners.on_progress(self._fraction, elapsed_s * (1 - self._fraction) / self._fraction)
+
+    def _transcript(self) -> Transcript:
+        return Transcript(
+            text=join_text(self._segments),
+            segments=list(self._segments),
+            language=self._language,
+            language_probability=self._language_probability,
+            duration_s=self._pcm.duration_s,
+            timings=self.timings(),
+            options=self._options,
+            model=self._model_name,
+        )
+
+
+def _check_one_of(field: str, value: str, allowed: tuple[str, ...]) -> None:
+    if value not in allowed:
+        raise OptionError(field, value, f"one of {', '.join(allowed)}")
+
+
+def _check_compute_type(compute_type: str, file_type: str) -> None:
+    if compute_type in ("default", "auto") or TYPE_ALIASES.get(compute_type, compute_type) == file_type:
+        return
+    names = [file_type, *(alias for alias, name in TYPE_ALIASES.items() if name == file_type)]
+    raise OptionError("compute_type", compute_type, f"default, auto or what the file holds: {', '.join(names)}")
+
+
+def _check_runs_on_ggml(path: Path, file_type: str) -> None:
+    """whisper.cpp's convolution asserts an f16 kernel and ends the process on an f32 file."""
+    if file_type == "f32":
+        raise UnsupportedModelError(
+            f"{path} holds f32 weights, which whisper.cpp loads but cannot run; use an f16 or quantised file of the model"
+        )

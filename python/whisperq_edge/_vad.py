@@ -1,0 +1,295 @@
+"""Voice activity: from speech probabilities to spans of speech, and from times in the cut audio back to the original.
+
+The options and their meaning are those of faster-whisper, whose model is Silero. A span is ``(start, end)`` in samples
+at 16 kHz, the end not included.
+"""
+
+from __future__ import annotations
+
+import bisect
+import dataclasses
+import math
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Optional, Union
+
+import numpy as np
+import numpy.typing as npt
+
+from ._errors import InternalError, OptionError
+from ._result import Segment, Word
+
+__all__ = ["SpeechTimeline", "VadOptions", "speech_spans"]
+
+Span = tuple[int, int]
+
+_SAMPLE_RATE = 16_000
+_SAMPLES_PER_SEEK = 160  # one frame of 10 ms
+
+_SHORTEST_SPLIT_SAMPLES = 98 * _SAMPLE_RATE // 1000
+"""Speech that grows too long is split at a silence longer than this: 98 ms, three windows of Silero and a bit."""
+
+
+@dataclass(frozen=True)
+class VadOptions:
+    """When sound counts as speech.
+
+    Attributes:
+        threshold: a window at least this likely starts or continues speech, above 0 and at most 1 (float).
+        neg_threshold: a window less likely than this is silence within speech, at most ``threshold`` (float). None:
+            ``threshold`` - 0.15, but at least 0.01.
+        min_speech_duration_ms: shorter speech is dropped (milliseconds).
+        max_speech_duration_s: longer speech is split, at its last silence of over 98 ms where it has one (seconds).
+        min_silence_duration_ms: silence has to be this long to end speech (milliseconds).
+        speech_pad_ms: kept before and after each span (milliseconds).
+    """
+
+    threshold: float = 0.5
+    neg_threshold: Optional[float] = None
+    min_speech_duration_ms: float = 0
+    max_speech_duration_s: float = math.inf
+    min_silence_duration_ms: float = 2000
+    speech_pad_ms: float = 400
+
+    def __post_init__(self) -> None:
+        _check("threshold", self.threshold, 0.0 < _number(self.threshold) <= 1.0, "a number above 0 and at most 1")
+        if self.neg_threshold is not None:
+            allowed = f"a number from 0 to threshold={self.threshold:g}, or None"
+            _check("neg_threshold", self.neg_threshold, 0.0 <= _number(self.neg_threshold) <= self.threshold, allowed)
+        longest_s = self.max_speech_duration_s
+        _check("max_speech_duration_s", longest_s, _number(longest_s) > 0.0, "a number of seconds above 0, or inf")
+        for field in ("min_speech_duration_ms", "min_silence_duration_ms", "speech_pad_ms"):
+            value = getattr(self, field)
+            _check(field, value, 0.0 <= _number(value) < math.inf, "a finite number of milliseconds, at least 0")
+
+    @classmethod
+    def from_any(cls, given: Union[VadOptions, Mapping[str, Any], None]) -> VadOptions:
+        """Options from a mapping of names to values. None: the defaults."""
+        if given is None:
+            return cls()
+        if isinstance(given, VadOptions):
+            return given
+        if not isinstance(given, Mapping):
+            raise OptionError("vad_parameters", given, "a dict of VAD options, VadOptions or None")
+        names = [field.name for field in dataclasses.fields(cls)]
+        for name in given:
+            if name not in names:
+                raise OptionError("vad_parameters", name, f"the VAD options are {', '.join(names)}")
+        return cls(**given)
+
+    @property
+    def silence_threshold(self) -> float:
+        """``neg_threshold``, or what it is by default."""
+        return max(self.threshold - 0.15, 0.01) if self.neg_threshold is None else self.neg_threshold
+
+
+def _number(value: object) -> float:
+    """The value, or NaN, which fails every comparison, where it is no number."""
+    if isinstance(value, (int, float, np.integer, np.floating)) and not isinstance(value, bool):
+        return float(value)
+    return math.nan
+
+
+def _check(field: str, value: object, holds: bool, allowed: str) -> None:
+    if not holds:
+        raise OptionError(field, value, allowed)
+
+
+def speech_spans(
+    probs: npt.NDArray[np.floating[Any]], n_samples: int, options: VadOptions, window_samples: int = 512
+) -> list[Span]:
+    """The spans of speech, padded; in order, disjoint and inside of the audio.
+
+    Args:
+        probs: speech probability of each window, from the first sample on.
+        n_samples: length of the audio. The last windows may reach beyond it.
+        options: when sound counts as speech.
+        window_samples: length of a window.
+    """
+    if probs.ndim != 1 or not np.isfinite(probs).all():
+        raise InternalError(f"the VAD gave no list of finite probabilities but an array of shape {probs.shape}")
+    scan = _Scan(options, window_samples)
+    for index, prob in enumerate(probs.tolist()):
+        scan.step(index * window_samples, prob)
+    return _padded(scan.finish(n_samples), n_samples, _samples_of_ms(options.speech_pad_ms))
+
+
+def _samples_of_ms(ms: float) -> float:
+    return ms * _SAMPLE_RATE / 1000
+
+
+class _Scan:
+    """Goes over the windows once with two thresholds: speech starts at the high one and ends well below the low one.
+
+    ``at`` is the first sample of the window in hand; a silence counts from its first window to the one in hand.
+    """
+
+    def __init__(self, options: VadOptions, window_samples: int) -> None:
+        self._threshold = options.threshold
+        self._silence_threshold = options.silence_threshold
+        self._min_speech = _samples_of_ms(options.min_speech_duration_ms)
+        self._min_silence = _samples_of_ms(options.min_silence_duration_ms)
+        # The padding and the window in which the excess is noticed belong to the span: with them it must not be longer.
+        longest = options.max_speech_duration_s * _SAMPLE_RATE
+        self._max_speech = longest - window_samples - 2 * _samples_of_ms(options.speech_pad_ms)
+        self._spans: list[Span] = []
+        self._start: Optional[int] = None  # of the speech we are in
+        self._silence: Optional[int] = None  # start of the silence that may end it
+        self._split: Optional[int] = None  # start of the last silence that is long enough to split at
+        self._resumed: Optional[int] = None  # where speech went on after that silence
+
+    def step(self, at: int, prob: float) -> None:
+        is_speech = prob >= self._threshold
+        if is_speech:
+            self._end_silence(at)
+        if self._start is None:
+            if is_speech:
+                self._start = at
+            return
+        if at - self._start > self._max_speech:
+            self._break_up(self._start, at)
+        if self._start is not None and prob < self._silence_threshold:
+            self._stay_silent(self._start, at)
+
+    def finish(self, n_samples: int) -> list[Span]:
+        """All spans; speech that still goes on ends with the audio."""
+        if self._start is not None and n_samples - self._start > self._min_speech:
+            self._spans.append((self._start, n_samples))
+        return [(start, min(end, n_samples)) for start, end in self._spans if start < n_samples]
+
+    def _leave(self) -> None:
+        self._start = None
+        self._forget_silences()
+
+    def _forget_silences(self) -> None:
+        self._silence = self._split = self._resumed = None
+
+    def _end_silence(self, at: int) -> None:
+        if self._silence is not None and self._split is not None and self._resumed is None:
+            self._resumed = at
+        self._silence = None
+
+    def _stay_silent(self, start: int, at: int) -> None:
+        if self._silence is None:
+            self._silence = at
+        if at - self._silence > _SHORTEST_SPLIT_SAMPLES:
+            self._split, self._resumed = self._silence, None
+        if at - self._silence >= self._min_silence:
+            if self._silence - start > self._min_speech:
+                self._spans.append((start, self._silence))
+            self._leave()
+
+    def _break_up(self, start: int, at: int) -> None:
+        """Ends speech that is too long: at the last silence, else right here."""
+        if self._split is None:
+            self._spans.append((start, at))
+            self._leave()
+            return
+        self._spans.append((start, self._split))
+        self._start = self._resumed  # None while that silence lasts
+        self._forget_silences()
+
+
+def _padded(spans: list[Span], n_samples: int, pad: float) -> list[Span]:
+    """Each span with ``pad`` samples more on both sides; neighbours closer than two pads share the gap between them."""
+    padded: list[Span] = []
+    for index, (start, end) in enumerate(spans):
+        before = start if index == 0 else start - spans[index - 1][1]
+        after = n_samples - end if index == len(spans) - 1 else spans[index + 1][0] - end
+        room_before = before if index == 0 else _share(before, pad)
+        room_after = after if index == len(spans) - 1 else _share(after, pad)
+        padded.append((int(start - min(pad, room_before)), int(end + min(pad, room_after))))
+    return padded
+
+
+def _share(gap: int, pad: float) -> float:
+    return gap // 2 if gap < 2 * pad else pad
+
+
+class SpeechTimeline:
+    """Cuts audio down to its speech, and leads times in the cut audio back to the original.
+
+    Where two spans meet in the cut audio, one time stands for two in the original: an end time is the end of the
+    earlier span, a start time the start of the later one.
+    """
+
+    def __init__(self, spans: Sequence[Span], n_samples: int) -> None:
+        """
+        Args:
+            spans: speech in the original audio, ``(start_sample, end_sample)``, in order, disjoint, none empty.
+            n_samples: length of the original audio.
+        """
+        previous_end = 0
+        for start, end in spans:
+            if not previous_end <= start < end <= n_samples:
+                raise ValueError(
+                    f"the span ({start}, {end}) has to be one of samples {previous_end} to {n_samples}, and not empty"
+                )
+            previous_end = end
+        self._spans: list[Span] = [(int(start), int(end)) for start, end in spans]
+        self._cut_ends: list[int] = []  # where each span ends in the cut audio
+        length = 0
+        for start, end in self._spans:
+            length += end - start
+            self._cut_ends.append(length)
+
+    @property
+    def spans(self) -> list[Span]:
+        """Speech in the original audio, in samples."""
+        return list(self._spans)
+
+    @property
+    def duration_s(self) -> float:
+        """Seconds of speech: the length of the cut audio."""
+        return self._cut_ends[-1] / _SAMPLE_RATE if self._cut_ends else 0.0
+
+    def cut(self, samples: npt.NDArray[np.float32]) -> npt.NDArray[np.float32]:
+        """The speech in ``samples`` (float32 at 16 kHz), end to end."""
+        if not self._spans:
+            return np.empty(0, np.float32)
+        return np.concatenate([samples[start:end] for start, end in self._spans])
+
+    def to_original(self, time_s: float, *, is_end: bool = False) -> float:
+        """The time in the original audio (seconds) of a time in the cut audio (seconds). Never leaves the speech.
+
+        Args:
+            is_end: the time ends something. It matters only where two spans meet.
+        """
+        return self._within(self._span_at(time_s, is_end), time_s)
+
+    def restore(self, segments: Iterable[Segment]) -> list[Segment]:
+        """The segments, and their words, with times in the original audio."""
+        return [self._restored(segment) for segment in segments]
+
+    def _restored(self, segment: Segment) -> Segment:
+        start_s, end_s = self.to_original(segment.start), self.to_original(segment.end, is_end=True)
+        words = segment.words
+        if words:
+            words = [self._restored_word(word) for word in words]
+            start_s, end_s = words[0].start, words[-1].end
+        return dataclasses.replace(
+            segment,
+            seek=round(self.to_original(segment.seek * _SAMPLES_PER_SEEK / _SAMPLE_RATE) * 100),
+            start=start_s,
+            end=max(start_s, end_s),
+            words=words,
+        )
+
+    def _restored_word(self, word: Word) -> Word:
+        """A word lies in one span, that of its middle: nobody goes silent for seconds within a word."""
+        span = self._span_at((word.start + word.end) / 2, is_end=False)
+        return dataclasses.replace(word, start=self._within(span, word.start), end=self._within(span, word.end))
+
+    def _span_at(self, time_s: float, is_end: bool) -> int:
+        sample = round(time_s * _SAMPLE_RATE)
+        find = bisect.bisect_left if is_end else bisect.bisect_right
+        return min(find(self._cut_ends, sample), len(self._cut_ends) - 1)
+
+    def _within(self, span: int, time_s: float) -> float:
+        """``time_s`` of the cut audio led back as a time in that span, to the millisecond."""
+        if not self._spans:
+            return 0.0
+        start, end = self._spans[span]
+        silence = end - self._cut_ends[span]  # samples that were cut out before this span
+        original_s = round(time_s + silence / _SAMPLE_RATE, 3)
+        return min(max(original_s, start / _SAMPLE_RATE), end / _SAMPLE_RATE)

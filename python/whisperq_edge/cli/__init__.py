@@ -1,0 +1,60 @@
+"""The command line: ``whisperq-edge COMMAND``. Transcripts and reports go to stdout, all else to stderr."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Sequence
+from typing import Any, Optional
+
+import click
+
+from .._errors import CancelledError, ModelError, OptionError, WhisperqError
+from .._version import __version__
+from .info import info_command
+from .inspect import inspect_command
+from .transcribe import transcribe_command
+
+__all__ = ["main"]
+
+EXIT_SOME_FAILED, EXIT_USAGE, EXIT_MODEL, EXIT_INTERRUPTED = 1, 2, 3, 130
+
+
+def exit_code(error: BaseException) -> int:
+    if isinstance(error, (KeyboardInterrupt, CancelledError)):
+        return EXIT_INTERRUPTED
+    if isinstance(error, ModelError):
+        return EXIT_MODEL
+    return EXIT_USAGE if isinstance(error, OptionError) else EXIT_SOME_FAILED
+
+
+class _Group(click.Group):
+    """Turns our errors into one line on stderr and the documented exit code; anything else is a bug and shows itself."""
+
+    def main(self, args: Optional[Sequence[str]] = None, **extra: Any) -> Any:
+        try:
+            return super().main(args, **{**extra, "standalone_mode": True})
+        except (WhisperqError, OSError) as error:
+            click.echo(f"whisperq-edge: {error}", err=True)
+            sys.exit(exit_code(error))
+
+
+def _dashes(token: str) -> str:
+    """openai/whisper spells options with underscores; both work."""
+    return token.replace("_", "-")
+
+
+@click.group(
+    cls=_Group,
+    context_settings={"help_option_names": ["-h", "--help"], "token_normalize_func": _dashes, "max_content_width": 100},
+)
+@click.version_option(__version__, "--version", prog_name="whisperq-edge")
+def main() -> None:
+    """OpenAI's Whisper models on ARM boards and laptops: small, fast and measured.
+
+    Exit status: 0 all done, 1 some inputs failed, 2 wrong usage, 3 something about the model, 130 Ctrl-C.
+    """
+
+
+main.add_command(transcribe_command)
+main.add_command(inspect_command)
+main.add_command(info_command)

@@ -1,0 +1,79 @@
+"""``whisperq-edge info``: what this machine and this build can do."""
+
+from __future__ import annotations
+
+import json
+import platform
+from typing import Any
+
+import click
+
+from .. import _core
+from .._errors import CpuError
+from .._native import build_info, load_ggml
+from .._version import __version__
+
+__all__ = ["collect", "info_command"]
+
+
+def collect() -> dict[str, Any]:
+    """Everything that ``info`` reports, ready for JSON."""
+    build = build_info()
+    features = _core.cpu_features()
+    return {
+        "version": __version__,
+        "python": platform.python_version(),
+        "platform": platform.platform(),
+        "compiler": build.compiler,
+        "sanitize": build.sanitize,
+        "cpu": {
+            "name": _core.cpu_name(),
+            "family": _core.cpu_family(),
+            "features_found": [name for name, found in features.items() if found],
+            "features_missing": [name for name, found in features.items() if not found],
+            "threads": _core.usable_cpus(),
+        },
+        "engines": {"ggml": _ggml(build.ggml_requires, build.whisper_cpp, build.native)},
+        "default_engine": "ggml",
+    }
+
+
+def _ggml(requires: list[str], whisper_cpp: str, native: str) -> dict[str, Any]:
+    engine: dict[str, Any] = {"whisper_cpp": whisper_cpp, "native_build": native == "ON", "built_for": requires}
+    try:
+        engine["devices"] = load_ggml().devices()
+        engine["usable"] = True
+    except CpuError as error:
+        engine["usable"] = False
+        engine["reason"] = str(error)
+    return engine
+
+
+def _lines(report: dict[str, Any]) -> list[tuple[str, str]]:
+    cpu, ggml = report["cpu"], report["engines"]["ggml"]
+    devices = ", ".join(f"{device['name']} ({device['description']})" for device in ggml.get("devices", []))
+    return [
+        ("whisperq-edge", report["version"]),
+        ("Python", f"{report['python']} on {report['platform']}"),
+        ("Compiler", report["compiler"] + (f", sanitizers {report['sanitize']}" if report["sanitize"] else "")),
+        ("CPU", f"{cpu['name'] or 'unknown'} ({cpu['family']})"),
+        ("Features found", " ".join(cpu["features_found"]) or "none of those we know"),
+        ("Features missing", " ".join(cpu["features_missing"]) or "none of those we know"),
+        ("Threads used", f"{cpu['threads']} (affinity and cgroup quota honoured)"),
+        ("Engine ggml", f"whisper.cpp {ggml['whisper_cpp']}, {'usable' if ggml['usable'] else ggml['reason']}"),
+        ("  built for", " ".join(ggml["built_for"]) + (" (this very CPU)" if ggml["native_build"] else "")),
+        ("  devices", devices or "-"),
+        ("Default engine", report["default_engine"]),
+    ]
+
+
+@click.command("info")
+@click.option("--json", "as_json", is_flag=True, help="Print the report as JSON.")
+def info_command(as_json: bool) -> None:
+    """Show CPU features (found, missing, built for), engines, devices, versions and threads."""
+    report = collect()
+    if as_json:
+        click.echo(json.dumps(report, indent=2))
+        return
+    for label, value in _lines(report):
+        click.echo(f"{label:<18}{value}")

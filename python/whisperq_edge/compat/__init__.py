@@ -1,0 +1,1 @@
+"""Faces of other packages over this one, for programs that switch."""
