@@ -58,7 +58,8 @@ def _dims(n_state: int, n_audio_layer: int, n_text_layer: int, n_vocab: int, n_m
 
 
 PRESETS: dict[str, Dims] = {
-    "micro": _dims(64, 1, 1, 51864),
+    "micro.en": _dims(64, 1, 1, 51864),
+    "micro": _dims(64, 1, 1, 51865),
     "tiny.en": _dims(384, 4, 4, 51864),
     "tiny": _dims(384, 4, 4, 51865),
     "base.en": _dims(512, 6, 6, 51864),

@@ -1,4 +1,4 @@
-"""Two hundred damaged copies of the bundled model: each is refused with a ``ModelFormatError``, none costs memory or the process.
+"""Two hundred damaged copies of the bundled model: each is a ``ModelFormatError``, none costs memory or the process.
 
 A flipped bit inside the text of a token or inside a weight leaves a whole file of the same layout. No reader can see
 it, and it is not among the damages here.

@@ -40,7 +40,7 @@ def test_plain_text_in_a_pipe(tiny: Path) -> None:
     assert ["decoder.token_embedding.weight", "q8_0", "384", "x", "51865", n_bytes] in cells
 
 
-@pytest.mark.parametrize(("preset", "shape"), [("micro", None), ("base.en", "base.en")])
+@pytest.mark.parametrize(("preset", "shape"), [("micro.en", None), ("base.en", "base.en")])
 def test_shape_of(preset: str, shape: object, tmp_path: Path) -> None:
     path = write_random_model(tmp_path / "model.bin", preset, "q4_0")
     result = CliRunner().invoke(inspect_command, [str(path), "--json"], catch_exceptions=False)

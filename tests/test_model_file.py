@@ -28,7 +28,7 @@ SHAPES = {
     "like turbo": _small(128, 4, 1, 51866, n_mels=128),
     "like distil": _small(128, 6, 2, 51864),
     "like nano": _small(192, 4, 3, 51864),
-    "short contexts": PRESETS["micro"]._replace(n_audio_ctx=100, n_text_ctx=32),
+    "short contexts": PRESETS["micro.en"]._replace(n_audio_ctx=100, n_text_ctx=32),
 }
 
 # ggml's k-quants and iq4_nl, which make_model has no quantizer for: id, ftype, values and bytes of a block.
@@ -48,7 +48,7 @@ def _zeros(block_size: int, block_bytes: int) -> Callable[[make_model.Float32], 
 
 @pytest.fixture(scope="module")
 def micro(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return write_random_model(tmp_path_factory.mktemp("model") / "micro.bin", "micro", "q5_0")
+    return write_random_model(tmp_path_factory.mktemp("model") / "micro.bin", "micro.en", "q5_0")
 
 
 @pytest.fixture(scope="module")
@@ -91,9 +91,9 @@ def test_every_shape(shape: str, tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("ftype", make_model.TYPES)
 def test_every_type(ftype: str, tmp_path: Path) -> None:
-    path = write_random_model(tmp_path / "model.bin", "micro", ftype)
+    path = write_random_model(tmp_path / "model.bin", "micro.en", ftype)
     model = read_model_file(path)
-    _expect_whole(model, path, PRESETS["micro"])
+    _expect_whole(model, path, PRESETS["micro.en"])
     types = {tensor.name: tensor.type for tensor in model.tensors}
     assert model.ftype == ftype
     assert model.quantization_version == (2 if ftype.startswith("q") else 0)
@@ -122,13 +122,13 @@ def test_blocks_must_fit_into_rows(micro_bytes: bytes, tmp_path: Path) -> None:
 @pytest.mark.parametrize("n_tokens", [50256, 50257, 50258, 51864])
 def test_converters_differ_in_special_tokens(n_tokens: int, tmp_path: Path) -> None:
     tokens = [b"%d" % token for token in range(n_tokens)]
-    path = write_random_model(tmp_path / "model.bin", "micro", "q4_0", vocabulary=tokens)
+    path = write_random_model(tmp_path / "model.bin", "micro.en", "q4_0", vocabulary=tokens)
     assert read_model_file(path).vocabulary == tokens
 
 
 def test_tokens_are_bytes(tmp_path: Path) -> None:
     tokens = [b"\xff\x00\xe2\x82", b"", b"x" * 256] + [b"y"] * 50254
-    model = read_model_file(write_random_model(tmp_path / "model.bin", "micro", "q4_0", vocabulary=tokens))
+    model = read_model_file(write_random_model(tmp_path / "model.bin", "micro.en", "q4_0", vocabulary=tokens))
     assert model.n_tokens == len(tokens)
     assert model.vocabulary == tokens
 

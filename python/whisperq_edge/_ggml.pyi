@@ -1,4 +1,4 @@
-from typing import Any, Callable, Dict, List, Optional, Tuple
+from typing import Any, Callable, Optional
 
 import numpy as np
 import numpy.typing as npt
@@ -6,14 +6,14 @@ import numpy.typing as npt
 __version__: str
 max_decoders: int
 
-def devices() -> List[Dict[str, str]]: ...
+def devices() -> list[dict[str, str]]: ...
 def system_info() -> str: ...
-def take_log() -> List[Tuple[int, str]]: ...
+def take_log() -> list[tuple[int, str]]: ...
 
 class LogitsFilter:
     repetition_penalty: float
     no_repeat_ngram_size: int
-    suppress: List[int]
+    suppress: list[int]
     def __init__(self) -> None: ...
 
 class TranscribeOptions:
@@ -29,7 +29,7 @@ class TranscribeOptions:
     no_speech_threshold: float
     condition_on_previous_text: bool
     initial_prompt: str
-    prompt_tokens: List[int]
+    prompt_tokens: list[int]
     carry_initial_prompt: bool
     suppress_blank: bool
     suppress_non_speech: bool
@@ -37,7 +37,7 @@ class TranscribeOptions:
     max_initial_timestamp: float
     token_timestamps: bool
     max_new_tokens: int
-    clips_ms: List[Tuple[int, int]]
+    clips_ms: list[tuple[int, int]]
     filter: LogitsFilter
     def __init__(self) -> None: ...
 
@@ -63,9 +63,9 @@ class SegmentData:
     @property
     def text(self) -> bytes: ...
     @property
-    def tokens(self) -> List[int]: ...
+    def tokens(self) -> list[int]: ...
     @property
-    def pieces(self) -> List[TokenPiece]: ...
+    def pieces(self) -> list[TokenPiece]: ...
     @property
     def temperature(self) -> float: ...
     @property
@@ -82,12 +82,12 @@ class Engine:
         samples: npt.NDArray[np.float32],
         options: TranscribeOptions,
         *,
-        on_languages: Optional[Callable[[List[Tuple[str, float]]], None]] = None,
+        on_languages: Optional[Callable[[list[tuple[str, float]]], None]] = None,
         on_segment: Optional[Callable[[SegmentData], None]] = None,
         on_progress: Optional[Callable[[float], None]] = None,
         should_stop: Optional[Callable[[], bool]] = None,
-    ) -> Dict[str, Any]: ...
-    def tokenize(self, text: str) -> List[int]: ...
+    ) -> dict[str, Any]: ...
+    def tokenize(self, text: str) -> list[int]: ...
     @property
     def is_multilingual(self) -> bool: ...
     @property

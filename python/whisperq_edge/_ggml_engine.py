@@ -184,8 +184,12 @@ def _choose_device(devices: list[dict[str, str]], device: str, index: int) -> tu
     wanted = "" if device in ("auto", "gpu") else device
     matching = [i for i, name in enumerate(gpus) if name.lower().startswith(wanted)]
     if not matching:
-        raise OptionError("device", device, f"this build sees: {', '.join(['cpu', *gpus])}; allowed: auto, cpu, gpu,"
-                          " cuda, metal, vulkan where the build has them")
+        raise OptionError(
+            "device",
+            device,
+            f"this build sees: {', '.join(['cpu', *gpus])}; allowed: auto, cpu, gpu,"
+            " cuda, metal, vulkan where the build has them",
+        )
     if not 0 <= index < len(matching):
         raise OptionError("device_index", index, f"0 to {len(matching) - 1}")
     return gpus[matching[index]], matching[index]
@@ -197,8 +201,10 @@ def _temperature_ladder(options: TranscribeOptions) -> tuple[float, float]:
     if len(temperatures) == 1:
         return temperatures[0], 0.0
     first, step = temperatures[0], temperatures[1] - temperatures[0]
-    if step <= 0 or len(_climb(first, step)) != len(temperatures) or not np.allclose(
-        _climb(first, step), temperatures, atol=1e-4
+    if (
+        step <= 0
+        or len(_climb(first, step)) != len(temperatures)
+        or not np.allclose(_climb(first, step), temperatures, atol=1e-4)
     ):
         raise OptionError(
             "temperature",

@@ -8,7 +8,7 @@ import time
 from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
-from typing import Any, Callable, List, Optional, Tuple, Union
+from typing import Any, Callable, Optional, Union
 
 from . import _core
 from ._audio import SAMPLE_RATE, AudioLike, Floats, Pcm, to_pcm
@@ -35,7 +35,7 @@ TYPE_ALIASES = {
 ENGINES = ("auto", "ggml")
 DEVICES = ("auto", "cpu", "gpu", "cuda", "metal", "vulkan")
 
-OnStart = Callable[[List[Tuple[str, float]], float], None]
+OnStart = Callable[[list[tuple[str, float]], float], None]
 
 
 class CancelToken:
@@ -390,5 +390,5 @@ def _check_runs_on_ggml(path: Path, file_type: str) -> None:
     """whisper.cpp's convolution asserts an f16 kernel and ends the process on an f32 file."""
     if file_type == "f32":
         raise UnsupportedModelError(
-            f"{path} holds f32 weights, which whisper.cpp loads but cannot run; use an f16 or quantised file of the model"
+            f"{path} holds f32 weights, which whisper.cpp loads but cannot run; use an f16 or quantised file"
         )

@@ -41,7 +41,7 @@ def data_file(name: str) -> Path:
     raise InternalError(f"the installed package lacks its file {name}: install whisperq-edge again")
 
 
-@functools.lru_cache(maxsize=None)
+@functools.cache
 def build_info() -> BuildInfo:
     return BuildInfo(**json.loads(data_file("_build.json").read_text(encoding="utf-8")))
 
@@ -55,7 +55,7 @@ def check_version(module: Any) -> None:
         )
 
 
-@functools.lru_cache(maxsize=None)
+@functools.cache
 def load_ggml() -> Any:
     """The extension with whisper.cpp, imported when it is first needed.
 

@@ -12,7 +12,7 @@ from typing import Any, Optional, Union
 from ._errors import OptionError
 from ._languages import LANGUAGES
 
-__all__ = ["DEFAULT_TEMPERATURES", "PREPEND_PUNCTUATIONS", "APPEND_PUNCTUATIONS", "TranscribeOptions", "language_code"]
+__all__ = ["APPEND_PUNCTUATIONS", "DEFAULT_TEMPERATURES", "PREPEND_PUNCTUATIONS", "TranscribeOptions", "language_code"]
 
 DEFAULT_TEMPERATURES = (0.0, 0.2, 0.4, 0.6, 0.8, 1.0)
 PREPEND_PUNCTUATIONS = "\"'“¿([{-"

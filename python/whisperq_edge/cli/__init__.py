@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import sys
-from collections.abc import Sequence
-from typing import Any, Optional
+from typing import Any
 
 import click
 
@@ -28,14 +26,16 @@ def exit_code(error: BaseException) -> int:
 
 
 class _Group(click.Group):
-    """Turns our errors into one line on stderr and the documented exit code; anything else is a bug and shows itself."""
+    """Turns our errors into a line on stderr and the documented exit code; anything else is a bug and shows itself."""
 
-    def main(self, args: Optional[Sequence[str]] = None, **extra: Any) -> Any:
+    def invoke(self, ctx: click.Context) -> Any:
         try:
-            return super().main(args, **{**extra, "standalone_mode": True})
+            return super().invoke(ctx)
+        except BrokenPipeError:  # the reader of our output went away: click ends quietly
+            raise
         except (WhisperqError, OSError) as error:
             click.echo(f"whisperq-edge: {error}", err=True)
-            sys.exit(exit_code(error))
+            ctx.exit(exit_code(error))
 
 
 def _dashes(token: str) -> str:

@@ -31,7 +31,9 @@ class _Command(click.Command):
 
     def _with_values(self, args: Sequence[str]) -> Iterator[str]:
         switches = {
-            name for option in self.params if option.type is click.BOOL and not getattr(option, "is_flag", True)
+            name
+            for option in self.params
+            if option.type is click.BOOL and not getattr(option, "is_flag", True)
             for name in option.opts
         }
         for i, argument in enumerate(args):
@@ -62,12 +64,18 @@ class _Run:
 @click.option("--threads", type=int, default=0, help="CPU threads; 0: all that this process may use.")
 @click.option("--output-dir", "-o", type=click.Path(file_okay=False, path_type=Path), help="Write files here.")
 @click.option(
-    "--output-format", "-f", type=click.Choice(FORMATS), default="txt", show_default=True,
+    "--output-format",
+    "-f",
+    type=click.Choice(FORMATS),
+    default="txt",
+    show_default=True,
     help="Format of what is printed, or of the files with --output-dir (all: every format).",
 )
 @click.option("--json", "as_json", is_flag=True, help="Print everything as one JSON document, timings included.")
 @click.option("--timings", "show_timings", is_flag=True, help="Show the stage table on stderr.")
-@click.option("--verbose", type=click.BOOL, default=None, metavar="[BOOL]", help="Print segments with times as they come.")
+@click.option(
+    "--verbose", type=click.BOOL, default=None, metavar="[BOOL]", help="Print segments with times as they come."
+)
 @click.option("--task", type=click.Choice(["transcribe", "translate"]), default="transcribe", show_default=True)
 @click.option("--language", "-l", help="Code or English name; without it the language is detected.")
 @click.option("--temperature", type=float, help="Sampling temperature.  [default: 0]")
@@ -137,9 +145,7 @@ def _transcribe_all(model: WhisperModel, arguments: dict[str, Any], run: _Run) -
     return False
 
 
-def _transcribe_one(
-    model: WhisperModel, name: str, options: dict[str, Any], arguments: dict[str, Any]
-) -> Transcript:
+def _transcribe_one(model: WhisperModel, name: str, options: dict[str, Any], arguments: dict[str, Any]) -> Transcript:
     audio = sys.stdin.buffer if name == "-" else name
     with _progress(name) as on_progress:
         return model.transcribe(

@@ -152,7 +152,7 @@ class _Worker:
                 report = self._held.pop() if self._held else self._reports.get()
                 if isinstance(report, Segment):
                     yield report
-                elif isinstance(report, CancelledError) or isinstance(report, Transcript):
+                elif isinstance(report, (CancelledError, Transcript)):
                     return
                 elif isinstance(report, BaseException):
                     raise report

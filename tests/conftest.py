@@ -1,0 +1,51 @@
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+import numpy.typing as npt
+import pytest
+from make_model import write_random_model
+from whisperq_edge import WhisperModel
+from whisperq_edge._audio import to_pcm
+from whisperq_edge._native import data_file
+
+SPEECH_DATA = Path(__file__).resolve().parents[2] / "shared" / "data"
+
+
+def pytest_runtest_setup(item: pytest.Item) -> None:
+    if item.get_closest_marker("data") and not SPEECH_DATA.is_dir():
+        pytest.skip("the speech corpora are not beside this checkout")
+
+
+@pytest.fixture(scope="session")
+def speech_data() -> Path:
+    return SPEECH_DATA
+
+
+@pytest.fixture(scope="session")
+def sample_path() -> Path:
+    return data_file("assets/sample.flac")
+
+
+@pytest.fixture(scope="session")
+def sample_pcm(sample_path: Path) -> npt.NDArray[np.float32]:
+    return to_pcm(sample_path).samples
+
+
+@pytest.fixture(scope="session")
+def sample_text() -> str:
+    return data_file("assets/sample.txt").read_text(encoding="utf-8").strip()
+
+
+@pytest.fixture(scope="session")
+def nano() -> Iterator[WhisperModel]:
+    with WhisperModel("nano", device="cpu") as model:
+        yield model
+
+
+@pytest.fixture(scope="session")
+def multilingual_path(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A tiny model with the multilingual vocabulary and random weights: it speaks nonsense in 99 languages."""
+    return write_random_model(tmp_path_factory.mktemp("models") / "micro.bin", "micro", "f16")

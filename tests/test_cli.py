@@ -1,0 +1,144 @@
+"""The commands as users call them."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from click.testing import CliRunner, Result
+from whisperq_edge import __version__
+from whisperq_edge.cli import main
+
+
+def run(*arguments: object, stdin: bytes = b"") -> Result:
+    return CliRunner().invoke(main, [str(argument) for argument in arguments], input=stdin)
+
+
+def transcribe(*arguments: object, stdin: bytes = b"") -> Result:
+    return run("transcribe", "--model", "nano", "--device", "cpu", "--beam_size", "1", *arguments, stdin=stdin)
+
+
+def test_version() -> None:
+    result = run("--version")
+    assert result.exit_code == 0 and __version__ in result.stdout
+
+
+@pytest.mark.parametrize("command", [(), ("transcribe",), ("inspect",), ("info",)])
+def test_help(command: tuple[str, ...]) -> None:
+    result = run(*command, "--help")
+    assert result.exit_code == 0 and "Usage:" in result.stdout
+
+
+def test_text_on_stdout_and_timings_on_stderr(sample_path: Path, sample_text: str) -> None:
+    result = transcribe(sample_path, "--timings")
+    assert result.exit_code == 0, result.stderr
+    assert result.stdout.split() == sample_text.split()
+    for label in ("Load", "Mel", "Sample", "Encode", "Decode", "Batchd", "Prompt", "Total"):
+        assert label in result.stderr
+
+
+def test_stdin(sample_path: Path, sample_text: str) -> None:
+    result = transcribe("-", stdin=sample_path.read_bytes())
+    assert result.exit_code == 0, result.stderr
+    assert result.stdout.split() == sample_text.split()
+
+
+@pytest.mark.parametrize("spelling", ["--word_timestamps", "--word-timestamps"])
+def test_switches_stand_alone_or_with_a_value(sample_path: Path, spelling: str) -> None:
+    for value in ([], ["True"]):
+        result = transcribe(spelling, *value, sample_path, "--json")
+        assert result.exit_code == 0, result.stderr
+        assert json.loads(result.stdout)["transcripts"][0]["segments"][0]["words"]
+    result = transcribe(spelling, "False", sample_path, "--json")
+    assert "words" not in json.loads(result.stdout)["transcripts"][0]["segments"][0]
+
+
+def test_json(sample_path: Path, sample_text: str) -> None:
+    result = transcribe(sample_path, "--json")
+    report = json.loads(result.stdout)
+    [transcript] = report["transcripts"]
+    assert transcript["text"].split() == sample_text.split()
+    assert transcript["file"] == str(sample_path) and transcript["options"]["beam_size"] == 1
+    assert transcript["timings"]["encode"]["runs"] == 1
+    assert report["failures"] == [] and report["timings"]["load"]["ms"] > 0
+
+
+def test_files_in_every_format(sample_path: Path, tmp_path: Path) -> None:
+    result = transcribe(sample_path, "--output_dir", tmp_path / "out", "--output_format", "all")
+    assert result.exit_code == 0 and result.stdout == ""
+    names = sorted(path.name for path in (tmp_path / "out").iterdir())
+    assert names == ["sample.json", "sample.srt", "sample.tsv", "sample.txt", "sample.vtt"]
+    assert (tmp_path / "out" / "sample.vtt").read_text(encoding="utf-8").startswith("WEBVTT\n")
+
+
+def test_one_failing_file_does_not_stop_the_rest(sample_path: Path, sample_text: str, tmp_path: Path) -> None:
+    (tmp_path / "noise.wav").write_bytes(b"this is no audio at all")
+    result = transcribe(tmp_path / "noise.wav", tmp_path / "missing.wav", sample_path)
+    assert result.exit_code == 1
+    assert result.stdout.split() == sample_text.split()
+    assert "noise.wav" in result.stderr and "missing.wav" in result.stderr
+
+
+@pytest.mark.parametrize(
+    "arguments", [["--patience", "2"], ["--language", "klingon"], ["--hallucination_silence_threshold", "2"]]
+)
+def test_wrong_options_are_usage_errors(sample_path: Path, arguments: list[str]) -> None:
+    result = transcribe(sample_path, *arguments)
+    assert result.exit_code == 2 and result.stderr.startswith("whisperq-edge: ")
+
+
+def test_wrong_models_exit_with_3(sample_path: Path, tmp_path: Path) -> None:
+    assert run("transcribe", "--model", "absent.bin", sample_path).exit_code == 3
+    (tmp_path / "model.bin").write_bytes(b"GGUF" + bytes(100))
+    result = run("transcribe", "--model", tmp_path / "model.bin", sample_path)
+    assert result.exit_code == 3 and "GGUF" in result.stderr
+    assert run("inspect", tmp_path / "model.bin").exit_code == 3
+
+
+def test_no_model_is_a_usage_error(sample_path: Path) -> None:
+    result = run("transcribe", sample_path)
+    assert result.exit_code == 2 and "--model" in result.stderr
+
+
+def test_info_json() -> None:
+    report = json.loads(run("info", "--json").stdout)
+    assert report["version"] == __version__
+    assert report["engines"]["ggml"]["usable"] is True
+    assert set(report["engines"]["ggml"]["built_for"]) <= set(report["cpu"]["features_found"])
+    assert report["cpu"]["threads"] >= 1
+
+
+def test_info_text_names_features_and_engine() -> None:
+    text = run("info").stdout
+    assert "Features found" in text and "whisper.cpp" in text
+
+
+def test_inspect_json() -> None:
+    report = json.loads(run("inspect", "nano", "--json").stdout)
+    assert report["hparams"]["n_vocab"] == 51864 if "hparams" in report else report["dims"]["n_vocab"] == 51864
+
+
+@pytest.mark.skipif(os.name == "nt", reason="POSIX signals")
+def test_ctrl_c_prints_what_was_heard(sample_path: Path, tmp_path: Path) -> None:
+    soundfile = pytest.importorskip("soundfile")
+    samples, rate = soundfile.read(sample_path, dtype="int16")
+    long = tmp_path / "long.wav"
+    with soundfile.SoundFile(long, "w", rate, 1) as file:
+        for _ in range(40):
+            file.write(samples)
+    command = [sys.executable, "-c", "from whisperq_edge.cli import main; main()", "transcribe", str(long)]
+    process = subprocess.Popen(
+        [*command, "--model", "nano", "--beam-size", "1", "--verbose", "true"],
+        stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
+    )  # fmt: skip
+    assert process.stderr is not None
+    assert process.stderr.readline().startswith("[00:")
+    process.send_signal(signal.SIGINT)
+    out, err = process.communicate(timeout=60)
+    assert process.returncode == 130, err
+    assert out.strip() and "interrupted" in err
