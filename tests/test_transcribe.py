@@ -445,7 +445,7 @@ def test_quantised_files_run(tmp_path: Path, sample_pcm: Samples, ftype: str) ->
     path = write_random_model(tmp_path / f"{ftype}.bin", "micro.en", ftype)
     with WhisperModel(path, device="cpu") as model:
         assert model.compute_type == ftype
-        assert model.transcribe(sample_pcm, max_new_tokens=3, **QUICK).timings["encode"].runs == 1
+        assert model.transcribe(sample_pcm, max_new_tokens=3, **QUICK).timings["encode"].runs >= 1
 
 
 def test_every_error_is_ours() -> None:

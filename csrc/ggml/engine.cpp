@@ -4,6 +4,7 @@
 #include <cstring>
 #include <exception>
 #include <fstream>
+#include <new>
 
 #include "core/status.h"
 #include "ggml/log.h"
@@ -37,6 +38,18 @@ whisper_model_loader loader_for(std::ifstream& file) {
 
 [[noreturn]] void fail(const std::string& what) {
     throw Error(Status::inference, what + ": " + last_complaint());
+}
+
+// Runs upstream code; what it throws (a vocabulary without the token that it looks for, say) becomes our error.
+template <typename Action>
+auto upstream(Action action) {
+    try {
+        return action();
+    } catch (const std::bad_alloc&) {
+        throw;
+    } catch (const std::exception& error) {
+        fail(std::string("whisper.cpp: ") + error.what());
+    }
 }
 
 // One call of transcribe(): the state, the parameters that point into the options, and what upstream's callbacks need.
@@ -134,7 +147,7 @@ class Call {
     // The samples are not passed again: their mel spectrogram is in the state.
     void decode(const whisper_full_params& params) {
         n_described_ = 0;
-        const int code = whisper_full_with_state(context_, state_.get(), params, nullptr, 0);
+        const int code = upstream([&] { return whisper_full_with_state(context_, state_.get(), params, nullptr, 0); });
         if (code == -7) (void)state_.release();  // upstream has freed the state itself
         if (code != 0 && !stopped_) fail("whisper_full failed with code " + std::to_string(code));
     }
@@ -240,8 +253,8 @@ class Call {
         return data;
     }
 
-    // Upstream computes a segment's start as the window's start plus the timestamp token before its text or, where there
-    // is none, plus the timestamp that it would have forced on the window's first token.
+    // Upstream computes a segment's start as the window's start plus the timestamp token before its text or, where
+    // there is none, plus the timestamp that it would have forced on the window's first token.
     int64_t window_start(int64_t start_cs, const std::vector<whisper_token>& ids,
                          const std::vector<whisper_token_data>& tokens) {
         const whisper_token first_timestamp = whisper_token_beg(context_);
@@ -314,7 +327,7 @@ Engine::Engine(const std::string& path, bool use_gpu, int gpu_device, bool flash
     params.gpu_device = gpu_device;
     params.flash_attn = flash_attention;
     whisper_model_loader loader = loader_for(file);
-    context_.reset(whisper_init_with_params_no_state(&loader, params));
+    context_.reset(upstream([&] { return whisper_init_with_params_no_state(&loader, params); }));
     if (!context_) throw Error(Status::unsupported_model, path + ": whisper.cpp refuses it: " + last_complaint());
 }
 

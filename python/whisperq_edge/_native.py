@@ -67,8 +67,8 @@ def load_ggml() -> Any:
     if missing:
         raise IsaNotSupportedError(
             f"the ggml engine was built for a CPU with {', '.join(missing)}, which this one"
-            f" ({_core.cpu_name() or _core.cpu_family()}) lacks. Build it here (pip install --no-binary whisperq-edge"
-            " whisperq-edge) or for every CPU of this kind (-C cmake.define.WHISPERQ_NATIVE=OFF)"
+            f" ({_core.cpu_name() or _core.cpu_family()}) lacks. Build it on this machine:"
+            " pip install --no-binary whisperq-edge whisperq-edge"
         )
     module = importlib.import_module("whisperq_edge._ggml")
     check_version(module)

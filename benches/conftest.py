@@ -1,0 +1,28 @@
+from __future__ import annotations
+
+import platform
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "tests"))  # make_model.py
+
+
+def pytest_benchmark_update_machine_info(config: pytest.Config, machine_info: dict[str, Any]) -> None:
+    from whisperq_edge.cli.info import collect
+
+    report = collect()
+    machine_info["whisperq_edge"] = report
+    machine_info["python"] = platform.python_version()
+
+
+def pytest_report_header(config: pytest.Config) -> str:
+    from whisperq_edge import _core
+
+    found = [name for name, is_found in _core.cpu_features().items() if is_found]
+    avx512 = (
+        "" if any(name.startswith("avx512") for name in found) or _core.cpu_family() != "x86_64" else " (no AVX-512)"
+    )
+    return f"CPU: {_core.cpu_name()}, {_core.usable_cpus()} threads, {' '.join(found)}{avx512}"
