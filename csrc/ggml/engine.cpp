@@ -1,6 +1,7 @@
 #include "ggml/engine.h"
 
 #include <algorithm>
+#include <atomic>
 #include <cstring>
 #include <exception>
 #include <fstream>
@@ -72,7 +73,7 @@ class Call {
         }
         if (pending_) std::rethrow_exception(pending_);
         TranscribeResult result;
-        result.timings = read_timings(*state_);
+        result.timings = timings();
         result.stopped = stopped_;
         return result;
     }
@@ -149,7 +150,7 @@ class Call {
         n_described_ = 0;
         const int code = upstream([&] { return whisper_full_with_state(context_, state_.get(), params, nullptr, 0); });
         if (code == -7) (void)state_.release();  // upstream has freed the state itself
-        if (code != 0 && !stopped_) fail("whisper_full failed with code " + std::to_string(code));
+        if (code != 0 && (!stopped_ || !state_)) fail("whisper_full failed with code " + std::to_string(code));
     }
 
     whisper_full_params parameters(const std::string& language) {
@@ -197,13 +198,24 @@ class Call {
         params.new_segment_callback = [](whisper_context*, whisper_state*, int, void* call) {
             static_cast<Call*>(call)->on_segments();
         };
-        if (options_.filter.is_needed()) {
-            params.logits_filter_callback_user_data = const_cast<LogitsFilter*>(&options_.filter);
-            params.logits_filter_callback = [](whisper_context*, whisper_state*, const whisper_token_data* tokens,
-                                               int n_tokens, float* logits, void* filter) {
-                static_cast<const LogitsFilter*>(filter)->apply(tokens, n_tokens, logits);
-            };
-        }
+        params.logits_filter_callback_user_data = this;
+        params.logits_filter_callback = [](whisper_context*, whisper_state*, const whisper_token_data* tokens,
+                                           int n_tokens, float* logits, void* call) {
+            static_cast<Call*>(call)->on_logits(tokens, n_tokens, logits);
+        };
+    }
+
+    // Called once for every decoder and step, from several threads at once.
+    void on_logits(const whisper_token_data* tokens, int n_tokens, float* logits) {
+        ++n_samplings_;
+        if (options_.filter.is_needed()) options_.filter.apply(tokens, n_tokens, logits);
+    }
+
+    // Upstream counts samplings in the beam search only.
+    StateTimings timings() const {
+        StateTimings timings = read_timings(*state_);
+        if (timings.sample.runs == 0) timings.sample.runs = n_samplings_;
+        return timings;
     }
 
     void on_progress(int percent) {
@@ -312,6 +324,7 @@ class Call {
     int n_described_ = 0;
     int failures_before_window_ = 0;
     int64_t seek_frames_ = 0;
+    std::atomic<int> n_samplings_{0};
     bool window_is_new_ = false;
     bool stopped_ = false;
     std::exception_ptr pending_;

@@ -66,7 +66,7 @@ class _Run:
 @click.option(
     "--output-format",
     "-f",
-    type=click.Choice(FORMATS),
+    type=click.Choice([*FORMATS, "all"]),
     default="txt",
     show_default=True,
     help="Format of what is printed, or of the files with --output-dir (all: every format).",
@@ -235,8 +235,8 @@ def _print(name: str, transcript: Transcript, arguments: dict[str, Any]) -> None
         click.echo(f"{name}:", err=True)
     formats = FORMATS if arguments["output_format"] == "all" else (arguments["output_format"],)
     for form in formats:
-        if form != "all":
-            click.echo(render(transcript, form, **_layout(arguments)), nl=False)
+        text = render(transcript, form, **_layout(arguments))
+        click.echo(text, nl=not text.endswith("\n"))
     sys.stdout.flush()
 
 
