@@ -10,13 +10,14 @@ import sys
 from pathlib import Path
 
 import pytest
-from click.testing import CliRunner, Result
+from cli_runner import cli_runner
+from click.testing import Result
 from whisperq_edge import __version__
 from whisperq_edge.cli import main
 
 
 def run(*arguments: object, stdin: bytes = b"") -> Result:
-    return CliRunner().invoke(main, [str(argument) for argument in arguments], input=stdin)
+    return cli_runner().invoke(main, [str(argument) for argument in arguments], input=stdin)
 
 
 def transcribe(*arguments: object, stdin: bytes = b"") -> Result:

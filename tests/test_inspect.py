@@ -6,7 +6,7 @@ import json
 from pathlib import Path
 
 import pytest
-from click.testing import CliRunner
+from cli_runner import cli_runner
 from make_model import PRESETS, write_random_model
 from whisperq_edge._errors import ModelFormatError
 from whisperq_edge._languages import LANGUAGES
@@ -19,7 +19,7 @@ def tiny(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def test_json(tiny: Path) -> None:
-    result = CliRunner().invoke(inspect_command, [str(tiny), "--json"], catch_exceptions=False)
+    result = cli_runner().invoke(inspect_command, [str(tiny), "--json"], catch_exceptions=False)
     report = json.loads(result.stdout)
     assert report["shape_of"] == "tiny"
     assert report["ftype"] == "q8_0"
@@ -32,7 +32,7 @@ def test_json(tiny: Path) -> None:
 
 
 def test_plain_text_in_a_pipe(tiny: Path) -> None:
-    lines = CliRunner().invoke(inspect_command, [str(tiny)], catch_exceptions=False).stdout.splitlines()
+    lines = cli_runner().invoke(inspect_command, [str(tiny)], catch_exceptions=False).stdout.splitlines()
     assert lines[0].split() == ["file", str(tiny)]
     cells = [line.split() for line in lines]
     assert ["n_audio_state", "384"] in cells
@@ -43,7 +43,7 @@ def test_plain_text_in_a_pipe(tiny: Path) -> None:
 @pytest.mark.parametrize(("preset", "shape"), [("micro.en", None), ("base.en", "base.en")])
 def test_shape_of(preset: str, shape: object, tmp_path: Path) -> None:
     path = write_random_model(tmp_path / "model.bin", preset, "q4_0")
-    result = CliRunner().invoke(inspect_command, [str(path), "--json"], catch_exceptions=False)
+    result = cli_runner().invoke(inspect_command, [str(path), "--json"], catch_exceptions=False)
     report = json.loads(result.stdout)
     assert report["shape_of"] == shape
     assert report["languages"] == ["en"]
@@ -52,7 +52,7 @@ def test_shape_of(preset: str, shape: object, tmp_path: Path) -> None:
 def test_a_damaged_file(tmp_path: Path) -> None:
     (tmp_path / "model.bin").write_bytes(b"GGUF")
     with pytest.raises(ModelFormatError, match="GGUF"):
-        CliRunner().invoke(inspect_command, [str(tmp_path / "model.bin")], catch_exceptions=False)
+        cli_runner().invoke(inspect_command, [str(tmp_path / "model.bin")], catch_exceptions=False)
 
 
 def test_languages_are_a_hundred() -> None:
