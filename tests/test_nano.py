@@ -1,4 +1,4 @@
-"""What the bundled model owes its users, on speech that it was not trained on. docs/nano.md has the measured figures."""
+"""What the bundled model owes its users, on speech that it was not trained on; docs/nano.md has the figures."""
 
 from __future__ import annotations
 
