@@ -1,8 +1,8 @@
 """Time of each stage of ``transcribe`` on the ggml engine: base.en shapes, random weights, one 30 s window.
 
 Speed does not depend on the weights as long as the number of tokens is fixed, as ``max_new_tokens`` and
-``without_timestamps`` fix it here. A stage's benchmark reports the stage's own time as the engine measured it, not that of
-the whole call; run counts and medians are pytest-benchmark's.
+``without_timestamps`` fix it here. A stage's benchmark reports the stage's own time as the engine measured it, not that
+of the whole call; run counts and medians are pytest-benchmark's.
 """
 
 from __future__ import annotations

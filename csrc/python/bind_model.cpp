@@ -8,7 +8,6 @@
 
 #include "model/file_format.h"
 #include "python/bindings.h"
-#include "python/bindings.h"
 
 namespace py = pybind11;
 
