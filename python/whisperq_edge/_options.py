@@ -168,7 +168,7 @@ class TranscribeOptions:
 
     def _clip_times(self) -> list[float]:
         clips = self.clip_timestamps
-        parts = [part for part in clips.split(",") if part.strip()] if isinstance(clips, str) else list(clips)
+        parts: list[Any] = [part for part in clips.split(",") if part.strip()] if isinstance(clips, str) else [*clips]
         try:
             return [float(part) for part in parts] or [0.0]
         except (TypeError, ValueError):
