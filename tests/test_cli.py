@@ -21,7 +21,8 @@ def run(*arguments: object, stdin: bytes = b"") -> Result:
 
 
 def transcribe(*arguments: object, stdin: bytes = b"") -> Result:
-    return run("transcribe", "--model", "nano", "--device", "cpu", "--beam_size", "1", *arguments, stdin=stdin)
+    quick = ("--beam_size", "1", "--temperature_increment_on_fallback", "0")
+    return run("transcribe", "--model", "nano", "--device", "cpu", *quick, *arguments, stdin=stdin)
 
 
 def test_version() -> None:
@@ -128,13 +129,14 @@ def test_ctrl_c_prints_what_was_heard(sample_path: Path, tmp_path: Path) -> None
         for _ in range(40):
             file.write(samples)
     command = [sys.executable, "-c", "from whisperq_edge.cli import main; main()", "transcribe", str(long)]
-    process = subprocess.Popen(
-        [*command, "--model", "nano", "--beam-size", "1", "--verbose", "true"],
-        stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
-    )  # fmt: skip
-    assert process.stderr is not None
-    assert process.stderr.readline().startswith("[00:")
-    process.send_signal(signal.SIGINT)
-    out, err = process.communicate(timeout=60)
+    quick = ["--model", "nano", "--beam-size", "1", "--temperature-increment-on-fallback", "0", "--verbose", "true"]
+    with subprocess.Popen([*command, *quick], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as process:
+        try:
+            assert process.stderr is not None
+            assert process.stderr.readline().startswith("[00:")
+            process.send_signal(signal.SIGINT)
+            out, err = process.communicate(timeout=60)
+        finally:
+            process.kill()
     assert process.returncode == 130, err
     assert out.strip() and "interrupted" in err

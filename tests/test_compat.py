@@ -24,11 +24,11 @@ def model() -> Iterator[WhisperModel]:
 
 
 def test_segments_and_info(model: WhisperModel, nano: whisperq_edge.WhisperModel, sample_path: Path) -> None:
-    segments, info = model.transcribe(str(sample_path), beam_size=1)
+    segments, info = model.transcribe(str(sample_path), beam_size=1, temperature=0)
     assert info.language == "en" and info.language_probability == 1.0
     assert info.duration == info.duration_after_vad > 0
     assert info.transcription_options.beam_size == 1 and info.vad_options is None
-    expected = nano.transcribe(sample_path, beam_size=1).segments
+    expected = nano.transcribe(sample_path, beam_size=1, temperature=0).segments
     assert [dataclasses.astuple(segment) for segment in segments] == [dataclasses.astuple(each) for each in expected]
 
 
@@ -55,7 +55,7 @@ def workers() -> int:
 
 def test_closing_the_generator_ends_the_work(model: WhisperModel, sample_path: Path) -> None:
     long: npt.NDArray[np.float32] = np.tile(decode_audio(str(sample_path)), 20)
-    segments, _ = model.transcribe(long, beam_size=1)
+    segments, _ = model.transcribe(long, beam_size=1, temperature=0)
     assert next(iter(segments)).text
     segments.close()  # type: ignore[attr-defined]
     assert workers() == 0
@@ -63,7 +63,7 @@ def test_closing_the_generator_ends_the_work(model: WhisperModel, sample_path: P
 
 def test_dropping_the_generator_ends_the_work(model: WhisperModel, sample_path: Path) -> None:
     long: npt.NDArray[np.float32] = np.tile(decode_audio(str(sample_path)), 20)
-    segments, _ = model.transcribe(long, beam_size=1)
+    segments, _ = model.transcribe(long, beam_size=1, temperature=0)
     del segments
     gc.collect()
     for thread in threading.enumerate():

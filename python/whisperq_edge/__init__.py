@@ -5,6 +5,8 @@
 >>> print(transcript.text)
 """
 
+import logging
+
 from . import _core
 from ._errors import (
     AudioError,
@@ -34,6 +36,8 @@ from ._version import __version__
 from ._writers import render, write, write_all
 
 check_version(_core)
+# The library never prints: without this, Python shows warnings of a logger that nobody listens to on stderr.
+logging.getLogger("whisperq_edge").addHandler(logging.NullHandler())
 
 __all__ = [
     "AudioError",
