@@ -5,13 +5,13 @@ from __future__ import annotations
 import json
 import os
 import signal
-import subprocess
 import sys
 from pathlib import Path
 
 import pytest
 from cli_runner import cli_runner
 from click.testing import Result
+from interrupted import start_interruptible
 from whisperq_edge import __version__
 from whisperq_edge.cli import main
 
@@ -130,7 +130,7 @@ def test_ctrl_c_prints_what_was_heard(sample_path: Path, tmp_path: Path) -> None
             file.write(samples)
     command = [sys.executable, "-c", "from whisperq_edge.cli import main; main()", "transcribe", str(long)]
     quick = ["--model", "nano", "--beam-size", "1", "--temperature-increment-on-fallback", "0", "--verbose", "true"]
-    with subprocess.Popen([*command, *quick], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as process:
+    with start_interruptible([*command, *quick]) as process:
         try:
             assert process.stderr is not None
             assert process.stderr.readline().startswith("[00:")

@@ -6,7 +6,6 @@ import dataclasses
 import io
 import os
 import signal
-import subprocess
 import sys
 import threading
 import time
@@ -16,6 +15,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 import pytest
+from interrupted import start_interruptible
 from make_model import write_random_model
 from whisperq_edge import (
     AudioError,
@@ -271,7 +271,7 @@ except KeyboardInterrupt as interrupt:
 @pytest.mark.skipif(os.name == "nt", reason="POSIX signals")
 def test_ctrl_c_ends_the_call_and_keeps_what_was_heard(sample_path: Path) -> None:
     command = [sys.executable, "-c", _INTERRUPTED, str(sample_path)]
-    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as process:
+    with start_interruptible(command) as process:
         try:
             assert process.stdout is not None
             assert process.stdout.readline().strip() == "segment"
