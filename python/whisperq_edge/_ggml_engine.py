@@ -17,7 +17,6 @@ from ._errors import OptionError
 from ._native import data_file, drain_log, load_ggml
 from ._options import TranscribeOptions
 from ._result import Segment, StageTime, compression_ratio
-from ._vad import VadOptions
 from ._words import Piece, group_words
 
 __all__ = ["EngineResult", "GgmlEngine"]
@@ -169,11 +168,6 @@ class GgmlEngine:
         logits_filter.no_repeat_ngram_size = options.no_repeat_ngram_size
         logits_filter.suppress = suppressed
         return logits_filter
-
-
-def vad_options(options: TranscribeOptions) -> VadOptions:
-    """The voice detector's options out of ``vad_parameters``."""
-    return VadOptions.from_any(options.vad_parameters)
 
 
 def _choose_device(devices: list[dict[str, str]], device: str, index: int) -> tuple[str, int]:
