@@ -200,7 +200,7 @@ WRONG_NUMBERS = [
     Wrong("n_text_head", hparam_at("n_text_head"), 4, "1"),
     Wrong("n_text_layer", hparam_at("n_text_layer"), 65, "1 to 64"),
     Wrong("n_mels", hparam_at("n_mels"), 81, "80, 128"),
-    Wrong("ftype", hparam_at("ftype"), 2004, "q5_0 (8)"),
+    Wrong("ftype", hparam_at("ftype"), 2006, "q5_0 (8)"),
     Wrong("ftype", hparam_at("ftype"), 1008, "2000 added"),
     Wrong("ftype", hparam_at("ftype"), 8, "2000 added"),
     Wrong("mel filters n_mel", N_MEL_AT, 128, "80"),

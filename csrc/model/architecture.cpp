@@ -8,10 +8,10 @@ namespace {
 
 class SpecList {
   public:
-    explicit SpecList(const TensorType& matrix_type)
-        : matrix_type_(&matrix_type),
+    explicit SpecList(const TensorType* matrix_type)
+        : matrix_type_(matrix_type),
           f32_(find_tensor_type("f32")),
-          conv_type_(&matrix_type == f32_ ? f32_ : find_tensor_type("f16")) {}
+          conv_type_(matrix_type == f32_ ? f32_ : find_tensor_type("f16")) {}
 
     void add_f32(const std::string& name, std::vector<int32_t> dims) { add(name, std::move(dims), f32_); }
 
@@ -89,7 +89,7 @@ void add_decoder(SpecList& list, const Hparams& hparams) {
 
 }  // namespace
 
-std::vector<TensorSpec> whisper_tensors(const Hparams& hparams, const TensorType& matrix_type) {
+std::vector<TensorSpec> whisper_tensors(const Hparams& hparams, const TensorType* matrix_type) {
     SpecList list(matrix_type);
     add_encoder(list, hparams);
     add_decoder(list, hparams);

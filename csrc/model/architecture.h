@@ -26,11 +26,12 @@ struct Hparams {
 struct TensorSpec {
     std::string name;
     std::vector<int32_t> dims;
-    const TensorType* type;
+    const TensorType* type;  // nullptr: any whose blocks fit the row
 };
 
-// Every tensor of a model whose matrices have the type `matrix_type`, in the order of the forward pass. Vectors and
-// positional embeddings are always f32; convolution kernels are f32 in an f32 model and f16 in every other.
-std::vector<TensorSpec> whisper_tensors(const Hparams& hparams, const TensorType& matrix_type);
+// Every tensor of a model whose matrices have the type `matrix_type` (nullptr: each its own), in the order of the
+// forward pass. Vectors and positional embeddings are always f32; convolution kernels are f32 in an f32 model and f16
+// in every other.
+std::vector<TensorSpec> whisper_tensors(const Hparams& hparams, const TensorType* matrix_type);
 
 }  // namespace whisperq::model

@@ -122,7 +122,7 @@ Hparams read_hparams(BoundedReader& in) {
 // ---- The type of the file -----------------------------------------------------------------------------------------
 
 struct FileType {
-    const TensorType* matrix_type;
+    const TensorType* matrix_type;  // nullptr: mixed
     int32_t version;
 };
 
@@ -136,10 +136,11 @@ FileType read_file_type(BoundedReader& in, const Hparams& hparams) {
     const uint64_t offset = in.offset();
     const int32_t number = in.read_i32("ftype");
     const int32_t version = number / kQuantizationVersionFactor;
+    if (number == kQuantizationVersion * kQuantizationVersionFactor + kMixedFtype) return {nullptr, version};
     const TensorType* type = find_tensor_type_by_ftype(number % kQuantizationVersionFactor);
     if (type == nullptr || !is_known_version(*type, version)) {
         in.fail(offset, "ftype", std::to_string(number),
-                list_tensor_types(&TensorType::ftype) + "; a quantized type with 2000 added");
+                list_tensor_types(&TensorType::ftype) + "; a quantized type with 2000 added; 2004 (mixed)");
     }
     if (hparams.n_audio_state % static_cast<int32_t>(type->block_size) != 0) {
         in.fail(offset, "ftype", std::string(type->name),
@@ -201,17 +202,17 @@ bool same_shape(std::vector<int32_t> dims, std::vector<int32_t> expected) {
     return dims == expected;
 }
 
-uint64_t bytes_of(const TensorSpec& spec) {
+uint64_t bytes_of(const TensorSpec& spec, const TensorType& type) {
     uint64_t n_rows = 1;
     for (size_t i = 1; i < spec.dims.size(); ++i) n_rows *= static_cast<uint64_t>(spec.dims[i]);
-    // The ranges of the dimensions leave no room for overflow, and rows were matched with blocks at the ftype.
-    return tensor_bytes(*spec.type, static_cast<uint64_t>(spec.dims[0]), n_rows).value();
+    // The ranges of the dimensions leave no room for overflow, and rows were matched with blocks by read_type().
+    return tensor_bytes(type, static_cast<uint64_t>(spec.dims[0]), n_rows).value();
 }
 
 // Takes the tensors of a file one by one and knows which are still to come.
 class TensorTable {
   public:
-    TensorTable(const Hparams& hparams, const TensorType& matrix_type)
+    TensorTable(const Hparams& hparams, const TensorType* matrix_type)
         : specs_(whisper_tensors(hparams, matrix_type)), found_(specs_.size(), false) {
         for (size_t i = 0; i < specs_.size(); ++i) index_.emplace(specs_[i].name, i);
     }
@@ -239,14 +240,14 @@ class TensorTable {
         for (int32_t i = 0; i < n_dims; ++i) dims.push_back(in.read_i32(tensor + "dims"));
 
         const TensorSpec& spec = read_name(in, tensor + "name", name_bytes);
-        check_type(in, type_offset, type_id, spec);
+        const TensorType& type = checked_type(in, type_offset, type_id, spec);
         if (!same_shape(dims, spec.dims)) {
             in.fail(dims_offset, spec.name + " dims", dims_text(dims), dims_text(spec.dims));
         }
         const uint64_t offset = in.offset();
-        const uint64_t n_bytes = bytes_of(spec);
+        const uint64_t n_bytes = bytes_of(spec, type);
         in.skip(n_bytes, spec.name + " data");
-        return {spec.name, spec.type, spec.dims, offset, n_bytes};
+        return {spec.name, &type, spec.dims, offset, n_bytes};
     }
 
     const TensorSpec& read_name(BoundedReader& in, const std::string& field, int32_t n_bytes) {
@@ -263,12 +264,19 @@ class TensorTable {
         return specs_[entry->second];
     }
 
-    static void check_type(const BoundedReader& in, uint64_t offset, int32_t id, const TensorSpec& spec) {
-        if (id == spec.type->ggml_id) return;
+    static const TensorType& checked_type(const BoundedReader& in, uint64_t offset, int32_t id,
+                                          const TensorSpec& spec) {
         const TensorType* type = find_tensor_type_by_ggml_id(id);
+        if (type != nullptr && (spec.type == nullptr ? fits_row(*type, spec) : type == spec.type)) return *type;
         const std::string number = std::to_string(id);
         in.fail(offset, spec.name + " type", type ? std::string(type->name) + " (" + number + ")" : number,
-                std::string(spec.type->name) + " (" + std::to_string(spec.type->ggml_id) + ")");
+                spec.type ? std::string(spec.type->name) + " (" + std::to_string(spec.type->ggml_id) + ")"
+                          : list_tensor_types(&TensorType::ggml_id) + " with blocks that fit into rows of " +
+                                std::to_string(spec.dims[0]) + " values");
+    }
+
+    static bool fits_row(const TensorType& type, const TensorSpec& spec) noexcept {
+        return spec.dims[0] % static_cast<int32_t>(type.block_size) == 0;
     }
 
     void require_all_found(const BoundedReader& in) const {
@@ -291,6 +299,10 @@ uint64_t TensorInfo::n_values() const noexcept {
     uint64_t product = 1;
     for (const int32_t dim : dims) product *= static_cast<uint64_t>(dim);
     return product;
+}
+
+std::string_view ModelFile::ftype_name() const noexcept {
+    return matrix_type ? matrix_type->name : "mixed";
 }
 
 bool ModelFile::is_multilingual() const noexcept {
@@ -318,7 +330,7 @@ ModelFile read_model_file(const std::filesystem::path& path) {
     file.quantization_version = file_type.version;
     read_mel_filters(in, file);
     read_vocabulary(in, file);
-    file.tensors = TensorTable(file.hparams, *file.matrix_type).read(in);
+    file.tensors = TensorTable(file.hparams, file.matrix_type).read(in);
     return file;
 }
 

@@ -40,7 +40,7 @@ struct ModelFile {
     uint64_t file_bytes = 0;
 
     Hparams hparams;
-    const TensorType* matrix_type = nullptr;  // what the file's ftype says its matrices are
+    const TensorType* matrix_type = nullptr;  // what the file's ftype says its matrices are; nullptr: mixed
     int32_t quantization_version = 0;
 
     int32_t n_mel = 0;  // rows of the mel filterbank
@@ -54,6 +54,7 @@ struct ModelFile {
 
     std::vector<TensorInfo> tensors;  // in the order of the file
 
+    std::string_view ftype_name() const noexcept;  // "mixed" when the matrices differ in type
     bool is_multilingual() const noexcept;
     // Language tokens in the vocabulary. An English-only model has them too, unused.
     int32_t n_languages() const noexcept;

@@ -54,6 +54,10 @@ std::optional<uint64_t> tensor_bytes(const TensorType& type, uint64_t row_size, 
 inline constexpr int32_t kQuantizationVersionFactor = 1000;
 inline constexpr int32_t kQuantizationVersion = 2;
 
+// The header's number of a file whose matrices differ in type. whisper.cpp takes one type for all, and types of equal
+// size would pass its checks as garbage; this number (GGML_FTYPE_MOSTLY_Q4_1_SOME_F16) is one that it has no type for.
+inline constexpr int32_t kMixedFtype = 4;
+
 // "f32 (0), f16 (1), q4_0 (2), ..." by the given key, for error messages.
 std::string list_tensor_types(int32_t TensorType::*key);
 

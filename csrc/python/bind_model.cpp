@@ -55,7 +55,7 @@ void bind_model(py::module_& m) {
         .def_property_readonly("path", [](const ModelFile& file) { return py::str(py::cast(file.path)); })
         .def_readonly("file_bytes", &ModelFile::file_bytes)
         .def_property_readonly("hparams", [](const ModelFile& file) { return hparams_dict(file.hparams); })
-        .def_property_readonly("ftype", [](const ModelFile& file) { return file.matrix_type->name; })
+        .def_property_readonly("ftype", [](const ModelFile& file) { return file.ftype_name(); })
         .def_readonly("quantization_version", &ModelFile::quantization_version)
         .def_readonly("n_mel", &ModelFile::n_mel)
         .def_readonly("n_fft", &ModelFile::n_fft)
