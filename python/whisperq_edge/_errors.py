@@ -9,7 +9,8 @@ A message says what is wrong, where, the value found, what is allowed and the ne
       OptionError(ValueError)     .field .value .allowed
       ModelError                  ModelNotFoundError(FileNotFoundError)
                                   ModelFormatError     .path .offset .field .value .allowed
-                                  UnsupportedModelError
+                                  UnsupportedModelError, UnsafeModelError
+                                  ConversionError
       CpuError                    UnknownIsaError(ValueError), IsaNotBuiltError, IsaNotSupportedError
       InferenceError              CancelledError       .partial
                                     InterruptedByUser(KeyboardInterrupt)
@@ -27,6 +28,7 @@ __all__ = [
     "AudioError",
     "AudioFormatError",
     "CancelledError",
+    "ConversionError",
     "CpuError",
     "EmptyAudioError",
     "InferenceError",
@@ -39,6 +41,7 @@ __all__ = [
     "ModelNotFoundError",
     "OptionError",
     "UnknownIsaError",
+    "UnsafeModelError",
     "UnsupportedModelError",
     "WhisperqError",
 ]
@@ -101,7 +104,7 @@ class ModelFormatError(ModelError):
     def __init__(self, path: str, offset: int, field: str, value: str, allowed: str) -> None:
         super().__init__(
             f"{path}: at byte {offset}: {field} is {value}; allowed: {allowed}."
-            " The file is damaged or is not a ggml Whisper model: fetch or convert it again."
+            " The file is damaged or is no Whisper model: fetch or convert it again."
         )
         self.path = path
         self.offset = offset
@@ -115,6 +118,14 @@ class ModelFormatError(ModelError):
 
 class UnsupportedModelError(ModelError):
     """A whole and valid model that the chosen engine cannot run."""
+
+
+class UnsafeModelError(ModelError):
+    """A pickle that asks for more than tensors and plain containers: opening it with Python could run any code."""
+
+
+class ConversionError(ModelError):
+    """A converted model that is not as good as was asked for. No file was written."""
 
 
 class CpuError(WhisperqError):

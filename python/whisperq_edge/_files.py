@@ -3,16 +3,19 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import os
 import secrets
+import shutil
 import stat
 from collections.abc import Iterator
 from typing import IO, Any, Optional, Union
 
-__all__ = ["atomic_write"]
+__all__ = ["atomic_write", "reserve", "sync_directory", "temporary_beside"]
 
 _BINARY = getattr(os, "O_BINARY", 0)
 _NOT_INHERITED = getattr(os, "O_NOINHERIT", 0) | getattr(os, "O_CLOEXEC", 0)
+_PREFIX, _SUFFIX = ".whisperq-", ".part"
 
 
 @contextlib.contextmanager
@@ -24,6 +27,9 @@ def atomic_write(
     It is written beside ``path``, flushed to the disk and renamed, so that neither a reader nor a crash ever sees half
     of it. An error removes it and leaves what stood at ``path`` before. What is no regular file (a pipe,
     ``/dev/stdout``) cannot be renamed onto and is written straight.
+
+    The file object's ``name`` is where it is being written. What a killed process left beside is removed by the next
+    one that writes in the same folder.
 
     Args:
         path: where the file shall be. Its directory must exist. A link is followed.
@@ -39,24 +45,124 @@ def atomic_write(
         return
 
     final = os.path.realpath(os.fspath(path))
-    beside = os.path.join(os.path.dirname(final), f".whisperq-{secrets.token_hex(8)}.part")
-    descriptor = _create(beside, final)
-    try:
-        with _open(descriptor, mode, encoding) as stream:
+    with _Beside(final) as beside:
+        with _open(beside.path, mode, encoding) as stream:
             if before is not None:
-                os.chmod(beside, stat.S_IMODE(before.st_mode))
+                os.chmod(beside.path, stat.S_IMODE(before.st_mode))
             yield stream
             stream.flush()
             os.fsync(stream.fileno())
-        os.replace(beside, final)
-    except BaseException:  # Ctrl-C too: no half file stays behind
-        with contextlib.suppress(OSError):
-            os.unlink(beside)
-        raise
-    _sync_directory(os.path.dirname(final))
+        beside.rename()
+    sync_directory(os.path.dirname(final))
 
 
-def _open(file: Union[str, int], mode: str, encoding: Optional[str]) -> IO[Any]:
+@contextlib.contextmanager
+def temporary_beside(path: Union[str, os.PathLike[str]]) -> Iterator[str]:
+    """The path of a file in the folder of ``path`` that is gone after the ``with`` block, or at the latest when another
+    process writes in that folder."""
+    with _Beside(os.path.realpath(os.fspath(path))) as beside:
+        yield beside.path
+
+
+def reserve(stream: IO[bytes], n_bytes: int, path: Union[str, os.PathLike[str]]) -> None:
+    """Takes the space that ``stream`` will need before the work begins, where the file system can.
+
+    Raises:
+        OSError: (ENOSPC) with what is needed and what is free. ``path`` is the file that the message names.
+    """
+    needed = f"{n_bytes / 1e6:.1f} MB are needed"
+    try:
+        if hasattr(os, "posix_fallocate"):
+            os.posix_fallocate(stream.fileno(), 0, n_bytes)
+    except OSError as error:
+        if error.errno not in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
+            return  # a file system that cannot reserve: writing will tell
+        free = f"{shutil.disk_usage(os.path.dirname(os.path.realpath(os.fspath(path)))).free / 1e6:.1f} MB are free"
+        raise OSError(error.errno, f"{needed} and {free}: {error.strerror}", os.fspath(path)) from error
+
+
+def sync_directory(path: str) -> None:
+    """Makes a rename itself last. Windows cannot open a directory, and some file systems refuse: no harm done."""
+    if os.name != "posix":
+        return
+    with contextlib.suppress(OSError):
+        descriptor = os.open(path, os.O_RDONLY)
+        try:
+            os.fsync(descriptor)
+        finally:
+            os.close(descriptor)
+
+
+class _Beside:
+    """A new empty file in the folder of ``final``, locked for as long as it is ours; gone at the end unless renamed."""
+
+    def __init__(self, final: str) -> None:
+        self._final = final
+        folder = os.path.dirname(final)
+        _remove_leftovers(folder)
+        while True:
+            self.path = os.path.join(folder, f"{_PREFIX}{secrets.token_hex(8)}{_SUFFIX}")
+            self._descriptor = _create(self.path, final)
+            if _lock(self._descriptor) and os.path.exists(self.path):
+                return
+            os.close(self._descriptor)  # another process took it for a leftover before we had locked it
+
+    def __enter__(self) -> _Beside:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._close()
+        with contextlib.suppress(OSError):  # renamed: nothing is there
+            os.unlink(self.path)
+
+    def rename(self) -> None:
+        """The lock is kept until the file has its name: another process would take it for a leftover."""
+        if os.name == "nt":  # where only closed files are renamed, and nobody removes an open one
+            self._close()
+        os.replace(self.path, self._final)
+
+    def _close(self) -> None:
+        if self._descriptor >= 0:
+            os.close(self._descriptor)
+            self._descriptor = -1
+
+
+def _remove_leftovers(folder: str) -> None:
+    """Files of processes that died: nobody holds their lock. Without locks (Windows) an open file cannot be removed."""
+    with contextlib.suppress(OSError), os.scandir(folder) as entries:
+        for entry in entries:
+            if entry.name.startswith(_PREFIX) and entry.name.endswith(_SUFFIX):
+                _remove_if_unlocked(entry)
+
+
+def _remove_if_unlocked(entry: os.DirEntry[str]) -> None:
+    with contextlib.suppress(OSError):
+        if entry.is_dir(follow_symlinks=False):
+            return
+        descriptor = os.open(entry.path, os.O_RDONLY | _BINARY | _NOT_INHERITED)
+        try:
+            if _lock(descriptor):
+                os.unlink(entry.path)
+        finally:
+            os.close(descriptor)
+
+
+def _lock(descriptor: int) -> bool:
+    """False: another process holds it. Where there are no locks, or a file system has none, everything is free."""
+    try:
+        import fcntl
+    except ImportError:
+        return True
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return False
+    except OSError:
+        return True
+    return True
+
+
+def _open(file: str, mode: str, encoding: Optional[str]) -> IO[Any]:
     if mode == "wb":
         return open(file, mode)
     return open(file, mode, encoding=encoding or "utf-8", newline="\n")
@@ -78,15 +184,3 @@ def _stat(path: Union[str, os.PathLike[str]]) -> Optional[os.stat_result]:
         return os.stat(path)
     except FileNotFoundError:
         return None
-
-
-def _sync_directory(path: str) -> None:
-    """Makes the rename itself last. Windows cannot open a directory, and some file systems refuse: no harm done."""
-    if os.name != "posix":
-        return
-    with contextlib.suppress(OSError):
-        descriptor = os.open(path, os.O_RDONLY)
-        try:
-            os.fsync(descriptor)
-        finally:
-            os.close(descriptor)
