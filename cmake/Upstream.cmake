@@ -47,12 +47,17 @@ target_include_directories(whisperq_upstream SYSTEM INTERFACE
     ${WHISPERQ_UPSTREAM_DIR}/include ${WHISPERQ_UPSTREAM_DIR}/src)
 target_link_libraries(whisperq_upstream INTERFACE ggml Threads::Threads)
 
-# The macros that the compiler defines under ggml-cpu's own flags are the instruction sets that its code may contain.
+# The instruction sets that ggml-cpu is compiled for. _ggml is loaded on a CPU that has them only, so ggml's quantisers
+# (in ggml-base, which upstream compiles for any CPU) may use them too. Without contraction to FMA, which rounds once
+# where the quantize tool rounds twice, their bytes stay the tool's.
+get_target_property(_flags ggml-cpu COMPILE_OPTIONS)
+string(REGEX MATCHALL "-m[a-z0-9.+=-]+" WHISPERQ_GGML_ISA_FLAGS "${_flags}")
+target_compile_options(ggml-base PRIVATE ${WHISPERQ_GGML_ISA_FLAGS} -ffp-contract=off)
+
+# The macros that the compiler defines under these flags are what the code may contain.
 function(whisperq_predefined_macros out)
-    get_target_property(_flags ggml-cpu COMPILE_OPTIONS)
-    string(REGEX MATCHALL "-m[a-z0-9.+=-]+" _isa_flags "${_flags}")
     execute_process(
-        COMMAND ${CMAKE_C_COMPILER} ${_isa_flags} -dM -E -x c /dev/null
+        COMMAND ${CMAKE_C_COMPILER} ${WHISPERQ_GGML_ISA_FLAGS} -dM -E -x c /dev/null
         OUTPUT_VARIABLE _macros RESULT_VARIABLE _result ERROR_QUIET)
     if(NOT _result EQUAL 0)
         message(WARNING "The compiler does not list its macros: _ggml will be loaded without an ISA check.")

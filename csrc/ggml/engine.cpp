@@ -13,11 +13,6 @@
 namespace whisperq::ggml {
 namespace {
 
-struct FreeState {
-    void operator()(whisper_state* state) const { whisper_free_state(state); }
-};
-using StatePtr = std::unique_ptr<whisper_state, FreeState>;
-
 // whisper.cpp ignores short reads and goes on with what was in memory. The file was validated a moment ago; should it
 // shrink in between, zeros make the loader stop at the first tensor header.
 size_t read_or_zero(void* stream, void* output, size_t size) {
@@ -37,10 +32,6 @@ whisper_model_loader loader_for(std::ifstream& file) {
     return loader;
 }
 
-[[noreturn]] void fail(const std::string& what) {
-    throw Error(Status::inference, what + ": " + last_complaint());
-}
-
 // Runs upstream code; what it throws (a vocabulary without the token that it looks for, say) becomes our error.
 template <typename Action>
 auto upstream(Action action) {
@@ -52,6 +43,10 @@ auto upstream(Action action) {
         fail(std::string("whisper.cpp: ") + error.what());
     }
 }
+
+// Upstream mirrors the first half of a transform's window (200 samples) before the audio without a look at its length,
+// and reads past the end of shorter clips.
+constexpr int kLeastSamples = 201;
 
 // One call of transcribe(): the state, the parameters that point into the options, and what upstream's callbacks need.
 // No exception may pass through upstream's frames, so a callback that fails keeps the exception and asks to stop.
@@ -97,6 +92,13 @@ class Call {
     static bool stop_callback(void* call) { return static_cast<Call*>(call)->should_stop(); }
 
     void compute_mel(const float* samples, int n_samples) {
+        std::vector<float> padded;
+        if (n_samples < kLeastSamples) {
+            padded.assign(kLeastSamples, 0.0f);
+            std::copy_n(samples, n_samples, padded.begin());
+            samples = padded.data();
+            n_samples = kLeastSamples;
+        }
         if (whisper_pcm_to_mel_with_state(context_, state_.get(), samples, n_samples, options_.n_threads) != 0) {
             fail("the mel spectrogram could not be computed");
         }
@@ -332,7 +334,8 @@ class Call {
 
 }  // namespace
 
-Engine::Engine(const std::string& path, bool use_gpu, int gpu_device, bool flash_attention) {
+Engine::Engine(const std::string& path, bool use_gpu, int gpu_device, bool flash_attention,
+               const MatrixTypes& matrix_types) {
     std::ifstream file(path, std::ios::binary);
     if (!file) throw Error(Status::model_not_found, path + " cannot be opened");
     whisper_context_params params = whisper_context_default_params();
@@ -340,13 +343,28 @@ Engine::Engine(const std::string& path, bool use_gpu, int gpu_device, bool flash
     params.gpu_device = gpu_device;
     params.flash_attn = flash_attention;
     whisper_model_loader loader = loader_for(file);
-    context_.reset(upstream([&] { return whisper_init_with_params_no_state(&loader, params); }));
+    {
+        const MatrixTypesScope scope(matrix_types);
+        context_.reset(upstream([&] { return whisper_init_with_params_no_state(&loader, params); }));
+    }
     if (!context_) throw Error(Status::unsupported_model, path + ": whisper.cpp refuses it: " + last_complaint());
+    for (const auto& [name, type] : matrix_types) {
+        if (type_of_tensor(*context_, name) == type) continue;
+        throw Error(Status::internal, path + ": " + name + " was not loaded as " + type);
+    }
 }
 
 TranscribeResult Engine::transcribe(const float* samples, int n_samples, const TranscribeOptions& options,
                                     Observer& observer) const {
     return Call(context_.get(), options, observer).run(samples, n_samples);
+}
+
+ProbeShape Engine::check_probe(const ProbeRequest& request) const {
+    return ggml::check_probe(*context_, request);
+}
+
+ProbeResult Engine::probe(const ProbeRequest& request, const ProbeOutput& output) const {
+    return ggml::probe(*context_, request, output);
 }
 
 std::vector<whisper_token> Engine::tokenize(const std::string& text) const {

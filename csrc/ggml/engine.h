@@ -8,6 +8,8 @@
 #include <vector>
 
 #include "ggml/logits_filter.h"
+#include "ggml/matrix_types.h"
+#include "ggml/probe.h"
 #include "ggml/upstream.h"
 
 namespace whisperq::ggml {
@@ -81,13 +83,19 @@ class Observer {
 
 class Engine {
   public:
-    // The file must have passed the model reader: whisper.cpp trusts what it reads.
-    Engine(const std::string& path, bool use_gpu, int gpu_device, bool flash_attention);
+    // The file must have passed the model reader: whisper.cpp trusts what it reads. `matrix_types` has the type of
+    // every matrix of a file of mixed types by name, and is empty for any other.
+    Engine(const std::string& path, bool use_gpu, int gpu_device, bool flash_attention,
+           const MatrixTypes& matrix_types);
 
     // 16 kHz mono samples. Safe to call from several threads at once: each call has a whisper state of its own, which
     // also makes its random numbers start anew, so that equal calls give equal text.
     TranscribeResult transcribe(const float* samples, int n_samples, const TranscribeOptions& options,
                                 Observer& observer) const;
+
+    // As in probe.h, and like transcribe() safe to call from several threads at once.
+    ProbeShape check_probe(const ProbeRequest& request) const;
+    ProbeResult probe(const ProbeRequest& request, const ProbeOutput& output) const;
 
     std::vector<whisper_token> tokenize(const std::string& text) const;
     bool is_multilingual() const;

@@ -3,6 +3,7 @@
 #include <deque>
 #include <mutex>
 
+#include "core/status.h"
 #include "whisper.h"
 
 namespace whisperq::ggml {
@@ -69,6 +70,10 @@ std::string last_complaint() {
     Log& log = the_log();
     const std::lock_guard<std::mutex> lock(log.mutex);
     return log.complaint.empty() ? "whisper.cpp gave no reason" : log.complaint;
+}
+
+void fail(const std::string& what) {
+    throw Error(Status::inference, what + ": " + last_complaint());
 }
 
 }  // namespace whisperq::ggml

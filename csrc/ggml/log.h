@@ -21,4 +21,7 @@ std::vector<LogLine> take_log();
 // The last warning or error line, for the message of an exception.
 std::string last_complaint();
 
+// Throws Error(Status::inference): what failed, and that line.
+[[noreturn]] void fail(const std::string& what);
+
 }  // namespace whisperq::ggml

@@ -8,6 +8,7 @@
 #include "ggml-backend.h"
 #include "ggml/engine.h"
 #include "ggml/log.h"
+#include "ggml/quantize.h"
 #include "ggml/vad.h"
 #include "python/errors.h"
 
@@ -131,6 +132,108 @@ py::array_t<float> speech_probabilities(Vad& vad, const Samples& samples, py::ob
     return py::array_t<float>(static_cast<py::ssize_t>(probabilities.size()), probabilities.data());
 }
 
+[[noreturn]] void raise_cancelled(const char* message) {
+    const py::object error = py::module_::import("whisperq_edge._errors").attr("CancelledError");
+    PyErr_SetString(error.ptr(), message);
+    throw py::error_already_set();
+}
+
+py::array_t<float> matrix(py::ssize_t n_rows, py::ssize_t n_columns) {
+    return py::array_t<float>(std::vector<py::ssize_t>{n_rows, n_columns});
+}
+
+py::dict as_dict(const std::vector<InputStatistics>& statistics) {
+    py::dict inputs;
+    for (const InputStatistics& input : statistics) {
+        const py::array_t<double> sums(static_cast<py::ssize_t>(input.sum_squares.size()), input.sum_squares.data());
+        inputs[py::str(input.name)] = py::make_tuple(input.n_vectors, sums);
+    }
+    return inputs;
+}
+
+py::dict probe(const Engine& engine, const Samples& samples, std::vector<std::vector<whisper_token>> sequences,
+               int n_threads, int tokens_per_call, bool statistics, py::object should_stop) {
+    StopCheck stop(std::move(should_stop));
+    ProbeRequest request;
+    request.samples = checked(samples);
+    request.n_samples = samples.size();
+    request.sequences = std::move(sequences);
+    request.n_threads = n_threads;
+    request.tokens_per_call = tokens_per_call;
+    request.statistics = statistics;
+    request.should_stop = [&] { return stop(); };
+    const ProbeShape shape = engine.check_probe(request);
+
+    py::array_t<float> features = matrix(shape.n_audio_ctx, shape.n_audio_state);
+    py::list logits;
+    ProbeOutput output;
+    output.audio_features = features.mutable_data();
+    for (const auto& tokens : request.sequences) {
+        py::array_t<float> one = matrix(static_cast<py::ssize_t>(tokens.size()), shape.n_vocab);
+        output.logits.push_back(one.mutable_data());
+        logits.append(std::move(one));
+    }
+    ProbeResult result;
+    {
+        const py::gil_scoped_release release;
+        result = engine.probe(request, output);
+    }
+    stop.rethrow_error();
+    if (result.stopped) raise_cancelled("the probe was stopped");
+    py::dict out;
+    out["audio_features"] = std::move(features);
+    out["logits"] = std::move(logits);
+    out["encode_ms"] = result.encode_ms;
+    out["decode_ms"] = result.decode_ms;
+    out["statistics"] = as_dict(result.statistics);
+    return out;
+}
+
+using Floats = std::optional<py::array_t<float, py::array::c_style>>;
+
+RowsToQuantize rows_from(const py::buffer_info& buffer, const std::string& type, int64_t row_size,
+                         const Floats& row_scales) {
+    RowsToQuantize rows;
+    rows.bytes = static_cast<const uint8_t*>(buffer.ptr);
+    rows.n_bytes = static_cast<uint64_t>(buffer.size * buffer.itemsize);
+    rows.type = type;
+    rows.row_size = row_size;
+    if (row_scales) {
+        rows.row_scales = row_scales->data();
+        rows.n_row_scales = row_scales->size();
+    }
+    return rows;
+}
+
+py::tuple quantize(const py::buffer& source, const std::string& source_type, int64_t row_size, const std::string& type,
+                   const Floats& row_scales, const Floats& column_weights) {
+    const py::buffer_info buffer = source.request();
+    if (column_weights && column_weights->size() != row_size) {
+        throw Error(Status::internal, "quantize_rows: column_weights must have one value for each column");
+    }
+    const float* weights = column_weights ? column_weights->data() : nullptr;
+    const RowsToQuantize rows = rows_from(buffer, source_type, row_size, row_scales);
+    QuantizedRows result;
+    {
+        const py::gil_scoped_release release;
+        result = quantize_rows(rows, type, weights);
+    }
+    const py::bytes bytes(reinterpret_cast<const char*>(result.bytes.data()), result.bytes.size());
+    return py::make_tuple(bytes, result.error);
+}
+
+py::array_t<float> dequantize(const py::buffer& source, const std::string& source_type, int64_t row_size,
+                              const Floats& row_scales) {
+    const py::buffer_info buffer = source.request();
+    const RowsToQuantize rows = rows_from(buffer, source_type, row_size, row_scales);
+    std::vector<float> values;
+    {
+        const py::gil_scoped_release release;
+        values = dequantize_rows(rows);
+    }
+    return py::array_t<float>({static_cast<py::ssize_t>(values.size()) / row_size, row_size}, values.data());
+}
+
 const char* kind_of(enum ggml_backend_dev_type type) {
     switch (type) {
         case GGML_BACKEND_DEVICE_TYPE_CPU:
@@ -155,6 +258,24 @@ py::list devices() {
         found.append(entry);
     }
     return found;
+}
+
+void bind_quantize(py::module_& m) {
+    py::class_<RowError>(m, "RowError")
+        .def_readonly("n_values", &RowError::n_values)
+        .def_readonly("sum_squares", &RowError::sum_squares)
+        .def_readonly("sum_squared_error", &RowError::sum_squared_error)
+        .def_readonly("weighted_squares", &RowError::weighted_squares)
+        .def_readonly("weighted_squared_error", &RowError::weighted_squared_error)
+        .def_readonly("max_error", &RowError::max_error)
+        .def_readonly("first_not_finite", &RowError::first_not_finite)
+        .def_readonly("first_overflow", &RowError::first_overflow)
+        .def_readonly("first_overflow_value", &RowError::first_overflow_value);
+    m.def("quantize_rows", &quantize, py::arg("source"), py::arg("source_type"), py::arg("row_size"), py::arg("type"),
+          py::kw_only(), py::arg("row_scales") = py::none(), py::arg("column_weights") = py::none());
+    m.def("dequantize_rows", &dequantize, py::arg("source"), py::arg("source_type"), py::arg("row_size"), py::kw_only(),
+          py::arg("row_scales") = py::none());
+    m.attr("quantizer_version") = quantizer_version();
 }
 
 void bind_options(py::module_& m) {
@@ -212,11 +333,14 @@ void bind_segment(py::module_& m) {
 
 void bind_engine(py::module_& m) {
     py::class_<Engine>(m, "Engine")
-        .def(py::init<const std::string&, bool, int, bool>(), py::arg("path"), py::arg("use_gpu"),
-             py::arg("gpu_device"), py::arg("flash_attention"), py::call_guard<py::gil_scoped_release>())
+        .def(py::init<const std::string&, bool, int, bool, const MatrixTypes&>(), py::arg("path"), py::arg("use_gpu"),
+             py::arg("gpu_device"), py::arg("flash_attention"), py::arg("matrix_types") = MatrixTypes{},
+             py::call_guard<py::gil_scoped_release>())
         .def("transcribe", &transcribe, py::arg("samples"), py::arg("options"), py::kw_only(),
              py::arg("on_languages") = py::none(), py::arg("on_segment") = py::none(),
              py::arg("on_progress") = py::none(), py::arg("should_stop") = py::none())
+        .def("probe", &probe, py::arg("samples"), py::arg("sequences"), py::kw_only(), py::arg("n_threads"),
+             py::arg("tokens_per_call") = 0, py::arg("statistics") = false, py::arg("should_stop") = py::none())
         .def("tokenize", &Engine::tokenize, py::arg("text"))
         .def_property_readonly("is_multilingual", &Engine::is_multilingual)
         .def_property_readonly("n_vocab", &Engine::n_vocab);
@@ -244,6 +368,7 @@ PYBIND11_MODULE(_ggml, m) {
             lines.append(py::make_tuple(line.level, py::str(py::bytes(line.text).attr("decode")("utf-8", "replace"))));
         return lines;
     });
+    bind_quantize(m);
     bind_options(m);
     bind_segment(m);
     bind_engine(m);

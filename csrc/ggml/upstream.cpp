@@ -5,7 +5,11 @@
 #pragma GCC diagnostic ignored "-Wall"
 #pragma GCC diagnostic ignored "-Wunused-function"
 #endif
+#define WHISPERQ_REPLACE_MATRIX_CALLS
+#include "ggml/matrix_types.h"
 #include "whisper.cpp"  // the source, not a header: see upstream.h
+#undef ggml_new_tensor_2d
+#undef ggml_ftype_to_ggml_type
 #if defined(__GNUC__)
 #pragma GCC diagnostic pop
 #endif
@@ -17,6 +21,13 @@
 
 namespace whisperq::ggml {
 namespace {
+
+std::string lower_case(std::string text) {
+    for (char& c : text) {
+        if (c >= 'A' && c <= 'Z') c = static_cast<char>(c - 'A' + 'a');
+    }
+    return text;
+}
 
 bool same_token(const whisper_token_data& a, const whisper_token_data& b) {
     return a.id == b.id && a.plog == b.plog;
@@ -49,6 +60,11 @@ StateTimings read_timings(const whisper_state& state) {
     timings.batchd = {state.t_batchd_us, state.n_batchd};
     timings.sample = {state.t_sample_us, state.n_sample};
     return timings;
+}
+
+std::string type_of_tensor(const whisper_context& context, const std::string& name) {
+    const auto found = context.model.tensors.find(name);
+    return found == context.model.tensors.end() ? "" : lower_case(ggml_type_name(found->second->type));
 }
 
 int max_decoders() {
@@ -88,6 +104,42 @@ WindowSequence find_window_sequence(const whisper_state& state, const std::vecto
     for (const whisper_token_data& token : segment) alone.tokens.push_back(token.id);
     alone.avg_logprob = mean_logprob(segment);
     return alone;
+}
+
+std::vector<std::pair<std::string, const ggml_tensor*>> matrices(const whisper_context& context) {
+    std::vector<std::pair<std::string, const ggml_tensor*>> found;
+    for (const auto& [name, tensor] : context.model.tensors) {
+        if (ggml_n_dims(tensor) == 2 && tensor->ne[0] > 1) found.emplace_back(name, tensor);
+    }
+    return found;
+}
+
+bool runs_on_cpu(const whisper_state& state) {
+    return std::all_of(state.backends.begin(), state.backends.end(), [](ggml_backend_t backend) {
+        const auto type = ggml_backend_dev_type(ggml_backend_get_device(backend));
+        return type == GGML_BACKEND_DEVICE_TYPE_CPU || type == GGML_BACKEND_DEVICE_TYPE_ACCEL;
+    });
+}
+
+void set_eval_callback(whisper_state& state, ggml_backend_sched_eval_callback callback, void* data) {
+    for (const whisper_sched* graph : {&state.sched_encode, &state.sched_cross, &state.sched_decode}) {
+        if (graph->sched) ggml_backend_sched_set_eval_callback(graph->sched, callback, data);
+    }
+}
+
+void read_audio_features(const whisper_state& state, float* features) {
+    ggml_backend_tensor_get(state.embd_enc, features, 0, ggml_nbytes(state.embd_enc));
+}
+
+void clear_self_attention(whisper_state& state) {
+    whisper_kv_cache_clear(state.kv_self);
+}
+
+bool decode_every_position(whisper_context& context, whisper_state& state, const whisper_token* tokens, int n_tokens,
+                           int n_past, int n_threads) {
+    whisper_batch_prep_legacy(state.batch, tokens, n_tokens, n_past, 0);
+    std::fill_n(state.batch.logits, n_tokens, static_cast<int8_t>(1));
+    return whisper_decode_internal(context, state, state.batch, n_threads, false, nullptr, nullptr);
 }
 
 }  // namespace whisperq::ggml

@@ -4,11 +4,20 @@
 #pragma once
 
 #include <cstdint>
+#include <memory>
+#include <string>
+#include <utility>
 #include <vector>
 
+#include "ggml-backend.h"
 #include "whisper.h"
 
 namespace whisperq::ggml {
+
+struct FreeState {
+    void operator()(whisper_state* state) const { whisper_free_state(state); }
+};
+using StatePtr = std::unique_ptr<whisper_state, FreeState>;
 
 // Time and count of one stage, as whisper.cpp accounts them.
 struct StageCounter {
@@ -21,6 +30,9 @@ struct StateTimings {
 };
 
 StateTimings read_timings(const whisper_state& state);
+
+// Our name (lower case) of the type that a loaded model's tensor has; "" when there is no such tensor.
+std::string type_of_tensor(const whisper_context& context, const std::string& name);
 
 // Number of beams or samples that whisper.cpp can hold at most.
 int max_decoders();
@@ -47,5 +59,25 @@ struct WindowSequence {
 };
 
 WindowSequence find_window_sequence(const whisper_state& state, const std::vector<whisper_token_data>& segment);
+
+// The weight matrices of a loaded model: two-dimensional tensors with more than one row and column.
+std::vector<std::pair<std::string, const ggml_tensor*>> matrices(const whisper_context& context);
+
+// Whether no backend of the state is a GPU's, so that every tensor can be read where it lies.
+bool runs_on_cpu(const whisper_state& state);
+
+// Shows the nodes of the graphs of encoder, cross-attention and decoder while they are computed (ggml-backend.h).
+void set_eval_callback(whisper_state& state, ggml_backend_sched_eval_callback callback, void* data);
+
+// What the encoder gave last: [n_audio_ctx, n_audio_state].
+void read_audio_features(const whisper_state& state, float* features);
+
+// The decoder begins anew.
+void clear_self_attention(whisper_state& state);
+
+// Decodes tokens that follow n_past others. The API computes the logits of every position and keeps those of the last;
+// afterwards whisper_get_logits_from_state() has them all: [n_tokens, n_vocab]. False: it failed or was stopped.
+bool decode_every_position(whisper_context& context, whisper_state& state, const whisper_token* tokens, int n_tokens,
+                           int n_past, int n_threads);
 
 }  // namespace whisperq::ggml

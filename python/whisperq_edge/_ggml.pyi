@@ -75,8 +75,50 @@ class SegmentData:
     @property
     def window_text(self) -> bytes: ...
 
+class RowError:
+    @property
+    def n_values(self) -> int: ...
+    @property
+    def sum_squares(self) -> float: ...
+    @property
+    def sum_squared_error(self) -> float: ...
+    @property
+    def weighted_squares(self) -> float: ...
+    @property
+    def weighted_squared_error(self) -> float: ...
+    @property
+    def max_error(self) -> float: ...
+    @property
+    def first_not_finite(self) -> int: ...
+    @property
+    def first_overflow(self) -> int: ...
+    @property
+    def first_overflow_value(self) -> float: ...
+
+quantizer_version: str
+
+def quantize_rows(
+    source: Any,
+    source_type: str,
+    row_size: int,
+    type: str,
+    *,
+    row_scales: Optional[npt.NDArray[np.float32]] = None,
+    column_weights: Optional[npt.NDArray[np.float32]] = None,
+) -> tuple[bytes, RowError]: ...
+def dequantize_rows(
+    source: Any, source_type: str, row_size: int, *, row_scales: Optional[npt.NDArray[np.float32]] = None
+) -> npt.NDArray[np.float32]: ...
+
 class Engine:
-    def __init__(self, path: str, use_gpu: bool, gpu_device: int, flash_attention: bool) -> None: ...
+    def __init__(
+        self,
+        path: str,
+        use_gpu: bool,
+        gpu_device: int,
+        flash_attention: bool,
+        matrix_types: dict[str, str] = ...,
+    ) -> None: ...
     def transcribe(
         self,
         samples: npt.NDArray[np.float32],
@@ -85,6 +127,16 @@ class Engine:
         on_languages: Optional[Callable[[list[tuple[str, float]]], None]] = None,
         on_segment: Optional[Callable[[SegmentData], None]] = None,
         on_progress: Optional[Callable[[float], None]] = None,
+        should_stop: Optional[Callable[[], bool]] = None,
+    ) -> dict[str, Any]: ...
+    def probe(
+        self,
+        samples: npt.NDArray[np.float32],
+        sequences: list[list[int]],
+        *,
+        n_threads: int,
+        tokens_per_call: int = 0,
+        statistics: bool = False,
         should_stop: Optional[Callable[[], bool]] = None,
     ) -> dict[str, Any]: ...
     def tokenize(self, text: str) -> list[int]: ...

@@ -13,13 +13,14 @@ from typing import Any, Optional
 import numpy as np
 import numpy.typing as npt
 
+from ._core import ModelFile
 from ._errors import OptionError
 from ._native import data_file, drain_log, load_ggml
 from ._options import TranscribeOptions
 from ._result import Segment, StageTime, compression_ratio
 from ._words import Piece, group_words
 
-__all__ = ["EngineResult", "GgmlEngine"]
+__all__ = ["EngineResult", "GgmlEngine", "matrix_types"]
 
 _SILERO = "assets/ggml-silero-v6.2.0.bin"
 
@@ -43,8 +44,17 @@ _FIXED: dict[str, tuple[tuple[Any, ...], str]] = {
     "seed": ((None,), "whisper.cpp seeds its sampling itself, the same way in every call; allowed: None"),
 }
 
+_NO_MATRICES = ("positional_embedding", "bias")  # of two dimensions, and f32 in every file
+
 _NEVER_BELOW = -1e9  # a log probability or entropy threshold that nothing falls below
 _NEVER_ABOVE = 2.0  # a probability threshold that nothing exceeds
+
+
+def matrix_types(file: ModelFile) -> dict[str, str]:
+    """The type of every matrix of a file of mixed types, for ``_ggml.Engine``; empty for any other file."""
+    if file.ftype != "mixed":
+        return {}
+    return {t.name: t.type for t in file.tensors if len(t.dims) == 2 and not t.name.endswith(_NO_MATRICES)}
 
 
 @dataclass(frozen=True)
@@ -60,11 +70,13 @@ class GgmlEngine:
 
     name = "ggml"
 
-    def __init__(self, path: str, device: str, device_index: int, n_threads: int, flash_attention: bool) -> None:
+    def __init__(self, file: ModelFile, device: str, device_index: int, n_threads: int, flash_attention: bool) -> None:
         self._ggml = load_ggml()
         self.device, gpu_index = _choose_device(self._ggml.devices(), device, device_index)
         self.n_threads = n_threads
-        self._engine = self._ggml.Engine(path, self.device != "cpu", gpu_index, flash_attention)
+        self._engine = self._ggml.Engine(
+            file.path, self.device != "cpu", gpu_index, flash_attention, matrix_types(file)
+        )
         self._vad: Any = None
         drain_log()
 
