@@ -39,6 +39,10 @@ WANTED = (
     "src/*",
     "models/for-tests-*",
     "samples/jfk.*",
+    # The quantize tool, which our tests build: our files must equal its files.
+    "examples/quantize/quantize.cpp",
+    "examples/common.*",
+    "examples/common-ggml.*",
 )
 
 
@@ -134,7 +138,7 @@ def install(archive: Path, pin: dict[str, str], destination: Path) -> int:
         count = unpack(archive, fresh)
         if not (fresh / "src" / "whisper.cpp").is_file():
             raise VendorError(f"{archive.name} has the right hash but holds no whisper.cpp/src/whisper.cpp")
-        (fresh / STAMP).write_text(pin["sha256"] + "\n", encoding="ascii")
+        (fresh / STAMP).write_text(stamp_text(pin), encoding="ascii")
         fresh.chmod(0o755)
         shutil.rmtree(destination, ignore_errors=True)
         os.replace(fresh, destination)
@@ -143,9 +147,15 @@ def install(archive: Path, pin: dict[str, str], destination: Path) -> int:
         shutil.rmtree(fresh, ignore_errors=True)
 
 
+def stamp_text(pin: dict[str, str]) -> str:
+    """What upstream/ was made of: another archive, or another choice of files from it, is unpacked anew."""
+    chosen = hashlib.sha256("\n".join((*WANTED, *GGML_BACKENDS)).encode("ascii")).hexdigest()
+    return f"{pin['sha256']}\n{chosen}\n"
+
+
 def is_current(pin: dict[str, str], destination: Path) -> bool:
     stamp = destination / STAMP
-    return stamp.is_file() and stamp.read_text(encoding="ascii").strip() == pin["sha256"]
+    return stamp.is_file() and stamp.read_text(encoding="ascii") == stamp_text(pin)
 
 
 def main(argv: list[str] | None = None) -> int:
