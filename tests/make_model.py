@@ -23,6 +23,7 @@ __all__ = [
     "mel_filters",
     "real_vocabulary",
     "tensor_shapes",
+    "vocabulary_of",
     "write_random_model",
 ]
 
@@ -93,7 +94,8 @@ def mel_filters(n_mels: int) -> Float32:
     return (np.maximum(0.0, np.minimum(rising, falling)) * 2.0 / (high - low)).astype(np.float32)
 
 
-def _vocabulary_of(path: Path) -> list[bytes]:
+def vocabulary_of(path: Path) -> list[bytes]:
+    """The tokens of a ggml file, also of one without tensors, as upstream's are."""
     data = path.read_bytes()
     n_mel, n_fft = struct.unpack_from("<2i", data, 48)
     at = 56 + 4 * n_mel * n_fft
@@ -108,9 +110,10 @@ def _vocabulary_of(path: Path) -> list[bytes]:
 
 
 def real_vocabulary(n_vocab: int) -> list[bytes]:
-    """Whisper's own tokens, from the vendored files or, where they are not unpacked, from the nano model (English)."""
-    vendored = UPSTREAM_MODELS / ("for-tests-ggml-base.en.bin" if n_vocab == 51864 else "for-tests-ggml-base.bin")
-    return _vocabulary_of(vendored if vendored.exists() else NANO)
+    """Whisper's own text tokens."""
+    from whisperq_edge._convert.vocabulary import known_vocabulary
+
+    return known_vocabulary(n_vocab)
 
 
 # ---- ggml's types ----------------------------------------------------------------------------------------------------
