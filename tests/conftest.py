@@ -14,9 +14,25 @@ from whisperq_edge._native import data_file
 SPEECH_DATA = Path(__file__).resolve().parents[2] / "shared" / "data"
 
 
+def pytest_addoption(parser: pytest.Parser) -> None:
+    parser.addoption("--slow", action="store_true", help="also run tests that take minutes or many GB of disk")
+
+
 def pytest_runtest_setup(item: pytest.Item) -> None:
+    if item.get_closest_marker("slow") and not item.config.getoption("--slow"):
+        pytest.skip("takes minutes or many GB of disk: run with --slow")
     if item.get_closest_marker("data") and not SPEECH_DATA.is_dir():
         pytest.skip("the speech corpora are not beside this checkout")
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _own_cache(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
+    """Tests neither see nor fill the cache of whoever runs them, nor heed the types that they prefer."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("WHISPERQ_CACHE", str(tmp_path_factory.mktemp("cache")))
+        for variable in ("WHISPERQ_COMPUTE_TYPE", "WL_COMPUTE_TYPE"):
+            patch.delenv(variable, raising=False)
+        yield
 
 
 @pytest.fixture(scope="session")
