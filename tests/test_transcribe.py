@@ -379,8 +379,8 @@ def test_vad_and_clips_do_not_go_together(nano: WhisperModel, sample_pcm: Sample
         {"engine": "steam"},
         {"device": "cuda"},
         {"device": "abacus"},
-        {"compute_type": "q4_0"},
-        {"compute_type": "int8"},
+        {"compute_type": "int3"},
+        {"compute_type": "float32"},
         {"cpu_threads": -1},
     ],
 )

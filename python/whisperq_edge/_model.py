@@ -12,26 +12,16 @@ from typing import Any, Callable, Optional, Union
 
 from . import _core
 from ._audio import SAMPLE_RATE, AudioLike, Floats, Pcm, to_pcm
-from ._catalog import resolve_model
 from ._errors import CancelledError, InferenceError, InterruptedByUser, OptionError, UnsupportedModelError
 from ._ggml_engine import EngineResult, GgmlEngine
 from ._languages import LANGUAGES
+from ._locate import locate_model
 from ._options import TranscribeOptions
 from ._result import Segment, StageTime, Timings, Transcript, join_text
 from ._vad import SpeechTimeline, VadOptions, speech_spans
 
 __all__ = ["CancelToken", "WhisperModel"]
 
-TYPE_ALIASES = {
-    "int8": "q8_0",
-    "q8": "q8_0",
-    "int5": "q5_0",
-    "q5": "q5_0",
-    "int4": "q4_0",
-    "q4": "q4_0",
-    "float16": "f16",
-    "float32": "f32",
-}
 ENGINES = ("auto", "ggml")
 DEVICES = ("auto", "cpu", "gpu", "cuda", "metal", "vulkan")
 
@@ -57,22 +47,30 @@ class WhisperModel:
     """A Whisper model, ready to transcribe. Several threads may use one model at the same time.
 
     Args:
-        model_size_or_path: ``"nano"`` (bundled), or the path of a ggml model file such as ``ggml-base.en.bin``.
+        model_size_or_path: ``"nano"`` (bundled); the path of a ggml file such as ``ggml-base.en.bin``; or what is
+            converted once into the cache: a published name (``"base.en"``; ``whisperq-edge models`` lists them) or a
+            hub id (``"openai/whisper-base.en"``), which are fetched, an OpenAI ``.pt``, or a folder of transformers or
+            CTranslate2.
         device: ``auto`` (a GPU that the build supports and the machine has, else the CPU), ``cpu``, ``gpu``, ``cuda``,
             ``metal`` or ``vulkan``.
         device_index: which of several devices of that kind.
-        compute_type: ``default`` or ``auto`` (the type that the file holds), or that type by name (``q8_0``, ``int8``,
-            ``f16``, …) to insist on it.
+        compute_type: ``q8_0``, ``int8``, ``f16``, … A file that holds another type is quantised once into the cache
+            (``whisperq-edge cache``). ``default`` or ``auto`` is ``$WHISPERQ_COMPUTE_TYPE`` or ``$WL_COMPUTE_TYPE``
+            where that is set, else the type that a ggml file holds, and f16 for any other source.
         cpu_threads: 0 takes every CPU that affinity and cgroup quota leave to the process.
+        download_root: folder to fetch models into; None for the Hugging Face hub's own cache.
+        local_files_only: fetch nothing.
         engine: ``auto`` or ``ggml`` (whisper.cpp).
         flash_attention: whisper.cpp's fused attention.
 
     Raises:
-        ModelNotFoundError: no such model.
+        ModelNotFoundError: no such model, or it is not here and cannot be fetched.
         ModelFormatError: the file is damaged or is no Whisper model.
         UnsupportedModelError: a whole file that the engine cannot run.
-        OptionError: a value that is not allowed here.
+        UnsafeModelError: a pickle that asks for more than tensors.
+        OptionError: a value that is not allowed here, such as a ``compute_type`` larger than the file's.
         IsaNotSupportedError: the engine was built for another CPU.
+        OSError: the cache cannot be written.
     """
 
     def __init__(
@@ -83,6 +81,8 @@ class WhisperModel:
         compute_type: str = "default",
         cpu_threads: int = 0,
         *,
+        download_root: Optional[Union[str, os.PathLike[str]]] = None,
+        local_files_only: bool = False,
         engine: str = "auto",
         flash_attention: bool = True,
     ) -> None:
@@ -91,14 +91,17 @@ class WhisperModel:
         _check_one_of("device", device, DEVICES)
         if not isinstance(cpu_threads, int) or not 0 <= cpu_threads <= 512:
             raise OptionError("cpu_threads", cpu_threads, "0 (automatic) to 512")
-        self.model_path: Path = resolve_model(model_size_or_path)
-        self._file = _core.read_model_file(self.model_path)
-        _check_compute_type(compute_type, self._file.ftype)
-        _check_runs_on_ggml(self.model_path, self._file.ftype)
         n_threads = cpu_threads or _core.usable_cpus()
-        self._engine: Optional[GgmlEngine] = GgmlEngine(
-            str(self.model_path), device, device_index, n_threads, flash_attention
+        self.model_path: Path = locate_model(
+            model_size_or_path,
+            compute_type,
+            local_files_only=local_files_only,
+            download_root=download_root,
+            n_threads=n_threads,
         )
+        self._file = _core.read_model_file(self.model_path)
+        _check_runs_on_ggml(self.model_path, self._file.ftype)
+        self._engine: Optional[GgmlEngine] = GgmlEngine(self._file, device, device_index, n_threads, flash_attention)
         self._lock = threading.Lock()
         load_ms = (_core.now_us() - began_us) / 1000
         self._timings = Timings({"load": StageTime(load_ms, 1)}, load_ms)
@@ -379,16 +382,9 @@ def _check_one_of(field: str, value: str, allowed: tuple[str, ...]) -> None:
         raise OptionError(field, value, f"one of {', '.join(allowed)}")
 
 
-def _check_compute_type(compute_type: str, file_type: str) -> None:
-    if compute_type in ("default", "auto") or TYPE_ALIASES.get(compute_type, compute_type) == file_type:
-        return
-    names = [file_type, *(alias for alias, name in TYPE_ALIASES.items() if name == file_type)]
-    raise OptionError("compute_type", compute_type, f"default, auto or what the file holds: {', '.join(names)}")
-
-
 def _check_runs_on_ggml(path: Path, file_type: str) -> None:
     """whisper.cpp's convolution asserts an f16 kernel and ends the process on an f32 file."""
     if file_type == "f32":
         raise UnsupportedModelError(
-            f"{path} holds f32 weights, which whisper.cpp loads but cannot run; use an f16 or quantised file"
+            f"{path} holds f32 weights, which whisper.cpp loads but cannot run: give a compute_type such as f16 or int8"
         )

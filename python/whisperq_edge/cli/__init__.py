@@ -8,8 +8,11 @@ import click
 
 from .._errors import CancelledError, ModelError, OptionError, WhisperqError
 from .._version import __version__
+from .cache import cache_command
+from .convert import convert_command
 from .info import info_command
 from .inspect import inspect_command
+from .models import models_command
 from .transcribe import transcribe_command
 
 __all__ = ["main"]
@@ -33,6 +36,9 @@ class _Group(click.Group):
             return super().invoke(ctx)
         except BrokenPipeError:  # the reader of our output went away: click ends quietly
             raise
+        except KeyboardInterrupt as interrupt:
+            click.echo(f"whisperq-edge: {interrupt or 'interrupted'}", err=True)
+            ctx.exit(exit_code(interrupt))
         except (WhisperqError, OSError) as error:
             click.echo(f"whisperq-edge: {error}", err=True)
             ctx.exit(exit_code(error))
@@ -56,5 +62,8 @@ def main() -> None:
 
 
 main.add_command(transcribe_command)
+main.add_command(convert_command)
 main.add_command(inspect_command)
 main.add_command(info_command)
+main.add_command(models_command)
+main.add_command(cache_command)

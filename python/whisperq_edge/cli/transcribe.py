@@ -57,10 +57,22 @@ class _Run:
 
 @click.command("transcribe", cls=_Command)
 @click.argument("files", metavar="FILE... | -", nargs=-1, required=True)
-@click.option("--model", "-m", required=True, help="A ggml model file, or the name of a bundled model (nano).")
+@click.option(
+    "--model",
+    "-m",
+    required=True,
+    help="A name (nano is bundled, `whisperq-edge models` lists all), a ggml file, an OpenAI .pt, a folder of"
+    " transformers or CTranslate2, or a hub id. What is no ggml file is converted once into the cache.",
+)
 @click.option("--engine", type=click.Choice(ENGINES), default="auto", show_default=True)
 @click.option("--device", type=click.Choice(DEVICES), default="auto", show_default=True)
-@click.option("--compute-type", default="default", show_default=True, help="Insist on the type that the file holds.")
+@click.option(
+    "--compute-type",
+    default="default",
+    show_default=True,
+    help="Type of the weights: int8, int5, int4, q5_0, ... A file of another type is quantised once into the cache."
+    " default: $WHISPERQ_COMPUTE_TYPE, else as the file has it.",
+)
 @click.option("--threads", type=int, default=0, help="CPU threads; 0: all that this process may use.")
 @click.option("--output-dir", "-o", type=click.Path(file_okay=False, path_type=Path), help="Write files here.")
 @click.option(

@@ -1,0 +1,544 @@
+"""Models that were converted once, so that they are quick ever after.
+
+::
+
+    <folder>/ggml-base.en-q8_0-1f2e3d4c5b6a.bin         a model, ready to load; the digits are the entry's key
+    <folder>/ggml-base.en-q8_0-1f2e3d4c5b6a.bin.json    the converter's report, and under "cache" what we add to it
+    <folder>/ggml-base.en-q8_0-1f2e3d4c5b6a.lock        held by the process that makes the entry
+    <folder>/sources.json                               hashes of sources, so that gigabytes are not read twice
+
+An entry that is whole is opened and nothing is written. Files of other names are never touched.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import hashlib
+import json
+import logging
+import os
+import re
+import sys
+import time
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import IO, Any, Callable, NamedTuple, Optional, Union
+
+from ._core import read_model_file
+from ._errors import ModelError, OptionError
+from ._files import atomic_write
+from ._native import load_ggml
+from ._types import TYPES
+
+__all__ = [
+    "CacheEntry",
+    "Removed",
+    "cache_folder",
+    "cached_model",
+    "clear_cache",
+    "find_cached",
+    "list_cache",
+    "prune_cache",
+]
+
+_LOG = logging.getLogger("whisperq_edge")
+
+_SOURCES = "sources.json"
+_MOST_SOURCES = 500
+_DAY_S = 86400.0
+_RECIPE = "recipe"
+_ENTRY = re.compile(rf"(?P<stem>.+)-(?P<kind>{'|'.join([*TYPES, _RECIPE])})-(?P<key>[0-9a-f]{{12}})\.bin")
+
+OnProgress = Callable[[str, float], None]
+PathLike = Union[str, "os.PathLike[str]"]
+
+
+def cache_folder() -> Path:
+    """``$WHISPERQ_CACHE``, else ``whisperq-edge`` in the platform's folder for caches. It may not exist yet."""
+    chosen = os.environ.get("WHISPERQ_CACHE")
+    if chosen:
+        return Path(chosen).expanduser().absolute()
+    if sys.platform == "darwin":
+        base = Path("~/Library/Caches").expanduser()
+    elif os.name == "nt":
+        base = Path(os.environ.get("LOCALAPPDATA") or Path("~/AppData/Local").expanduser())
+    else:
+        base = Path(os.environ.get("XDG_CACHE_HOME") or Path("~/.cache").expanduser())
+    return base / "whisperq-edge"
+
+
+# ---- Getting a model -------------------------------------------------------------------------------------------------
+
+
+def cached_model(
+    source: PathLike,
+    type: str = "f16",
+    *,
+    recipe: Optional[PathLike] = None,
+    model: Optional[str] = None,
+    n_threads: int = 0,
+    on_progress: Optional[OnProgress] = None,
+) -> Path:
+    """The file of ``source`` in another type: from the cache, or converted into it now.
+
+    Of several processes that ask for the same at the same time one converts, and the others wait for it.
+
+    Args:
+        source: a file or folder that ``convert_model`` reads.
+        type: a name in ``TYPES``: of the matrices.
+        recipe: a TOML file that chooses a type for each; ``type`` does not count then.
+        model: the name under which :func:`find_cached` shall find the entry.
+        n_threads: of the conversion; 0 takes every CPU that the process may use.
+        on_progress: see ``convert_model``.
+
+    Raises:
+        ModelError: the source is no sound Whisper model.
+        OSError: the cache cannot be written, or the disk is full.
+    """
+    path = Path(source)
+    what = f"recipe {Path(recipe).read_text(encoding='utf-8')}" if recipe is not None else f"type {type}"
+    source_sha256 = _source_sha256(path)
+    kind = _RECIPE if recipe is not None else type
+    entry = cache_folder() / f"{_stem(model or path.name)}-{kind}-{_key(source_sha256, what)}.bin"
+    if _accept(entry, model):
+        return entry
+    _make_folder(entry.parent)
+    with _locked(_lock_path(entry)):
+        if not _accept(entry, model):  # else another process made it while we waited
+            from ._convert.convert import convert_model
+
+            _LOG.info("converting %s to %s in the cache: %s", path, kind, entry)
+            options: dict[str, Any] = {"proof": "tensors", "n_threads": n_threads, "on_progress": on_progress}
+            convert_model(path, entry, type=None if recipe else type, recipe=recipe, overwrite=True, **options)
+            _check_source(path, source_sha256, entry)
+            _complete_record(entry, model)
+    return entry
+
+
+def find_cached(model: str, type: str) -> Optional[Path]:
+    """The entry that was made under the name ``model`` in ``type``, if it is whole and of today's quantisers."""
+    for path in _entry_paths(cache_folder()):
+        if not path.name.startswith(f"{_stem(model)}-{type}-"):
+            continue
+        record = _read_record(path)
+        if record and (record.model, record.quantizer) == (model, _quantizer()) and _accept(path, model):
+            return path
+    return None
+
+
+def _quantizer() -> str:
+    return str(load_ggml().quantizer_version)
+
+
+def _key(source_sha256: str, what: str) -> str:
+    return hashlib.sha256("\n".join((source_sha256, what, _quantizer())).encode("utf-8")).hexdigest()[:12]
+
+
+def _stem(name: str) -> str:
+    """``ggml-base.en`` for ``base.en``, ``base.en.pt``, ``ggml-base.en.bin`` and ``openai/whisper-base.en``."""
+    stem = re.sub(r"\.(bin|pt|pth|safetensors)$", "", name.rsplit("/", 1)[-1], flags=re.IGNORECASE)
+    stem = re.sub(r"^(ggml|faster-whisper|whisper)-", "", stem)
+    return "ggml-" + (re.sub(r"[^A-Za-z0-9._-]+", "-", stem)[:80].strip("-.") or "model")
+
+
+def _make_folder(folder: Path) -> None:
+    advice = "set WHISPERQ_CACHE to a folder that can be written"
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise OSError(
+            error.errno, f"the cache cannot be made here ({error.strerror}): {advice}", str(folder)
+        ) from error
+    if not os.access(folder, os.W_OK):
+        raise PermissionError(errno.EACCES, f"the cache cannot be written: {advice}", str(folder))
+
+
+def _check_source(source: Path, source_sha256: str, entry: Path) -> None:
+    """The converter hashes what it reads: a source that changed meanwhile has another key."""
+    if (_load_sidecar(entry) or {}).get("source_sha256") == source_sha256:
+        return
+    _remove(_sidecar(entry))
+    _remove(entry)
+    _remember_source(source, None)
+    raise ModelError(f"{source} changed while it was being read: load it again when it is complete")
+
+
+# ---- What makes an entry whole ---------------------------------------------------------------------------------------
+
+
+class _Record(NamedTuple):
+    """What the sidecar says. The last three are ours and missing until the entry is complete."""
+
+    sha256: str
+    n_bytes: int
+    source: str
+    model: Optional[str]
+    quantizer: Optional[str]
+    mtime_ns: Optional[int]
+
+
+def _sidecar(entry: Path) -> Path:
+    return entry.with_name(entry.name + ".json")
+
+
+def _load_sidecar(entry: Path) -> Optional[dict[str, Any]]:
+    try:
+        document = json.loads(_sidecar(entry).read_bytes())
+    except (OSError, ValueError, RecursionError):
+        return None
+    return document if isinstance(document, dict) else None
+
+
+def _read_record(entry: Path) -> Optional[_Record]:
+    """None: it cannot be read, or it is not what a converter wrote."""
+    document = _load_sidecar(entry)
+    if document is None:
+        return None
+    ours = document.get("cache")
+    ours = ours if isinstance(ours, dict) else {}
+    try:
+        return _Record(
+            sha256=str(document["sha256"]),
+            n_bytes=int(document["destination"]["bytes"]),
+            source=str(document["source"]["path"]),
+            model=ours.get("model"),
+            quantizer=ours.get("quantizer"),
+            mtime_ns=ours.get("mtime_ns"),
+        )
+    except (KeyError, TypeError, ValueError):
+        return None
+
+
+def _accept(entry: Path, model: Optional[str]) -> bool:
+    """Whether a file is what the converter wrote. Its bytes are read again only when it is not known to be untouched;
+    that it is, and the name that it was asked for by, is then noted where that can be written."""
+    record = _read_record(entry)
+    if record is None:
+        return False
+    try:
+        status = entry.stat()
+        is_known = status.st_mtime_ns == record.mtime_ns
+        if status.st_size != record.n_bytes or not (is_known or _sha256_of([entry]) == record.sha256):
+            return False
+        read_model_file(entry)
+    except (OSError, ModelError):
+        return False
+    if not is_known or model not in (None, record.model):
+        with contextlib.suppress(OSError):
+            _complete_record(entry, model or record.model)
+    return True
+
+
+def _complete_record(entry: Path, model: Optional[str]) -> None:
+    """Adds to the converter's report what makes the next look cheap and lets a name find the entry."""
+    document = _load_sidecar(entry) or {}
+    document["cache"] = {"model": model, "quantizer": _quantizer(), "mtime_ns": entry.stat().st_mtime_ns}
+    with atomic_write(_sidecar(entry)) as stream:
+        json.dump(document, stream, indent=1)
+        stream.write("\n")
+
+
+# ---- Identity of a source --------------------------------------------------------------------------------------------
+
+
+def _source_sha256(path: Path) -> str:
+    """Of a file its own; of a folder that of the list of the files that its reader opens. Remembered by size, time and
+    inode of everything that was looked at."""
+    stamp = _stamp(path)
+    known = _load_sources().get(str(path.absolute()))
+    if isinstance(known, dict) and known.get("stamp") == stamp and isinstance(known.get("sha256"), str):
+        return str(known["sha256"])
+    digest = _sha256_of(_source_files(path))
+    if _stamp(path) == stamp:  # else it is being written: no hash of it lasts
+        _remember_source(path, {"stamp": stamp, "sha256": digest})
+    return digest
+
+
+def _stamp(path: Path) -> list[list[Any]]:
+    """A folder's own time tells of files that came and went, those of its files of what changed in them."""
+    paths = [path, *sorted(path.iterdir())] if path.is_dir() else [path]
+    rows: list[list[Any]] = []
+    for each in paths:
+        with contextlib.suppress(FileNotFoundError):  # a dangling link
+            status = each.stat()
+            rows.append([each.name, status.st_size, status.st_mtime_ns, status.st_ino])
+    return rows
+
+
+def _source_files(path: Path) -> Sequence[Path]:
+    if not path.is_dir():
+        return [path]
+    from ._convert.open_source import open_source
+
+    return open_source(path).files
+
+
+def _sha256_of(paths: Sequence[Path]) -> str:
+    digests = []
+    for path in paths:
+        digest = hashlib.sha256()
+        with open(path, "rb", buffering=0) as file:
+            for block in iter(lambda: file.read(1 << 20), b""):
+                digest.update(block)
+        digests.append(digest.hexdigest())
+    if len(digests) == 1:
+        return digests[0]
+    listing = "".join(f"{digest}  {path.name}\n" for digest, path in zip(digests, paths))
+    return hashlib.sha256(listing.encode("utf-8")).hexdigest()
+
+
+def _load_sources() -> dict[str, Any]:
+    try:
+        document = json.loads((cache_folder() / _SOURCES).read_bytes())
+    except (OSError, ValueError, RecursionError):
+        return {}
+    return document if isinstance(document, dict) else {}
+
+
+def _remember_source(path: Path, row: Optional[dict[str, Any]]) -> None:
+    """None forgets it. Where nothing can be written, and when another process writes at the same time, a source is
+    hashed once more."""
+    name = str(path.absolute())
+    rows = {known: each for known, each in _load_sources().items() if known != name and os.path.exists(known)}
+    if row is not None:
+        rows[name] = row
+    with contextlib.suppress(OSError):
+        _make_folder(cache_folder())
+        with atomic_write(cache_folder() / _SOURCES) as stream:
+            json.dump(dict([*rows.items()][-_MOST_SOURCES:]), stream, indent=1)
+            stream.write("\n")
+
+
+# ---- Locks -----------------------------------------------------------------------------------------------------------
+
+
+def _lock_path(entry: Path) -> Path:
+    return entry.with_suffix(".lock")
+
+
+if sys.platform == "win32":
+    import msvcrt
+
+    def _try_lock(descriptor: int) -> bool:
+        try:
+            msvcrt.locking(descriptor, msvcrt.LK_NBLCK, 1)
+        except OSError:
+            return False
+        return True
+else:
+    import fcntl
+
+    def _try_lock(descriptor: int) -> bool:
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            return False
+        except OSError:  # a file system without locks: two processes may convert, and either's file is whole
+            return True
+        return True
+
+
+def _take(path: Path) -> Optional[IO[bytes]]:
+    """The lock file, locked until it is closed; None: another process or thread has it. The system frees the lock of a
+    process that died."""
+    stream = open(path, "ab")  # noqa: SIM115  (the caller closes it)
+    # The one who had it before may have removed the file between our opening and our locking.
+    if _try_lock(stream.fileno()) and _is_same_file(stream, path):
+        return stream
+    stream.close()
+    return None
+
+
+def _is_same_file(stream: IO[bytes], path: Path) -> bool:
+    try:
+        return os.path.samestat(os.fstat(stream.fileno()), path.stat())
+    except OSError:
+        return False
+
+
+@contextlib.contextmanager
+def _locked(path: Path) -> Iterator[None]:
+    """Waits for the lock. Ctrl-C ends the waiting."""
+    stream = _take(path)
+    if stream is None:
+        _LOG.info("waiting for another process, which is making this entry of the cache: %s", path)
+    while stream is None:
+        time.sleep(0.05)
+        stream = _take(path)
+    try:
+        yield
+    finally:
+        _release(stream, path)
+
+
+def _release(stream: IO[bytes], path: Path) -> None:
+    if os.name == "nt":  # where only closed files are removed, and nobody removes one that is open
+        stream.close()
+    with contextlib.suppress(OSError):
+        path.unlink()
+    stream.close()
+
+
+# ---- Looking at it, and making room ----------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class CacheEntry:
+    """A model in the cache.
+
+    Attributes:
+        path: of the ggml file.
+        kind: the type that was asked for, or ``recipe``.
+        model: the published name or hub id it was made under; None: made from a file, or its report is unreadable.
+        source: the file or folder it was made from; None: its report is unreadable.
+        n_bytes: on disk, report included.
+        used: when it was last read, as far as the file system notes that, or made; in seconds since 1970.
+    """
+
+    path: Path
+    kind: str
+    model: Optional[str]
+    source: Optional[str]
+    n_bytes: int
+    used: float
+
+
+class Removed(NamedTuple):
+    """A file that is gone (an entry's report with it), and the bytes that it took."""
+
+    path: Path
+    n_bytes: int
+
+
+def list_cache() -> list[CacheEntry]:
+    """Every entry, the one used last first."""
+    entries = [entry for entry in map(_entry, _entry_paths(cache_folder())) if entry is not None]
+    return sorted(entries, key=lambda entry: (-entry.used, entry.path))
+
+
+def prune_cache(max_bytes: Optional[int] = None, older_than_days: Optional[float] = None) -> list[Removed]:
+    """Makes room: removes what was not used for ``older_than_days``, then what was used longest ago until the rest
+    takes no more than ``max_bytes``; in any case what killed processes left behind.
+
+    Entries that are being made are left alone.
+
+    Raises:
+        OptionError: a number below 0.
+    """
+    for field, value in (("max_bytes", max_bytes), ("older_than_days", older_than_days)):
+        if value is not None and not value >= 0:
+            raise OptionError(field, value, "0 or more")
+    now = time.time()
+    removed = _remove_leftovers(cache_folder(), now - _DAY_S)
+    entries = list_cache()
+    total = sum(entry.n_bytes for entry in entries)
+    for entry in reversed(entries):
+        is_old = older_than_days is not None and now - entry.used > older_than_days * _DAY_S
+        if is_old or (max_bytes is not None and total > max_bytes):
+            gone = _remove_entry(entry)
+            total -= sum(each.n_bytes for each in gone)
+            removed += gone
+    return removed
+
+
+def clear_cache() -> list[Removed]:
+    """Removes all that is ours and not being made right now. The folder stays."""
+    folder = cache_folder()
+    removed = _remove_leftovers(folder, time.time())
+    for entry in list_cache():
+        removed += _remove_entry(entry)
+    return removed + _remove(folder / _SOURCES)
+
+
+def _entry_paths(folder: Path) -> list[Path]:
+    return [path for path in _files_in(folder) if _ENTRY.fullmatch(path.name)]
+
+
+def _files_in(folder: Path) -> list[Path]:
+    """Regular files, links aside, in the order of their names."""
+    try:
+        with os.scandir(folder) as found:
+            return sorted(Path(each.path) for each in found if each.is_file(follow_symlinks=False))
+    except FileNotFoundError:
+        return []
+
+
+def _entry(path: Path) -> Optional[CacheEntry]:
+    """None: it is gone by now."""
+    match = _ENTRY.fullmatch(path.name)
+    record = _read_record(path)
+    try:
+        status = path.stat()
+    except FileNotFoundError:
+        return None
+    return CacheEntry(
+        path=path,
+        kind=match["kind"] if match else "",
+        model=record.model if record else None,
+        source=record.source if record else None,
+        n_bytes=status.st_size + _size_of(_sidecar(path)),
+        used=max(status.st_atime, status.st_mtime),
+    )
+
+
+def _size_of(path: Path) -> int:
+    try:
+        return path.stat().st_size
+    except OSError:
+        return 0
+
+
+def _remove_entry(entry: CacheEntry) -> list[Removed]:
+    """Nothing when another process is making it right now."""
+    with _lock_if_free(_lock_path(entry.path)) as is_ours:
+        if not is_ours:
+            return []
+        _remove(_sidecar(entry.path))
+        return [Removed(entry.path, entry.n_bytes)] if _remove(entry.path) else []
+
+
+@contextlib.contextmanager
+def _lock_if_free(path: Path) -> Iterator[bool]:
+    stream = _take(path)
+    try:
+        yield stream is not None
+    finally:
+        if stream is not None:
+            _release(stream, path)
+
+
+def _remove(path: Path) -> list[Removed]:
+    n_bytes = _size_of(path)
+    try:
+        path.unlink()
+    except FileNotFoundError:
+        return []
+    return [Removed(path, n_bytes)]
+
+
+def _remove_leftovers(folder: Path, before: float) -> list[Removed]:
+    """What killed processes left: files half written, if they were last written ``before`` that time (in seconds), and
+    locks and reports of no entry."""
+    removed = []
+    for path in _files_in(folder):
+        if path.name.startswith(".whisperq-") and path.name.endswith(".part"):
+            removed += _remove_if_abandoned(path, before)
+        elif path.suffix == ".lock" and _ENTRY.fullmatch(path.with_suffix(".bin").name):
+            with _lock_if_free(path):  # which removes it in the end
+                pass
+        elif path.suffix == ".json" and _ENTRY.fullmatch(path.stem) and not path.with_suffix("").exists():
+            removed += _remove(path)
+    return removed
+
+
+def _remove_if_abandoned(path: Path, before: float) -> list[Removed]:
+    """A conversion under way keeps writing and holds a lock on what it writes."""
+    try:
+        with open(path, "rb") as stream:
+            if os.fstat(stream.fileno()).st_mtime < before and _try_lock(stream.fileno()):
+                return _remove(path)
+    except FileNotFoundError:
+        pass
+    return []

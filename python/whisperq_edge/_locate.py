@@ -1,0 +1,197 @@
+"""From what a user calls a model to the ggml file to open: bundled, on disk, in the cache, or fetched and converted."""
+
+from __future__ import annotations
+
+import logging
+import os
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Optional, Union
+
+from ._cache import cache_folder, cached_model, find_cached
+from ._catalog import ALIASES, BUNDLED_MODELS, MODELS, CatalogModel, find_model, resolve_model
+from ._core import ModelFile, read_model_file
+from ._errors import ModelNotFoundError, OptionError
+from ._types import TYPES, fitting_type, resolve_type
+
+__all__ = ["locate_model"]
+
+_LOG = logging.getLogger("whisperq_edge")
+
+_OWN_TYPE = ("default", "auto")
+_VARIABLES = ("WHISPERQ_COMPUTE_TYPE", "WL_COMPUTE_TYPE")
+_CHECKPOINTS = (".pt", ".pth")
+_TYPE_OF_OTHER_FORMATS = "f16"
+"""What a source becomes that is no ggml file, when nothing else is asked for: next to exact, and the engine runs it."""
+
+PathLike = Union[str, "os.PathLike[str]"]
+
+
+def locate_model(
+    model: PathLike,
+    compute_type: str = "default",
+    *,
+    local_files_only: bool = False,
+    download_root: Optional[PathLike] = None,
+    n_threads: int = 0,
+) -> Path:
+    """The ggml file to open. What is not there in the wanted type is converted once into the cache.
+
+    Args:
+        model: a bundled or published name, a path (a ggml file, an OpenAI ``.pt``, a folder of transformers or
+            CTranslate2), or a hub id.
+        compute_type: a type; ``default`` or ``auto`` is that of ``$WHISPERQ_COMPUTE_TYPE`` or its alias
+            ``$WL_COMPUTE_TYPE``, else the ggml file's own, and f16 for everything else.
+        local_files_only: fetch nothing.
+        download_root: folder of the Hugging Face hub's cache; None for its own.
+        n_threads: of a conversion; 0 takes every CPU that the process may use.
+
+    Raises:
+        OptionError: no such type, or one that gains nothing over what the file holds.
+        ModelNotFoundError: no such model, or it is not here and must not or cannot be fetched.
+        ModelError: see each subclass.
+        OSError: the cache cannot be written.
+    """
+    wanted = _Wanted.from_option(compute_type)
+    hub = _Hub(local_files_only, download_root)
+    name = os.fspath(model)
+    known = find_model(name)
+    if name in BUNDLED_MODELS:
+        return _from_ggml(resolve_model(name), wanted, n_threads, known.name if known else None)
+    path = Path(name).expanduser()
+    if path.exists() and not (known and _is_unrelated_folder(path)):
+        return _from_path(path, wanted, n_threads)
+    return _from_name(name, known, wanted, hub, n_threads)
+
+
+@dataclass(frozen=True)
+class _Wanted:
+    """A type (None: whatever there is), what the user called it, and where: an option or a variable."""
+
+    type: Optional[str]
+    given: str = "default"
+    field: str = "compute_type"
+
+    @classmethod
+    def from_option(cls, compute_type: str) -> _Wanted:
+        if compute_type not in _OWN_TYPE:
+            return cls(resolve_type(compute_type, "compute_type"), compute_type)
+        for variable in _VARIABLES:
+            value = os.environ.get(variable, "")
+            if value and value not in _OWN_TYPE:
+                return cls(resolve_type(value, variable), value, variable)
+        return cls(None)
+
+    def or_f16(self) -> str:
+        """For a source of another format. No f32 file is made: whisper.cpp's convolution asserts an f16 kernel."""
+        type = self.type or _TYPE_OF_OTHER_FORMATS
+        if type == "f32":
+            raise OptionError(self.field, self.given, "f16 or a smaller type: whisper.cpp loads f32 but cannot run it")
+        return type
+
+
+@dataclass(frozen=True)
+class _Hub:
+    local_files_only: bool
+    download_root: Optional[PathLike]
+
+    def fetch(self, repository: str) -> Path:
+        from ._convert.hub import download_model
+
+        return download_model(repository, cache_dir=self.download_root, local_files_only=self.local_files_only)
+
+
+# ---- Files and folders -----------------------------------------------------------------------------------------------
+
+
+def _is_unrelated_folder(path: Path) -> bool:
+    """A folder that is called like a published model but holds none: ``tiny`` then means the model."""
+    return path.is_dir() and not any((path / file).exists() for file in ("config.json", "model.bin"))
+
+
+def _from_path(path: Path, wanted: _Wanted, n_threads: int) -> Path:
+    if path.is_dir() or (path.suffix.lower() in _CHECKPOINTS and not _is_ggml(path)):
+        return cached_model(path, wanted.or_f16(), n_threads=n_threads)
+    return _from_ggml(path, wanted, n_threads, None)
+
+
+def _is_ggml(path: Path) -> bool:
+    from ._convert.ggml import is_ggml
+
+    return is_ggml(path)
+
+
+def _from_ggml(path: Path, wanted: _Wanted, n_threads: int, model: Optional[str]) -> Path:
+    if wanted.type is None:
+        return path
+    file = read_model_file(path)
+    type = fitting_type(wanted.type, file.hparams["n_text_state"])
+    if type == file.ftype:
+        return path
+    if TYPES[type].bits_per_value >= _bits_per_value(file):
+        return _keep(path, file, wanted)
+    if file.ftype not in ("f32", "f16"):
+        _LOG.warning(
+            "%s is quantised already (%s): its error stays and that of %s is added to it; take the f16 model as the"
+            " source if there is one",
+            *(path, file.ftype, type),
+        )
+    return cached_model(path, type, model=model, n_threads=n_threads)
+
+
+def _keep(path: Path, file: ModelFile, wanted: _Wanted) -> Path:
+    """A variable says what is liked in general and gives way to a file that is no larger; an option is an order."""
+    if wanted.field != "compute_type":
+        _LOG.info(
+            "%s holds %s: it is taken as it is, %s=%s gains nothing", path, file.ftype, wanted.field, wanted.given
+        )
+        return path
+    raise OptionError(
+        wanted.field,
+        wanted.given,
+        f"default, or fewer bits than {file.ftype}, which {path} holds: more of them bring nothing back",
+    )
+
+
+def _bits_per_value(file: ModelFile) -> float:
+    """Of the file's type; of the matrices on average where they differ."""
+    if file.ftype in TYPES:
+        return TYPES[file.ftype].bits_per_value
+    matrices = [t for t in file.tensors if t.name.endswith("weight") and len(t.dims) == 2]
+    return 8 * sum(t.n_bytes for t in matrices) / sum(t.n_values for t in matrices)
+
+
+# ---- Names -----------------------------------------------------------------------------------------------------------
+
+
+def _from_name(name: str, known: Optional[CatalogModel], wanted: _Wanted, hub: _Hub, n_threads: int) -> Path:
+    repository = known.hub_id if known else _repository(name)
+    if repository is None:
+        raise ModelNotFoundError(
+            f"there is no model {name!r}: give a path (of a ggml file such as ggml-base.en.bin, of an OpenAI .pt, of a"
+            " folder of transformers or CTranslate2), the id of a model on the Hugging Face hub (owner/name), or one of"
+            f" the names {', '.join([*MODELS, *ALIASES])}"
+        )
+    model, type = repository, wanted.or_f16()
+    if known:
+        model, type = known.name, fitting_type(type, known.dims.n_text_state)
+    found = find_cached(model, type)
+    if found is not None:
+        return found
+    source = find_cached(model, _TYPE_OF_OTHER_FORMATS) or _fetch(hub, repository, name, type)
+    return cached_model(source, type, model=model, n_threads=n_threads)
+
+
+def _repository(name: str) -> Optional[str]:
+    from ._convert.hub import is_repo_id
+
+    return name if is_repo_id(name) else None
+
+
+def _fetch(hub: _Hub, repository: str, name: str, type: str) -> Path:
+    try:
+        return hub.fetch(repository)
+    except ModelNotFoundError as error:
+        raise ModelNotFoundError(
+            f"{cache_folder()} has no model {name!r} in {type} or f16, and its source cannot be had: {error}"
+        ) from error
