@@ -1,8 +1,9 @@
 """Types per tensor under a budget: where bytes buy the most accuracy.
 
 A linear layer's output is off by the same ratio of noise to signal as its weights are, weighted by how strongly each
-input is excited. That ratio is measured for every matrix in every type, on evenly spaced rows. Starting with the
-smallest types, bytes then go wherever they lower the sum of these ratios most per byte, until the budget is spent.
+input is excited. That ratio is measured for every matrix in every type, on evenly spaced rows. How much of it reaches
+the answer depends on where the matrix is: see :func:`importance`. Starting with the smallest types, bytes then go
+wherever they lower the noise of the answer most per byte, until the budget is spent.
 """
 
 from __future__ import annotations
@@ -23,10 +24,10 @@ from .._errors import OptionError
 from .._types import TYPES
 from .plan import Recipe, is_matrix, plan_types
 from .rows import convert_rows
-from .source import Source, SourceTensor
-from .writer import ggml_bytes, sqnr_db, stored_bytes
+from .source import Dims, Source, SourceTensor
+from .writer import ggml_bytes, stored_bytes
 
-__all__ = ["Sensitivity", "choose_types", "scan"]
+__all__ = ["Sensitivity", "choose_types", "importance", "scan"]
 
 CANDIDATES = ("q2_k", "q3_k", "q4_0", "q4_k", "q4_1", "q5_0", "q5_k", "q5_1", "q6_k", "q8_0", "f16")
 """iq4_nl is left out: its quantiser takes thirty times as long as the others."""
@@ -44,7 +45,8 @@ class Sensitivity:
     """One matrix in one type.
 
     Attributes:
-        noise: squared error of the layer's output over its squared size (for unit inputs without statistics).
+        noise: squared error of the layer's output over its squared size (for unit inputs without statistics), times
+            the layer's :func:`importance`.
         n_bytes: of the whole tensor.
     """
 
@@ -53,9 +55,17 @@ class Sensitivity:
     noise: float
     n_bytes: int
 
-    @property
-    def sqnr_db(self) -> Optional[float]:
-        return sqnr_db(1.0, self.noise)
+
+def importance(name: str, dims: Dims) -> float:
+    """The share of a layer's relative noise that reaches the logits.
+
+    A block adds its output to the stream that all blocks of its stack share, so that the noise of one of n equal blocks
+    is 1/n of the stream's. The encoder has two blocks a layer (attention, MLP), the decoder three. The token embedding
+    is the last layer: all of its noise is in the logits.
+    """
+    if name.startswith("encoder."):
+        return 1 / (2 * dims.n_audio_layer)
+    return 1 / (3 * dims.n_text_layer) if name.startswith("decoder.blocks.") else 1.0
 
 
 def scan(
@@ -79,7 +89,7 @@ def scan(
     ]
 
     def measure(task: tuple[SourceTensor, str]) -> Sensitivity:
-        return _measure(*task, statistics or {})
+        return _measure(*task, statistics or {}, source.dims)
 
     found = []
     with ThreadPoolExecutor(n_threads or _core.usable_cpus(), "whisperq-scan") as pool:
@@ -90,7 +100,7 @@ def scan(
     return found
 
 
-def _measure(tensor: SourceTensor, type_name: str, statistics: Weights) -> Sensitivity:
+def _measure(tensor: SourceTensor, type_name: str, statistics: Weights, dims: Dims) -> Sensitivity:
     mean_squares = statistics.get(tensor.name)
     weights = None if mean_squares is None else np.ascontiguousarray(mean_squares, np.float32)
     squares = errors = 0.0
@@ -98,9 +108,8 @@ def _measure(tensor: SourceTensor, type_name: str, statistics: Weights) -> Sensi
         _, error = convert_rows(tensor, first, count, type_name, weights)
         squares += error.weighted_squares
         errors += error.weighted_squared_error
-    return Sensitivity(
-        tensor.name, type_name, errors / squares if squares > 0 else 0.0, stored_bytes(tensor.n_values, type_name)
-    )
+    noise = importance(tensor.name, dims) * errors / squares if squares > 0 else 0.0
+    return Sensitivity(tensor.name, type_name, noise, stored_bytes(tensor.n_values, type_name))
 
 
 def _sample(tensor: SourceTensor) -> list[tuple[int, int]]:
