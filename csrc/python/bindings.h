@@ -6,6 +6,7 @@
 namespace whisperq::python {
 
 void bind_cpu(pybind11::module_& m);
+void bind_edge(pybind11::module_& m);
 void bind_model(pybind11::module_& m);
 
 }  // namespace whisperq::python

@@ -8,5 +8,6 @@ PYBIND11_MODULE(_core, m) {
     register_errors();
     m.def("error_table", &error_table, "Python class for each C++ Status (for the test that none is missed).");
     bind_cpu(m);
+    bind_edge(m);
     bind_model(m);
 }

@@ -1,0 +1,54 @@
+// Memory that starts on a cache line, for everything that vector loads touch.
+#pragma once
+
+#include <cstddef>
+#include <cstdint>
+#include <limits>
+#include <memory>
+#include <new>
+#include <utility>
+
+namespace whisperq {
+
+inline constexpr size_t kCacheLine = 64;  // also the widest vector
+
+// Owns `size()` bytes, aligned to kCacheLine and not initialised. The allocation is a multiple of kCacheLine, so that a
+// whole vector that begins inside may be read or written. Empty after a move, and when made with no bytes (data() is
+// then null). Throws std::bad_alloc.
+class AlignedBuffer {
+  public:
+    AlignedBuffer() = default;
+    explicit AlignedBuffer(size_t n_bytes) : data_(allocate(n_bytes)), size_(n_bytes) {}
+    AlignedBuffer(AlignedBuffer&& other) noexcept : data_(std::move(other.data_)), size_(other.size_) {
+        other.size_ = 0;
+    }
+    AlignedBuffer& operator=(AlignedBuffer&& other) noexcept {
+        data_ = std::move(other.data_);
+        size_ = other.size_;
+        other.size_ = 0;
+        return *this;
+    }
+
+    uint8_t* data() noexcept { return data_.get(); }
+    const uint8_t* data() const noexcept { return data_.get(); }
+    float* floats() noexcept { return reinterpret_cast<float*>(data_.get()); }
+    const float* floats() const noexcept { return reinterpret_cast<const float*>(data_.get()); }
+    size_t size() const noexcept { return size_; }
+
+  private:
+    struct Free {
+        void operator()(uint8_t* data) const noexcept { ::operator delete (data, std::align_val_t{kCacheLine}); }
+    };
+
+    static uint8_t* allocate(size_t n_bytes) {
+        if (n_bytes == 0) return nullptr;
+        if (n_bytes > std::numeric_limits<size_t>::max() - kCacheLine) throw std::bad_alloc();
+        const size_t whole = (n_bytes + kCacheLine - 1) / kCacheLine * kCacheLine;
+        return static_cast<uint8_t*>(::operator new (whole, std::align_val_t{kCacheLine}));
+    }
+
+    std::unique_ptr<uint8_t, Free> data_;
+    size_t size_ = 0;
+};
+
+}  // namespace whisperq

@@ -1,0 +1,192 @@
+#include "edge/linear.h"
+
+#include <algorithm>
+
+#include "kernels/pack.h"
+
+namespace whisperq::edge {
+namespace {
+
+using kernels::Format;
+using kernels::kStripRows;
+using kernels::kTileColumns;
+
+// Enough tasks that threads which were held up elsewhere do not hold up the others.
+constexpr int64_t kTasksPerThread = 4;
+
+bool is_block_format(const Linear& linear) {
+    return kernels::info(linear.format).bits != 0;
+}
+
+int64_t ceil_divide(int64_t a, int64_t b) {
+    return (a + b - 1) / b;
+}
+
+// The input in the two forms that products may want: quantised strips, and rows of floats.
+class Input {
+  public:
+    Input(Machine& machine, const Rows& rows, const LayerNormWeights* norm, const std::vector<Product>& products)
+        : machine_(machine), rows_(rows), norm_(norm), k_(products.front().linear->k) {
+        bool any_blocks = false, any_floats = false;
+        for (const Product& product : products) {
+            (is_block_format(*product.linear) ? any_blocks : any_floats) = true;
+        }
+        if (any_floats && norm) normalise();
+        if (any_blocks) quantise();
+    }
+
+    const Rows& rows() const { return rows_; }
+    const uint8_t* strip(int64_t i) const {
+        return machine_.strips() + static_cast<size_t>(i) * kernels::strip_bytes(k_);
+    }
+    int64_t n_strips() const { return ceil_divide(rows_.m, kStripRows); }
+    int64_t rows_of_strip(int64_t i) const { return std::min(kStripRows, rows_.m - i * kStripRows); }
+
+  private:
+    void normalise() {
+        machine_.reserve_rows(static_cast<size_t>(rows_.m * k_));
+        float* to = machine_.rows();
+        machine_.pool().run(n_strips(), [&](int64_t i, int) {
+            const int64_t first = i * kStripRows;
+            machine_.kernels().layer_norm(rows_.data + first * rows_.stride, rows_of_strip(i), k_, norm_->weight.data(),
+                                          norm_->bias.data(), to + first * k_);
+        });
+        rows_ = {to, rows_.m, k_};
+        norm_ = nullptr;
+    }
+
+    void quantise() {
+        const size_t bytes = kernels::strip_bytes(k_);
+        machine_.reserve_strips(static_cast<size_t>(n_strips()) * bytes);
+        machine_.reserve_scratch(static_cast<size_t>(kStripRows * k_) * sizeof(float));
+        machine_.pool().run(n_strips(), [&](int64_t i, int worker) {
+            const float* from = rows_.data + i * kStripRows * rows_.stride;
+            int64_t stride = rows_.stride;
+            if (norm_) {
+                float* normalised = reinterpret_cast<float*>(machine_.scratch(worker));
+                machine_.kernels().layer_norm(from, rows_of_strip(i), k_, norm_->weight.data(), norm_->bias.data(),
+                                              normalised);
+                from = normalised;
+                stride = k_;
+            }
+            machine_.kernels().quantize_strip(from, stride, rows_of_strip(i), k_,
+                                              machine_.strips() + static_cast<size_t>(i) * bytes);
+        });
+    }
+
+    Machine& machine_;
+    Rows rows_;
+    const LayerNormWeights* norm_;
+    int64_t k_;
+};
+
+// A group of tiles of one product times some of the strips: what a thread does at a time.
+struct Part {
+    const Product* product;
+    int64_t first_tile, n_tiles;
+    int64_t first_strip, n_strips;
+
+    int64_t first_column() const { return first_tile * kTileColumns; }
+    int64_t n_columns() const { return std::min(n_tiles * kTileColumns, product->linear->n - first_column()); }
+    const uint8_t* tile(int64_t i) const {
+        const Linear& linear = *product->linear;
+        return linear.packed.data() +
+               static_cast<size_t>(first_tile + i) * kernels::tile_bytes(linear.format, linear.k);
+    }
+    kernels::Epilogue epilogue(int64_t out_offset) const {
+        kernels::Epilogue moved = product->epilogue;
+        const float* bias = product->linear->bias_or_null();
+        moved.bias = bias ? bias + first_column() : nullptr;
+        if (moved.residual) moved.residual += out_offset;
+        return moved;
+    }
+};
+
+std::vector<Part> cut(const std::vector<Product>& products, int64_t n_strips, int64_t tiles_per_call,
+                      int64_t n_threads) {
+    int64_t n_groups = 0;
+    for (const Product& product : products) {
+        n_groups += ceil_divide(kernels::n_tiles(product.linear->n), tiles_per_call);
+    }
+    const int64_t cuts = std::clamp<int64_t>(ceil_divide(kTasksPerThread * n_threads, n_groups), 1, n_strips);
+    const int64_t strips_at_once = ceil_divide(n_strips, cuts);
+    std::vector<Part> parts;
+    for (const Product& product : products) {
+        const int64_t n_tiles = kernels::n_tiles(product.linear->n);
+        for (int64_t tile = 0; tile < n_tiles; tile += tiles_per_call) {
+            for (int64_t strip = 0; strip < n_strips; strip += strips_at_once) {
+                parts.push_back({&product, tile, std::min(tiles_per_call, n_tiles - tile), strip,
+                                 std::min(strips_at_once, n_strips - strip)});
+            }
+        }
+    }
+    return parts;
+}
+
+void multiply_blocks(const Machine& machine, const Input& input, const Part& part, uint8_t* expanded) {
+    const Linear& linear = *part.product->linear;
+    const size_t tile_bytes = kernels::expanded_bytes(linear.k);
+    for (int64_t i = 0; i < part.n_tiles; ++i) {
+        machine.kernels().expand_tile(linear.format, part.tile(i), linear.k,
+                                      expanded + static_cast<size_t>(i) * tile_bytes);
+    }
+    const bool has_minimum = kernels::info(linear.format).has_minimum;
+    for (int64_t i = part.first_strip; i < part.first_strip + part.n_strips; ++i) {
+        const int64_t offset = i * kStripRows * linear.n + part.first_column();
+        machine.kernels().multiply_strip(input.strip(i), expanded, part.n_tiles, linear.k, has_minimum,
+                                         input.rows_of_strip(i), part.n_columns(), part.product->out + offset, linear.n,
+                                         part.epilogue(offset));
+    }
+}
+
+void multiply_floats(const Machine& machine, const Input& input, const Part& part, uint8_t* scratch) {
+    const Linear& linear = *part.product->linear;
+    const float* panel = reinterpret_cast<const float*>(part.tile(0));
+    if (linear.format == Format::f16) {
+        float* expanded = reinterpret_cast<float*>(scratch);
+        machine.kernels().half_to_float(reinterpret_cast<const uint16_t*>(part.tile(0)),
+                                        part.n_tiles * linear.k * kTileColumns, expanded);
+        panel = expanded;
+    }
+    const Rows& rows = input.rows();
+    for (int64_t i = part.first_strip; i < part.first_strip + part.n_strips; ++i) {
+        const int64_t row = i * kStripRows;
+        const int64_t offset = row * linear.n + part.first_column();
+        machine.kernels().multiply_float(rows.data + row * rows.stride, rows.stride, panel, part.n_tiles, linear.k,
+                                         input.rows_of_strip(i), part.n_columns(), part.product->out + offset, linear.n,
+                                         part.epilogue(offset));
+    }
+}
+
+}  // namespace
+
+void Machine::reserve_scratch(size_t n_bytes) {
+    scratch_.resize(static_cast<size_t>(pool_.size()));
+    for (AlignedBuffer& buffer : scratch_) {
+        if (buffer.size() < n_bytes) buffer = AlignedBuffer(n_bytes);
+    }
+}
+
+void Machine::reserve_strips(size_t n_bytes) {
+    if (strips_.size() < n_bytes) strips_ = AlignedBuffer(n_bytes);
+}
+
+void Machine::reserve_rows(size_t n_floats) {
+    if (rows_.size() < n_floats * sizeof(float)) rows_ = AlignedBuffer(n_floats * sizeof(float));
+}
+
+void multiply(Machine& machine, const Rows& rows, const LayerNormWeights* norm, const std::vector<Product>& products) {
+    const Input input(machine, rows, norm, products);
+    const int64_t k = products.front().linear->k;
+    const int64_t tiles_per_call = machine.kernels().tiles_per_call;
+    const size_t floats = static_cast<size_t>(k * kTileColumns) * sizeof(float);
+    machine.reserve_scratch(static_cast<size_t>(tiles_per_call) * std::max(kernels::expanded_bytes(k), floats));
+    const std::vector<Part> parts = cut(products, input.n_strips(), tiles_per_call, machine.pool().size());
+    machine.pool().run(static_cast<int64_t>(parts.size()), [&](int64_t i, int worker) {
+        const Part& part = parts[static_cast<size_t>(i)];
+        const bool blocks = is_block_format(*part.product->linear);
+        (blocks ? multiply_blocks : multiply_floats)(machine, input, part, machine.scratch(worker));
+    });
+}
+
+}  // namespace whisperq::edge

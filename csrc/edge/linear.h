@@ -1,0 +1,57 @@
+// y = x W' + b on all threads: the loops around the kernels' strips and tiles.
+#pragma once
+
+#include <cstdint>
+#include <vector>
+
+#include "core/aligned.h"
+#include "core/thread_pool.h"
+#include "edge/weights.h"
+#include "kernels/kernels.h"
+
+namespace whisperq::edge {
+
+// What a computation runs on: the kernels, the threads, and memory that is allocated once and used again by every
+// layer.
+class Machine {
+  public:
+    Machine(const kernels::KernelTable& kernels, ThreadPool& pool) : kernels_(kernels), pool_(pool) {}
+
+    const kernels::KernelTable& kernels() const noexcept { return kernels_; }
+    ThreadPool& pool() noexcept { return pool_; }
+
+    // Of one worker: an expanded panel, a strip's rows, or what attention packs.
+    uint8_t* scratch(int worker) noexcept { return scratch_[static_cast<size_t>(worker)].data(); }
+    void reserve_scratch(size_t n_bytes);
+    // A product's input, quantised, or normalised.
+    uint8_t* strips() noexcept { return strips_.data(); }
+    const uint8_t* strips() const noexcept { return strips_.data(); }
+    void reserve_strips(size_t n_bytes);
+    float* rows() noexcept { return reinterpret_cast<float*>(rows_.data()); }
+    void reserve_rows(size_t n_floats);
+
+  private:
+    const kernels::KernelTable& kernels_;
+    ThreadPool& pool_;
+    std::vector<AlignedBuffer> scratch_;
+    AlignedBuffer strips_, rows_;
+};
+
+// Rows of floats, `stride` apart (less than `k` where windows overlap).
+struct Rows {
+    const float* data;
+    int64_t m;
+    int64_t stride;
+};
+
+// One product. Several that share their input are given together: it is quantised once.
+struct Product {
+    const Linear* linear;
+    float* out;                  // [m][n]
+    kernels::Epilogue epilogue;  // bias aside, which is the linear's
+};
+
+// `norm`, if there is one, is applied to each input row first. All of the linears have the same k.
+void multiply(Machine& machine, const Rows& input, const LayerNormWeights* norm, const std::vector<Product>& products);
+
+}  // namespace whisperq::edge

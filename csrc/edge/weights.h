@@ -1,0 +1,72 @@
+// A model's weights, read from a checked file and packed once for the kernels.
+#pragma once
+
+#include <cstdint>
+#include <filesystem>
+#include <fstream>
+#include <memory>
+#include <string>
+#include <vector>
+
+#include "core/aligned.h"
+#include "kernels/formats.h"
+#include "kernels/kernels.h"
+#include "model/file_format.h"
+
+namespace whisperq::edge {
+
+// A packed matrix of n output columns and k values each (kernels/pack.h), and the bias, if it has one.
+struct Linear {
+    kernels::Format format = kernels::Format::f32;
+    int64_t n = 0;
+    int64_t k = 0;
+    AlignedBuffer packed;
+    std::vector<float> bias;  // n values, or none
+
+    const float* bias_or_null() const noexcept { return bias.empty() ? nullptr : bias.data(); }
+};
+
+struct LayerNormWeights {
+    std::vector<float> weight, bias;
+};
+
+struct EncoderLayer {
+    LayerNormWeights attention_norm;
+    Linear query, key, value, out;
+    LayerNormWeights mlp_norm;
+    Linear mlp_0, mlp_2;
+};
+
+struct EncoderWeights {
+    // Three frames of the input side by side are one row: k = 3 * n_mels and 3 * n_audio_state.
+    Linear conv1, conv2;
+    std::vector<float> positions;  // [n_audio_ctx][n_audio_state]
+    std::vector<EncoderLayer> layers;
+    LayerNormWeights norm;
+};
+
+// Reads tensors of one file. The file must be the one that `file` describes (model::read_model_file).
+//
+// Throws Error(Status::unsupported_model) for a type that this engine has no kernels for, and ModelFormatError when the
+// file has become shorter since it was checked.
+class WeightReader {
+  public:
+    explicit WeightReader(const model::ModelFile& file);
+
+    Linear linear(const std::string& name, bool has_bias);
+    // A kernel of three frames over n_in channels as a matrix of rows [3][n_in].
+    Linear convolution(const std::string& name);
+    LayerNormWeights layer_norm(const std::string& name);
+    std::vector<float> floats(const std::string& name);
+
+  private:
+    const model::TensorInfo& find(const std::string& name) const;
+    void read(const model::TensorInfo& tensor, uint64_t offset, void* to, uint64_t n_bytes);
+
+    const model::ModelFile& file_;
+    std::ifstream stream_;
+};
+
+EncoderWeights read_encoder(const model::ModelFile& file);
+
+}  // namespace whisperq::edge

@@ -1,0 +1,146 @@
+// The contracts of all kernels, and the table that holds one implementation of each.
+//
+// A kernel computes what it is given: it does not allocate, fail, log, throw or start threads, and it trusts its
+// arguments, which are checked above. Every function pointer of a KernelTable is set; `scalar` has the plain version of
+// each, which says what is right. All pointers to activations and packed weights are aligned to kAlignment.
+//
+// The matrix product is  out[m][n] = sum_k input[m][k] * weight[n][k].  Weights are packed into tiles of kTileColumns
+// output columns (pack.h has the layout), inputs into strips of kStripRows rows. One call computes a strip times a
+// group of tiles:
+//
+//            n: 16 columns a tile                 a thread expands a group of tiles (a panel, which stays in its cache)
+//          +----+----+----+----+                  and multiplies every strip of the input with it
+//   m  6   |    |####|    |    |
+//   rows   +----+----+----+----+
+//   a strip|    |    |    |    |
+#pragma once
+
+#include <cstddef>
+#include <cstdint>
+
+#include "kernels/formats.h"
+
+namespace whisperq::kernels {
+
+inline constexpr size_t kAlignment = 64;
+
+// ---- Quantised inputs
+// ------------------------------------------------------------------------------------------------
+
+// A strip: kStripRows rows of the input, quantised in blocks of kBlock values along k to int8 in [-127, 127] with one
+// float scale a block: scale = max |x| / 127, code = round(x / scale) to nearest, ties to even. Rows that do not exist,
+// and blocks of zeros, have scale 0 and codes 0. For each block, one after the other:
+//
+//   int8  codes[kBlock / 4][kStripRows][4]    codes[g][r][j] is value 4 g + j of row r
+//   float scales[kStripRows]
+//   float sums[kStripRows]                    scale * sum of the codes: what a format with a minimum needs
+//   int32 offsets[kStripRows]                 -128 * sum of the codes: what unsigned weight codes need
+//
+// Every sum of codes is exact. A table may order the bytes of a block otherwise, as long as they are as many: only its
+// own multiply_strip reads them.
+inline constexpr int64_t kStripRows = 6;
+inline constexpr int64_t kStripBlockBytes = kBlock * kStripRows + 3 * kStripRows * 4;  // 264
+
+// Bytes of a strip of `k` values.
+constexpr size_t strip_bytes(int64_t k) {
+    return static_cast<size_t>((k / kBlock * kStripBlockBytes + 63) / 64 * 64);
+}
+
+// Quantises rows [0, n_rows) (1 to kStripRows) of `input`, row_stride floats apart, each of k values (k % kBlock == 0).
+using QuantizeStrip = void (*)(const float* input, int64_t row_stride, int64_t n_rows, int64_t k, uint8_t* strip);
+
+// ---- Weights, a tile at a time
+// ---------------------------------------------------------------------------------------
+
+// One packed tile of a block format, expanded to a byte a code. For each block:
+//
+//   byte  codes[kBlock / 4][kTileColumns][4]  code - zero_point as int8, or that + 128 as uint8 (what x86's dot
+//   products take) float scales[kTileColumns] float minima[kTileColumns]                0 where the format has none
+//
+// so that  sum_k input * value = sum_blocks input_scale * weight_scale * sum(input codes * weight codes)
+//                                         + input_sum * weight_minimum
+// with the weight codes signed; unsigned ones give 128 * sum(input codes) too much, which offsets[] takes away in
+// int32. A q8_0 code of -128, which no quantiser of ggml's emits, is kept as it is. |sum of 32 products| <= 32 * 255 *
+// 127 < 2^24: exact in int32 and in float. As above, a table may order the bytes of a block otherwise.
+inline constexpr int64_t kExpandedBlockBytes = kBlock * kTileColumns + 2 * kTileColumns * 4;  // 640
+
+constexpr size_t expanded_bytes(int64_t k) {
+    return static_cast<size_t>(k / kBlock * kExpandedBlockBytes);
+}
+
+// Expands one packed tile of `format` (a block format) with k values a column.
+using ExpandTile = void (*)(Format format, const uint8_t* tile, int64_t k, uint8_t* expanded);
+
+// What happens to a sum before it is stored. `bias` (one float a column) and `residual` (laid out as `out`) may be
+// null.
+struct Epilogue {
+    const float* bias = nullptr;
+    const float* residual = nullptr;  // out = residual + f(sum + bias); may be out itself
+    bool gelu = false;                // f = gelu, else f = identity
+};
+
+// out[r][c] for rows [0, n_rows) of a strip (1 to kStripRows) and columns [0, n_columns) of n_tiles expanded tiles (1
+// to tiles_per_call), which lie expanded_bytes(k) apart. n_columns is n_tiles * kTileColumns, less what the last tile
+// lacks. `has_minimum` is the format's. `out` and `residual` have out_stride floats a row; `bias` starts at the first
+// column.
+using MultiplyStrip = void (*)(const uint8_t* strip, const uint8_t* expanded, int64_t n_tiles, int64_t k,
+                               bool has_minimum, int64_t n_rows, int64_t n_columns, float* out, int64_t out_stride,
+                               const Epilogue& epilogue);
+
+// ---- Floats
+// ----------------------------------------------------------------------------------------------------------
+
+// The same with plain floats: n_rows (1 to kStripRows) rows of `input` lie input_stride floats apart, which may be less
+// than k (a convolution's windows overlap); `panel` holds n_tiles tiles of float[k][kTileColumns].
+using MultiplyFloat = void (*)(const float* input, int64_t input_stride, const float* panel, int64_t n_tiles, int64_t k,
+                               int64_t n_rows, int64_t n_columns, float* out, int64_t out_stride,
+                               const Epilogue& epilogue);
+
+// f16 to float, n values.
+using HalfToFloat = void (*)(const uint16_t* half, int64_t n, float* out);
+
+// ---- Everything else
+// -------------------------------------------------------------------------------------------------
+
+// out = (x - mean) / sqrt(variance + 1e-5) * weight + bias over each row of n values; two passes, float accumulators in
+// lanes. Rows lie n floats apart; out may be input.
+using LayerNorm = void (*)(const float* input, int64_t n_rows, int64_t n, const float* weight, const float* bias,
+                           float* out);
+
+// x = 0.5 x (1 + erf(x / sqrt 2)), openai/whisper's exact GELU, to 5e-7 * max(1, |x|).
+using Gelu = void (*)(float* values, int64_t n);
+
+inline constexpr int64_t kHeadSize = 64;
+
+// One head of attention for a range of queries: out = softmax(q k' / 8) v, over n_keys keys, without a matrix of all
+// scores. q, k, v and out have rows of kHeadSize values, `*_stride` floats apart; `scratch` (aligned) has
+// attention_scratch_floats(n_keys). Sums are f32. `exact` asks for f32 operands too; without it a table may round q, k,
+// v and the probabilities to bf16 (8 bits), which is less than what quantised weights cost.
+inline constexpr int64_t kQueryBlock = 16;
+using Attention = void (*)(const float* q, int64_t q_stride, const float* k, int64_t k_stride, const float* v,
+                           int64_t v_stride, int64_t n_queries, int64_t n_keys, bool exact, float* out,
+                           int64_t out_stride, float* scratch);
+
+// Room for what an implementation packs of k and v, and for a block's scores.
+constexpr size_t attention_scratch_floats(int64_t n_keys) {
+    const int64_t padded = (n_keys + 63) / 64 * 64;
+    return static_cast<size_t>(2 * padded * kHeadSize + 2 * kQueryBlock * padded + 4096);
+}
+
+struct KernelTable {
+    const char* isa;  // scalar avx2 avx512vnni neon neon_dotprod neon_i8mm
+
+    QuantizeStrip quantize_strip;
+    ExpandTile expand_tile;
+    MultiplyStrip multiply_strip;
+    int64_t tiles_per_call;  // of multiply_strip and multiply_float: as many as its registers hold
+
+    MultiplyFloat multiply_float;
+    HalfToFloat half_to_float;
+
+    LayerNorm layer_norm;
+    Gelu gelu;
+    Attention attention;
+};
+
+}  // namespace whisperq::kernels

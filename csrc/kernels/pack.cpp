@@ -1,0 +1,95 @@
+#include "kernels/pack.h"
+
+#include <algorithm>
+#include <cstring>
+
+namespace whisperq::kernels {
+namespace {
+
+constexpr int64_t kGroup = 4;  // values of k that a dot product instruction takes at once, and bytes that move together
+constexpr int64_t kGroupBytes = kTileColumns * kGroup;
+constexpr int64_t kHalfBytes = 2;
+
+// Copies the bytes of a column's codes, four at a time, to where the column's groups lie. `flip` is applied to them.
+void spread(const uint8_t* codes, int64_t n_bytes, uint32_t flip, int64_t c, uint8_t* to) {
+    for (int64_t i = 0; i < n_bytes; i += kGroup) {
+        uint32_t four;
+        std::memcpy(&four, codes + i, sizeof four);
+        four ^= flip;
+        std::memcpy(to + i / kGroup * kGroupBytes + c * kGroup, &four, sizeof four);
+    }
+}
+
+// Bit 4 of code i is bit i of a little-endian number of 32 bits: a group's four make half a byte, here as there.
+void spread_fifth_bits(const uint8_t* bits, int64_t c, uint8_t* to) {
+    for (int64_t group = 0; group < kBlock / kGroup; ++group) {
+        const int four = bits[group / 2] >> 4 * (group % 2) & 15;
+        to[group * (kGroupBytes / 8) + c / 2] |= static_cast<uint8_t>(four << 4 * (c % 2));
+    }
+}
+
+// Puts a block of ggml into column c of a packed block whose bytes are still 0.
+// A block is: scale, minimum if the format has one, fifth bits if there are five, codes.
+void pack_block(const FormatInfo& format, const uint8_t* block, int64_t c, uint8_t* to) {
+    uint8_t* scales = to + kTileColumns * kBlock * format.bits / 8;
+    std::memcpy(scales + c * kHalfBytes, block, kHalfBytes);
+    block += kHalfBytes;
+    if (format.has_minimum) {
+        std::memcpy(scales + (kTileColumns + c) * kHalfBytes, block, kHalfBytes);
+        block += kHalfBytes;
+    }
+    if (format.bits == 8) {
+        spread(block, kBlock, 0x80808080u, c, to);  // from int8 to code + 128
+        return;
+    }
+    constexpr int64_t kNibbleBytes = kBlock / 2;
+    if (format.bits == 5) {
+        spread_fifth_bits(block, c, to + kNibbleBytes * kTileColumns);
+        block += kBlock / 8;
+    }
+    // ggml has value i low and value i + 16 high in byte i: group g and group g + 4, which is how we have them.
+    spread(block, kNibbleBytes, 0, c, to);
+}
+
+// All columns of a block before the next block: what is written stays in the cache.
+void pack_blocks(const FormatInfo& format, const uint8_t* rows, int64_t n_columns, int64_t k, uint8_t* tile) {
+    const int64_t n_blocks = k / kBlock;
+    for (int64_t b = 0; b < n_blocks; ++b) {
+        for (int64_t c = 0; c < n_columns; ++c) {
+            pack_block(format, rows + (c * n_blocks + b) * format.ggml_bytes, c, tile + b * format.tile_bytes);
+        }
+    }
+}
+
+template <typename Value>
+void pack_values(const uint8_t* rows, int64_t n_columns, int64_t k, uint8_t* tile) {
+    for (int64_t i = 0; i < k; ++i) {
+        for (int64_t c = 0; c < n_columns; ++c) {
+            std::memcpy(tile + (i * kTileColumns + c) * static_cast<int64_t>(sizeof(Value)),
+                        rows + (c * k + i) * static_cast<int64_t>(sizeof(Value)), sizeof(Value));
+        }
+    }
+}
+
+}  // namespace
+
+void pack_rows(Format format, const uint8_t* rows, int64_t first, int64_t count, int64_t k, uint8_t* packed) {
+    const FormatInfo& f = info(format);
+    const int64_t row_bytes = f.ggml_bytes * (f.bits == 0 ? k : k / kBlock);
+    const size_t bytes = tile_bytes(format, k);
+    uint8_t* tile = packed + static_cast<size_t>(first / kTileColumns) * bytes;
+    for (int64_t done = 0; done < count; done += kTileColumns, tile += bytes) {
+        const int64_t n_columns = std::min(kTileColumns, count - done);
+        const uint8_t* from = rows + done * row_bytes;
+        std::memset(tile, 0, bytes);
+        if (f.bits != 0) {
+            pack_blocks(f, from, n_columns, k, tile);
+        } else if (format == Format::f32) {
+            pack_values<float>(from, n_columns, k, tile);
+        } else {
+            pack_values<uint16_t>(from, n_columns, k, tile);
+        }
+    }
+}
+
+}  // namespace whisperq::kernels

@@ -1,0 +1,246 @@
+// The plain version of every kernel: what is right, to be read beside kernels.h. It runs on every CPU, and it judges
+// the fast ones (tests/cpp/check_kernels.cpp), so nothing here is clever.
+#include <float.h>
+#include <math.h>
+#include <string.h>
+
+#include "kernels/tables.h"
+
+namespace whisperq::kernels {
+namespace {
+
+// Two, so that whoever groups tiles is tested on every machine.
+constexpr int64_t kTilesPerCall = 2;
+constexpr int64_t kGroup = 4;  // values of k that lie together, as a dot product instruction takes them
+constexpr int64_t kGroups = kBlock / kGroup;
+constexpr float kGreatestCode = 127.0f;
+constexpr double kLayerNormEpsilon = 1e-5;
+constexpr double kSqrtHalf = 0.70710678118654752440;
+
+// ---- Layouts of kernels.h as structs
+// ----------------------------------------------------------------------------------
+
+struct StripBlock {
+    int8_t codes[kGroups][kStripRows][kGroup];
+    float scales[kStripRows];
+    float sums[kStripRows];
+    int32_t offsets[kStripRows];
+};
+static_assert(sizeof(StripBlock) == kStripBlockBytes, "as kernels.h has it");
+
+struct ExpandedBlock {
+    int8_t codes[kGroups][kTileColumns][kGroup];
+    float scales[kTileColumns];
+    float minima[kTileColumns];
+};
+static_assert(sizeof(ExpandedBlock) == kExpandedBlockBytes, "as kernels.h has it");
+
+// ---- Quantised inputs
+// -------------------------------------------------------------------------------------------------
+
+float greatest_magnitude(const float* values) {
+    float greatest = 0.0f;
+    for (int64_t i = 0; i < kBlock; ++i) greatest = fmaxf(greatest, fabsf(values[i]));
+    return greatest;
+}
+
+// A scale below the normal floats has too few bits to divide by; what is lost with the block is less than 1.5e-36.
+float scale_of(float greatest) {
+    const float scale = greatest / kGreatestCode;
+    return scale < FLT_MIN ? 0.0f : scale;
+}
+
+void quantize_row_of_block(const float* values, int64_t row, StripBlock* block) {
+    const float scale = scale_of(greatest_magnitude(values));
+    int32_t sum = 0;
+    for (int64_t i = 0; i < kBlock; ++i) {
+        const int code = scale == 0.0f ? 0 : static_cast<int>(nearbyintf(values[i] / scale));
+        block->codes[i / kGroup][row][i % kGroup] = static_cast<int8_t>(code);
+        sum += code;
+    }
+    block->scales[row] = scale;
+    block->sums[row] = scale * static_cast<float>(sum);
+    block->offsets[row] = -128 * sum;
+}
+
+void quantize_strip(const float* input, int64_t row_stride, int64_t n_rows, int64_t k, uint8_t* strip) {
+    for (int64_t b = 0; b < k / kBlock; ++b) {
+        StripBlock block = {};  // rows that do not exist stay zero
+        for (int64_t r = 0; r < n_rows; ++r) quantize_row_of_block(input + r * row_stride + b * kBlock, r, &block);
+        memcpy(strip + b * kStripBlockBytes, &block, sizeof block);
+    }
+}
+
+// ---- Weights
+// ----------------------------------------------------------------------------------------------------------
+
+float half_to_float(uint16_t half) {
+    const int sign = half >> 15, exponent = half >> 10 & 31, fraction = half & 1023;
+    float magnitude;
+    if (exponent == 31) {
+        magnitude = fraction == 0 ? INFINITY : NAN;
+    } else if (exponent == 0) {
+        magnitude = ldexpf(static_cast<float>(fraction), -24);
+    } else {
+        magnitude = ldexpf(static_cast<float>(fraction + 1024), exponent - 25);
+    }
+    return sign ? -magnitude : magnitude;
+}
+
+void half_to_float_n(const uint16_t* half, int64_t n, float* out) {
+    for (int64_t i = 0; i < n; ++i) out[i] = half_to_float(half[i]);
+}
+
+// Code of value `i` (0 to 31) of column `c` in a packed block (pack.h), from 0.
+int code_at(const FormatInfo& format, const uint8_t* block, int64_t c, int64_t i) {
+    const int64_t group = i / kGroup, j = i % kGroup;
+    if (format.bits == 8) return block[(group * kTileColumns + c) * kGroup + j];
+
+    constexpr int64_t kHalf = kGroups / 2;  // low nibbles hold the groups before it, high nibbles those from it on
+    const uint8_t pair = block[(group % kHalf * kTileColumns + c) * kGroup + j];
+    const int nibble = group < kHalf ? pair & 15 : pair >> 4;
+    if (format.bits == 4) return nibble;
+
+    const uint8_t* fifth = block + kHalf * kTileColumns * kGroup;
+    const int64_t bit = c * kGroup + j;
+    return nibble | (fifth[group * kTileColumns * kGroup / 8 + bit / 8] >> bit % 8 & 1) << 4;
+}
+
+// The f16 numbers stand behind the codes: 16 scales, then 16 minima where the format has them.
+float packed_half(const FormatInfo& format, const uint8_t* block, int64_t index) {
+    uint16_t half;
+    memcpy(&half, block + kTileColumns * kBlock * format.bits / 8 + index * 2, sizeof half);
+    return half_to_float(half);
+}
+
+void expand_tile(Format format, const uint8_t* tile, int64_t k, uint8_t* expanded) {
+    const FormatInfo& f = info(format);
+    for (int64_t b = 0; b < k / kBlock; ++b) {
+        const uint8_t* packed = tile + b * f.tile_bytes;
+        ExpandedBlock block;
+        for (int64_t c = 0; c < kTileColumns; ++c) {
+            for (int64_t i = 0; i < kBlock; ++i) {
+                block.codes[i / kGroup][c][i % kGroup] = static_cast<int8_t>(code_at(f, packed, c, i) - f.zero_point);
+            }
+            block.scales[c] = packed_half(f, packed, c);
+            block.minima[c] = f.has_minimum ? packed_half(f, packed, kTileColumns + c) : 0.0f;
+        }
+        memcpy(expanded + b * kExpandedBlockBytes, &block, sizeof block);
+    }
+}
+
+// ---- Products
+// ---------------------------------------------------------------------------------------------------------
+
+float gelu(float x) {
+    return static_cast<float>(0.5 * x * (1.0 + erf(x * kSqrtHalf)));
+}
+
+// Stores the sum of row r, column c.
+void finish(float sum, int64_t r, int64_t c, const Epilogue& epilogue, float* out, int64_t out_stride) {
+    if (epilogue.bias != nullptr) sum += epilogue.bias[c];
+    if (epilogue.gelu) sum = gelu(sum);
+    if (epilogue.residual != nullptr) sum += epilogue.residual[r * out_stride + c];
+    out[r * out_stride + c] = sum;
+}
+
+float dot_of_blocks(const StripBlock& input, int64_t r, const ExpandedBlock& weight, int64_t c, bool has_minimum) {
+    int32_t products = 0;
+    for (int64_t g = 0; g < kGroups; ++g) {
+        for (int64_t j = 0; j < kGroup; ++j) products += input.codes[g][r][j] * weight.codes[g][c][j];
+    }
+    const float dot = input.scales[r] * weight.scales[c] * static_cast<float>(products);
+    return has_minimum ? dot + input.sums[r] * weight.minima[c] : dot;
+}
+
+void multiply_strip(const uint8_t* strip, const uint8_t* expanded, int64_t, int64_t k, bool has_minimum, int64_t n_rows,
+                    int64_t n_columns, float* out, int64_t out_stride, const Epilogue& epilogue) {
+    for (int64_t r = 0; r < n_rows; ++r) {
+        for (int64_t c = 0; c < n_columns; ++c) {
+            const uint8_t* tile = expanded + c / kTileColumns * static_cast<int64_t>(expanded_bytes(k));
+            float sum = 0.0f;
+            for (int64_t b = 0; b < k / kBlock; ++b) {
+                const auto* input = reinterpret_cast<const StripBlock*>(strip + b * kStripBlockBytes);
+                const auto* weight = reinterpret_cast<const ExpandedBlock*>(tile + b * kExpandedBlockBytes);
+                sum += dot_of_blocks(*input, r, *weight, c % kTileColumns, has_minimum);
+            }
+            finish(sum, r, c, epilogue, out, out_stride);
+        }
+    }
+}
+
+void multiply_float(const float* input, int64_t input_stride, const float* panel, int64_t, int64_t k, int64_t n_rows,
+                    int64_t n_columns, float* out, int64_t out_stride, const Epilogue& epilogue) {
+    for (int64_t r = 0; r < n_rows; ++r) {
+        for (int64_t c = 0; c < n_columns; ++c) {
+            const float* column = panel + c / kTileColumns * k * kTileColumns + c % kTileColumns;
+            float sum = 0.0f;
+            for (int64_t i = 0; i < k; ++i) sum += input[r * input_stride + i] * column[i * kTileColumns];
+            finish(sum, r, c, epilogue, out, out_stride);
+        }
+    }
+}
+
+// ---- Everything else
+// --------------------------------------------------------------------------------------------------
+
+void layer_norm_row(const float* input, int64_t n, const float* weight, const float* bias, float* out) {
+    double mean = 0.0, variance = 0.0;
+    for (int64_t i = 0; i < n; ++i) mean += input[i];
+    mean /= static_cast<double>(n);
+    for (int64_t i = 0; i < n; ++i) variance += (input[i] - mean) * (input[i] - mean);
+    variance /= static_cast<double>(n);
+    const double factor = 1.0 / sqrt(variance + kLayerNormEpsilon);
+    for (int64_t i = 0; i < n; ++i) out[i] = static_cast<float>((input[i] - mean) * factor * weight[i] + bias[i]);
+}
+
+void layer_norm(const float* input, int64_t n_rows, int64_t n, const float* weight, const float* bias, float* out) {
+    for (int64_t r = 0; r < n_rows; ++r) layer_norm_row(input + r * n, n, weight, bias, out + r * n);
+}
+
+void gelu_n(float* values, int64_t n) {
+    for (int64_t i = 0; i < n; ++i) values[i] = gelu(values[i]);
+}
+
+float dot(const float* a, const float* b, int64_t n) {
+    float sum = 0.0f;
+    for (int64_t i = 0; i < n; ++i) sum += a[i] * b[i];
+    return sum;
+}
+
+// softmax(scores) in place. The greatest is subtracted first, so that exp cannot overflow.
+void softmax(float* scores, int64_t n) {
+    float greatest = scores[0], sum = 0.0f;
+    for (int64_t i = 1; i < n; ++i) greatest = fmaxf(greatest, scores[i]);
+    for (int64_t i = 0; i < n; ++i) {
+        scores[i] = expf(scores[i] - greatest);
+        sum += scores[i];
+    }
+    for (int64_t i = 0; i < n; ++i) scores[i] /= sum;
+}
+
+void attention(const float* q, int64_t q_stride, const float* k, int64_t k_stride, const float* v, int64_t v_stride,
+               int64_t n_queries, int64_t n_keys, bool, float* out, int64_t out_stride, float* scratch) {
+    const float scale = 1.0f / sqrtf(static_cast<float>(kHeadSize));
+    float* probabilities = scratch;
+    for (int64_t m = 0; m < n_queries; ++m) {
+        for (int64_t n = 0; n < n_keys; ++n) {
+            probabilities[n] = scale * dot(q + m * q_stride, k + n * k_stride, kHeadSize);
+        }
+        softmax(probabilities, n_keys);
+        float* row = out + m * out_stride;
+        for (int64_t i = 0; i < kHeadSize; ++i) row[i] = 0.0f;
+        for (int64_t n = 0; n < n_keys; ++n) {
+            for (int64_t i = 0; i < kHeadSize; ++i) row[i] += probabilities[n] * v[n * v_stride + i];
+        }
+    }
+}
+
+}  // namespace
+
+const KernelTable kScalarTable = {
+    "scalar",       quantize_strip,  expand_tile, multiply_strip, kTilesPerCall,
+    multiply_float, half_to_float_n, layer_norm,  gelu_n,         attention,
+};
+
+}  // namespace whisperq::kernels
