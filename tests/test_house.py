@@ -28,7 +28,7 @@ MAY_INCLUDE = {
     "edge": {"kernels", "model", "core"},
     "decoding": {"edge", "audio", "model", "core"},
     "ggml": {"core", "python"},  # python: the table of errors only
-    "python": {"decoding", "edge", "audio", "model", "core"},
+    "python": {"decoding", "edge", "audio", "kernels", "model", "core"},
 }
 UPSTREAM_HEADERS = re.compile(r"^(whisper|ggml|gguf)[\w-]*\.(h|cpp)$")
 
