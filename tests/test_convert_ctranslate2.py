@@ -294,8 +294,8 @@ def test_what_a_folder_lacks_is_whispers_own(variables: Variables, tmp_path: Pat
     source = open_source(_folder(tmp_path, _file(variables)))
     assert source.vocabulary == known_vocabulary(51864)
     assert source.mel_filters is not None and source.mel_filters.tobytes() == mel_filters(80).tobytes()
-    vocabulary, filters = _without_quality(source)
-    assert "english" in vocabulary and "mel filters" in filters
+    [vocabulary] = _without_quality(source)
+    assert "english" in vocabulary
 
 
 def test_a_vocabulary_of_another_model_is_kept_and_named(variables: Variables, tmp_path: Path) -> None:
