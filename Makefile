@@ -2,17 +2,25 @@
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
+# For each target of `make fuzz`.
+SECONDS ?= 60
 SAMPLE := python/whisperq_edge/assets/sample.flac
 SOURCES := pyproject.toml CMakeLists.txt $(shell find cmake csrc python third_party/whisper.cpp -type f \
 	-not -path '*/upstream/*' -not -name '*.pyc' 2>/dev/null)
 
-.PHONY: run test lint format bench nano clean
+.PHONY: run test fuzz lint format bench nano clean
 
 run: $(VENV)/.installed
 	$(BIN)/whisperq-edge transcribe $(SAMPLE) --model nano --beam-size 1 --timings
 
 test: $(VENV)/.installed-test
 	$(BIN)/python -m pytest
+
+# What cannot be installed is left out, and a line says so.
+fuzz: $(VENV)/.installed-test
+	$(BIN)/python -c 'import atheris' 2>/dev/null || $(BIN)/python -m pip install --quiet --disable-pip-version-check \
+		--only-binary :all: -r tests/fuzz/requirements.txt 2>/dev/null || echo 'atheris could not be installed'
+	$(BIN)/python tests/fuzz/run.py --seconds $(SECONDS)
 
 bench: $(VENV)/.installed-test
 	$(BIN)/python -m pytest benches --benchmark-columns=median,iqr,rounds --benchmark-sort=fullname

@@ -59,9 +59,11 @@ def is_ctranslate2(folder: Path) -> bool:
     with open(model, "rb") as file:
         if file.read(4) in (b"lmgg", b"PK\x03\x04"):
             return False
+    if not (folder / "config.json").is_file():  # to open a pipe would wait for ever
+        return True
     try:
         config = _read_json(folder / "config.json")
-    except (FileNotFoundError, ModelFormatError):
+    except ModelFormatError:
         return True
     return not (isinstance(config, dict) and "model_type" in config)
 

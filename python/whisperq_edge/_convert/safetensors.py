@@ -17,7 +17,7 @@ from typing import Callable, NamedTuple, Optional, Union
 
 from .._errors import InternalError, ModelFormatError, ModelNotFoundError
 from .._files import atomic_write, reserve
-from .source import FileSlice
+from .source import FileSlice, shown
 
 __all__ = ["StoredTensor", "parse_json_object", "read_safetensors", "shown", "write_safetensors"]
 
@@ -55,12 +55,6 @@ class _Entry(NamedTuple):
     shape: tuple[int, ...]
     begin: int
     end: int
-
-
-def shown(value: object) -> str:
-    """A value from a file as it may stand in a message: ASCII, and not a page of it."""
-    text = ascii(value)
-    return text if len(text) <= 80 else text[:77] + "..."
 
 
 # ---- JSON that is not trusted ----------------------------------------------------------------------------------------

@@ -26,6 +26,7 @@ __all__ = [
     "check_tensors",
     "expected_shapes",
     "rows_of",
+    "shown",
     "sinusoids",
 ]
 
@@ -48,6 +49,12 @@ class Dims(NamedTuple):
     n_text_head: int
     n_text_layer: int
     n_vocab: int
+
+
+def shown(value: object) -> str:
+    """A value from a file as it may stand in a message: ASCII, and not a page of it."""
+    text = ascii(value)
+    return text if len(text) <= 80 else text[:77] + "..."
 
 
 # Ranges that every published model is well within; they bound what a file can make us allocate. The same as those of
@@ -76,7 +83,10 @@ def check_dims(values: dict[str, object], path: Path) -> Dims:
     for name, (least, most) in _RANGES.items():
         value = values.get(name)
         if isinstance(value, bool) or not isinstance(value, int):
-            raise ModelFormatError(str(path), 0, name, repr(value), f"a whole number from {least} to {most}")
+            # Lists of a pickle may hold each other in so many places that a text of them would never end.
+            plain = value is None or isinstance(value, (str, float, bool))
+            found = shown(value) if plain else f"a {type(value).__name__}"
+            raise ModelFormatError(str(path), 0, name, found, f"a whole number from {least} to {most}")
         if not least <= value <= most:
             raise UnsupportedModelError(f"{path}: {name} is {value}; a Whisper model has {least} to {most}")
     dims = Dims(*(int(values[name]) for name in Dims._fields))  # type: ignore[call-overload]
@@ -232,9 +242,8 @@ def check_tensors(source: Source) -> Source:
     for tensor in source.tensors:
         path, offset = tensor.where if tensor.where[0] else (str(source.path), 0)
         if tensor.name not in shapes:
-            raise ModelFormatError(
-                path, offset, "tensor name", tensor.name, "a tensor of a Whisper of these dimensions"
-            )
+            found = shown(tensor.name)[1:-1]
+            raise ModelFormatError(path, offset, "tensor name", found, "a tensor of a Whisper of these dimensions")
         if tensor.name in seen:
             raise ModelFormatError(path, offset, tensor.name, "there for the second time", "each tensor once")
         if tensor.shape != shapes[tensor.name]:

@@ -1,0 +1,1 @@
+"""Fuzzing of every reader of ``whisperq-edge convert``; README.md says how."""
