@@ -1,0 +1,90 @@
+// What works on plain rows of floats: layer norm, GELU, f16 to float. Rests of less than a register are masked.
+#pragma once
+
+#include <immintrin.h>
+
+#include <cstdint>
+
+#include "kernels/x86/avx512_math.h"
+
+namespace whisperq::kernels {
+namespace {
+
+constexpr float kLayerNormEpsilon = 1e-5f;
+constexpr int kChains = 4;  // sums side by side, which hides the latency of an addition
+
+static inline float mean_of(const float* values, int64_t n) {
+    __m512 sums[kChains];
+    for (int c = 0; c < kChains; ++c) sums[c] = _mm512_setzero_ps();
+    int64_t i = 0;
+    for (; i + kChains * kLanes <= n; i += kChains * kLanes) {
+#pragma GCC unroll 4
+        for (int c = 0; c < kChains; ++c) sums[c] = _mm512_add_ps(sums[c], _mm512_loadu_ps(values + i + c * kLanes));
+    }
+    for (; i < n; i += kLanes) {
+        sums[0] = _mm512_add_ps(sums[0], _mm512_maskz_loadu_ps(first_lanes(n - i), values + i));
+    }
+    const __m512 sum = _mm512_add_ps(_mm512_add_ps(sums[0], sums[1]), _mm512_add_ps(sums[2], sums[3]));
+    return _mm512_reduce_add_ps(sum) / static_cast<float>(n);
+}
+
+static inline float variance_of(const float* values, int64_t n, float mean_value) {
+    const __m512 mean = _mm512_set1_ps(mean_value);
+    __m512 sums[kChains];
+    for (int c = 0; c < kChains; ++c) sums[c] = _mm512_setzero_ps();
+    int64_t i = 0;
+    for (; i + kChains * kLanes <= n; i += kChains * kLanes) {
+#pragma GCC unroll 4
+        for (int c = 0; c < kChains; ++c) {
+            const __m512 d = _mm512_sub_ps(_mm512_loadu_ps(values + i + c * kLanes), mean);
+            sums[c] = _mm512_fmadd_ps(d, d, sums[c]);
+        }
+    }
+    for (; i < n; i += kLanes) {
+        const __mmask16 lanes = first_lanes(n - i);
+        const __m512 d = _mm512_maskz_sub_ps(lanes, _mm512_maskz_loadu_ps(lanes, values + i), mean);
+        sums[0] = _mm512_fmadd_ps(d, d, sums[0]);
+    }
+    const __m512 sum = _mm512_add_ps(_mm512_add_ps(sums[0], sums[1]), _mm512_add_ps(sums[2], sums[3]));
+    return _mm512_reduce_add_ps(sum) / static_cast<float>(n);
+}
+
+static inline void normalize_row(const float* input, int64_t n, const float* weight, const float* bias, float* out) {
+    const float mean_value = mean_of(input, n);
+    const __m128 variance = _mm_set_ss(variance_of(input, n, mean_value) + kLayerNormEpsilon);
+    const __m512 factor = _mm512_set1_ps(1.0f / _mm_cvtss_f32(_mm_sqrt_ss(variance)));
+    const __m512 mean = _mm512_set1_ps(mean_value);
+    for (int64_t i = 0; i < n; i += kLanes) {
+        const __mmask16 lanes = first_lanes(n - i);
+        const __m512 d = _mm512_sub_ps(_mm512_maskz_loadu_ps(lanes, input + i), mean);
+        const __m512 normal = _mm512_mul_ps(d, factor);
+        _mm512_mask_storeu_ps(
+            out + i, lanes,
+            _mm512_fmadd_ps(normal, _mm512_maskz_loadu_ps(lanes, weight + i), _mm512_maskz_loadu_ps(lanes, bias + i)));
+    }
+}
+
+static void layer_norm(const float* input, int64_t n_rows, int64_t n, const float* weight, const float* bias,
+                       float* out) {
+    for (int64_t r = 0; r < n_rows; ++r) normalize_row(input + r * n, n, weight, bias, out + r * n);
+}
+
+static void gelu_values(float* values, int64_t n) {
+    int64_t i = 0;
+    for (; i + kLanes <= n; i += kLanes) _mm512_storeu_ps(values + i, gelu(_mm512_loadu_ps(values + i)));
+    const __mmask16 rest = first_lanes(n - i);
+    if (rest != 0) _mm512_mask_storeu_ps(values + i, rest, gelu(_mm512_maskz_loadu_ps(rest, values + i)));
+}
+
+static void half_to_float(const uint16_t* half, int64_t n, float* out) {
+    int64_t i = 0;
+    for (; i + kLanes <= n; i += kLanes) {
+        const __m256i halves = _mm256_loadu_si256(reinterpret_cast<const __m256i*>(half + i));
+        _mm512_storeu_ps(out + i, _mm512_cvtph_ps(halves));
+    }
+    const __mmask16 rest = first_lanes(n - i);
+    if (rest != 0) _mm512_mask_storeu_ps(out + i, rest, _mm512_cvtph_ps(_mm256_maskz_loadu_epi16(rest, half + i)));
+}
+
+}  // namespace
+}  // namespace whisperq::kernels

@@ -1,0 +1,35 @@
+// Kernels for CPUs with AVX-512 and its byte dot products (Intel from Cascade Lake on, AMD from Zen 4 on).
+#if !defined(__AVX512F__) || !defined(__AVX512BW__) || !defined(__AVX512DQ__) || !defined(__AVX512VL__) || \
+    !defined(__AVX512VNNI__) || !defined(__FMA__) || !defined(__F16C__)
+#error "compile this file with the flags that cmake/Kernels.cmake gives it"
+#endif
+
+// GCC 12 takes the deliberately undefined registers of its own intrinsics for a mistake.
+#if defined(__GNUC__) && !defined(__clang__)
+#pragma GCC diagnostic ignored "-Wmaybe-uninitialized"
+#pragma GCC diagnostic ignored "-Wuninitialized"
+#endif
+
+#include "kernels/tables.h"
+#include "kernels/x86/avx512_attention.h"
+#include "kernels/x86/avx512_product.h"
+#include "kernels/x86/avx512_quantize.h"
+#include "kernels/x86/avx512_rows.h"
+
+namespace whisperq::kernels {
+namespace {
+
+// Without bf16 there is nothing faster than floats to compute attention with, exact or not.
+void attention(const float* q, int64_t q_stride, const float* k, int64_t k_stride, const float* v, int64_t v_stride,
+               int64_t n_queries, int64_t n_keys, bool, float* out, int64_t out_stride, float* scratch) {
+    attend<F32>(q, q_stride, k, k_stride, v, v_stride, n_queries, n_keys, out, out_stride, scratch);
+}
+
+}  // namespace
+
+const KernelTable kAvx512VnniTable = {
+    "avx512vnni",   quantize_strip, expand_tile, multiply_strip, kTilesPerCall,
+    multiply_float, half_to_float,  layer_norm,  gelu_values,    attention,
+};
+
+}  // namespace whisperq::kernels
