@@ -1,0 +1,213 @@
+// Attention in f32, in one pass over the keys: the scores of some queries and some keys, the greatest so far, the
+// probabilities relative to it, and what they add to the output, which is scaled when the greatest changes.
+//
+//                 kKeysAtOnce                       scratch, in floats:
+//              +-------------+--                    keys    [tiles of 16 keys][kHeadSize][16]
+//   kQueries   |   scores    | ...                  values  [keys][kHeadSize]
+//              +-------------+--                    queries, sums, scores of one block
+#pragma once
+
+#include <immintrin.h>
+#include <stdint.h>
+#include <string.h>
+
+#include "kernels/kernels.h"
+#include "kernels/x86/avx2_float.h"
+#include "kernels/x86/avx2_math.h"
+
+namespace whisperq::kernels {
+namespace {
+
+// Four strips use a tile of keys (4 KB) or of values while it is in L1; the block's keys and values are in L2.
+constexpr int64_t kQueries = 4 * kStripRows;
+constexpr int64_t kKeysAtOnce = 128;
+constexpr int64_t kKeyTile = kTileColumns;
+constexpr float kScoreFactor = 0.125f * 1.44269504088896341f;  // 1 / sqrt(kHeadSize), and exp(x) = 2^(x log2 e)
+
+struct AttentionScratch {
+    float* keys;
+    float* values;
+    float* queries;  // [kQueries][kHeadSize], scaled so that 2^score is wanted
+    float* sums;     // [kQueries][kHeadSize]: sum of probability * value
+    float* scores;   // [kQueries][kKeysAtOnce]
+
+    AttentionScratch(float* scratch, int64_t n_keys) {
+        const int64_t packed = (n_keys + 63) / 64 * 64 * kHeadSize;
+        keys = scratch;
+        values = keys + packed;
+        queries = values + packed;
+        sums = queries + kQueries * kHeadSize;
+        scores = sums + kQueries * kHeadSize;
+    }
+};
+static_assert(2 * kQueries * kHeadSize + kQueries * kKeysAtOnce <= 2 * kQueryBlock * 64 + 4096, "fits for any n_keys");
+
+// The greatest score so far of each query, and the sum of its probabilities relative to that.
+struct Softmax {
+    float greatest[kQueries];
+    float sum[kQueries];
+};
+
+// In: row i holds value 0 to 7 of key i. Out: row i holds value i of key 0 to 7.
+inline void transpose(__m256 (&x)[8]) {
+    __m256 t[8], u[8];
+    for (int i = 0; i < 4; ++i) {
+        t[2 * i] = _mm256_unpacklo_ps(x[2 * i], x[2 * i + 1]);
+        t[2 * i + 1] = _mm256_unpackhi_ps(x[2 * i], x[2 * i + 1]);
+    }
+    for (int i = 0; i < 2; ++i) {
+        for (int j = 0; j < 2; ++j) {
+            u[4 * i + 2 * j] = _mm256_shuffle_ps(t[4 * i + j], t[4 * i + j + 2], 0x44);
+            u[4 * i + 2 * j + 1] = _mm256_shuffle_ps(t[4 * i + j], t[4 * i + j + 2], 0xee);
+        }
+    }
+    for (int i = 0; i < 4; ++i) {
+        x[i] = _mm256_permute2f128_ps(u[i], u[i + 4], 0x20);
+        x[i + 4] = _mm256_permute2f128_ps(u[i], u[i + 4], 0x31);
+    }
+}
+
+// Eight keys, of which `n` (0 to 8) exist, into half of a tile.
+inline void pack_eight_keys(const float* k, int64_t k_stride, int64_t n, float* half_tile) {
+    for (int64_t i = 0; i < kHeadSize; i += kLanes) {
+        __m256 x[8];
+        for (int64_t j = 0; j < 8; ++j) x[j] = j < n ? _mm256_loadu_ps(k + j * k_stride + i) : _mm256_setzero_ps();
+        transpose(x);
+        for (int64_t j = 0; j < 8; ++j) _mm256_store_ps(half_tile + (i + j) * kKeyTile, x[j]);
+    }
+}
+
+inline void pack_keys(const float* k, int64_t k_stride, int64_t n_keys, float* keys) {
+    for (int64_t first = 0; first < n_keys; first += kKeyTile) {
+        for (int64_t half = 0; half < kKeyTile; half += 8) {
+            const int64_t left = n_keys - first - half;
+            pack_eight_keys(k + (first + half) * k_stride, k_stride, left < 0 ? 0 : left,
+                            keys + first * kHeadSize + half);
+        }
+    }
+}
+
+// Rows of a head lie far apart, at strides that share few sets of the cache: they are used together, so they move
+// together.
+inline void pack_values(const float* v, int64_t v_stride, int64_t n_keys, float* values) {
+    for (int64_t i = 0; i < n_keys; ++i) memcpy(values + i * kHeadSize, v + i * v_stride, kHeadSize * sizeof(float));
+}
+
+// Queries that do not exist are zero.
+inline void pack_queries(const float* q, int64_t q_stride, int64_t n, float* queries) {
+    const __m256 factor = _mm256_set1_ps(kScoreFactor);
+    for (int64_t r = 0; r < n; ++r) {
+        for (int64_t i = 0; i < kHeadSize; i += kLanes) {
+            _mm256_store_ps(queries + r * kHeadSize + i, _mm256_mul_ps(_mm256_loadu_ps(q + r * q_stride + i), factor));
+        }
+    }
+    memset(queries + n * kHeadSize, 0, static_cast<size_t>((kQueries - n) * kHeadSize) * sizeof(float));
+}
+
+inline void multiply_keys(const AttentionScratch& at, int64_t n_rows, int64_t first_key, int64_t n_keys) {
+    for (int64_t key = 0; key < n_keys; key += kKeyTile) {
+        for (int64_t row = 0; row < n_rows; row += kStripRows) {
+            FloatTile<kStripRows> tile;
+            tile.clear();
+            tile.multiply(at.queries + row * kHeadSize, kHeadSize, at.keys + (first_key + key) * kHeadSize, kKeyTile,
+                          kHeadSize);
+            tile.store(at.scores + row * kKeysAtOnce + key, kKeysAtOnce);
+        }
+    }
+}
+
+inline void multiply_values(const AttentionScratch& at, int64_t n_rows, int64_t first_key, int64_t n_keys) {
+    for (int64_t i = 0; i < kHeadSize; i += kTileColumns) {
+        for (int64_t row = 0; row < n_rows; row += kStripRows) {
+            FloatTile<kStripRows> tile;
+            tile.load(at.sums + row * kHeadSize + i, kHeadSize);
+            tile.multiply(at.scores + row * kKeysAtOnce, kKeysAtOnce, at.values + first_key * kHeadSize + i, kHeadSize,
+                          n_keys);
+            tile.store(at.sums + row * kHeadSize + i, kHeadSize);
+        }
+    }
+}
+
+inline float greatest_of(const float* scores, int64_t n) {
+    __m256 greatest = _mm256_set1_ps(scores[0]);
+    int64_t i = 0;
+    for (; i + kLanes <= n; i += kLanes) greatest = _mm256_max_ps(greatest, _mm256_load_ps(scores + i));
+    float value = greatest_lane(greatest);
+    for (; i < n; ++i) value = scores[i] > value ? scores[i] : value;
+    return value;
+}
+
+// Scores to probabilities relative to `greatest`; their sum. What lies behind the last key becomes 0.
+inline float exponentiate(float* scores, int64_t n, float greatest) {
+    const __m256 subtracted = _mm256_set1_ps(greatest);
+    __m256 sum = _mm256_setzero_ps();
+    for (int64_t i = 0; i < n; i += kLanes) {
+        __m256 p = exp2_of(_mm256_sub_ps(_mm256_load_ps(scores + i), subtracted));
+        if (n - i < kLanes) p = _mm256_and_ps(p, _mm256_castsi256_ps(first_lanes(n - i)));
+        _mm256_store_ps(scores + i, p);
+        sum = _mm256_add_ps(sum, p);
+    }
+    return sum_of_lanes(sum);
+}
+
+inline void scale_row(float* row, float factor) {
+    const __m256 by = _mm256_set1_ps(factor);
+    for (int64_t i = 0; i < kHeadSize; i += kLanes) {
+        _mm256_store_ps(row + i, _mm256_mul_ps(_mm256_load_ps(row + i), by));
+    }
+}
+
+// The sums over what their probabilities sum up to.
+inline void store_rows(float* sums, const float* divisors, int64_t n, float* out, int64_t out_stride) {
+    for (int64_t r = 0; r < n; ++r) {
+        scale_row(sums + r * kHeadSize, 1.0f / divisors[r]);
+        memcpy(out + r * out_stride, sums + r * kHeadSize, kHeadSize * sizeof(float));
+    }
+}
+
+inline void update_softmax(const AttentionScratch& at, int64_t n_rows, int64_t n_keys, bool is_first,
+                           Softmax* softmax) {
+    for (int64_t r = 0; r < n_rows; ++r) {
+        float* scores = at.scores + r * kKeysAtOnce;
+        const float greatest = greatest_of(scores, n_keys);
+        if (is_first) {
+            softmax->greatest[r] = greatest;
+        } else if (greatest > softmax->greatest[r]) {
+            const float factor = exp2_of(softmax->greatest[r] - greatest);
+            scale_row(at.sums + r * kHeadSize, factor);
+            softmax->sum[r] *= factor;
+            softmax->greatest[r] = greatest;
+        }
+        softmax->sum[r] += exponentiate(scores, n_keys, softmax->greatest[r]);
+    }
+}
+
+// Up to kQueries queries.
+inline void attend(const AttentionScratch& at, int64_t n_queries, int64_t n_keys, float* out, int64_t out_stride) {
+    const int64_t n_rows = (n_queries + kStripRows - 1) / kStripRows * kStripRows;
+    Softmax softmax = {};
+    memset(at.sums, 0, kQueries * kHeadSize * sizeof(float));
+    for (int64_t first = 0; first < n_keys; first += kKeysAtOnce) {
+        const int64_t n = n_keys - first < kKeysAtOnce ? n_keys - first : kKeysAtOnce;
+        multiply_keys(at, n_rows, first, n);
+        update_softmax(at, n_rows, n, first == 0, &softmax);
+        multiply_values(at, n_rows, first, n);
+    }
+    store_rows(at.sums, softmax.sum, n_queries, out, out_stride);
+}
+
+inline void attention_float(const float* q, int64_t q_stride, const float* k, int64_t k_stride, const float* v,
+                            int64_t v_stride, int64_t n_queries, int64_t n_keys, float* out, int64_t out_stride,
+                            float* scratch) {
+    const AttentionScratch at(scratch, n_keys);
+    pack_keys(k, k_stride, n_keys, at.keys);
+    pack_values(v, v_stride, n_keys, at.values);
+    for (int64_t first = 0; first < n_queries; first += kQueries) {
+        const int64_t n = n_queries - first < kQueries ? n_queries - first : kQueries;
+        pack_queries(q + first * q_stride, q_stride, n, at.queries);
+        attend(at, n, n_keys, out + first * out_stride, out_stride);
+    }
+}
+
+}  // namespace
+}  // namespace whisperq::kernels

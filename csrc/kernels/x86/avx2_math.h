@@ -1,0 +1,94 @@
+// Elementary functions of eight floats. Coefficients are our own minimax fits; the stated errors are of the functions
+// as they are computed here, in float.
+#pragma once
+
+#include <immintrin.h>
+#include <stdint.h>
+
+namespace whisperq::kernels {
+namespace {
+
+constexpr int64_t kLanes = 8;  // floats of a register
+
+inline float sum_of_lanes(__m256 x) {
+    __m128 four = _mm_add_ps(_mm256_castps256_ps128(x), _mm256_extractf128_ps(x, 1));
+    four = _mm_add_ps(four, _mm_movehl_ps(four, four));
+    return _mm_cvtss_f32(_mm_add_ss(four, _mm_movehdup_ps(four)));
+}
+
+inline float greatest_lane(__m256 x) {
+    __m128 four = _mm_max_ps(_mm256_castps256_ps128(x), _mm256_extractf128_ps(x, 1));
+    four = _mm_max_ps(four, _mm_movehl_ps(four, four));
+    return _mm_cvtss_f32(_mm_max_ss(four, _mm_movehdup_ps(four)));
+}
+
+// The first n lanes (0 to 8) for maskload and maskstore.
+inline __m256i first_lanes(int64_t n) {
+    return _mm256_cmpgt_epi32(_mm256_set1_epi32(static_cast<int>(n)), _mm256_setr_epi32(0, 1, 2, 3, 4, 5, 6, 7));
+}
+
+// Sums that must stay in their registers. The empty statement emits nothing; without it g++ computes all products of a
+// step before it adds any, or turns an unrolled chain of integer additions into a tree, and neither fits into 16
+// registers (1.1 to 1.6 times slower, measured with g++ 12).
+#if defined(__GNUC__)
+#define WHISPERQ_STAYS_IN_REGISTER(x) asm("" : "+x"(x))
+#else
+#define WHISPERQ_STAYS_IN_REGISTER(x)
+#endif
+
+inline void add_int32(__m256i& sum, __m256i x) {
+    sum = _mm256_add_epi32(sum, x);
+    WHISPERQ_STAYS_IN_REGISTER(sum);
+}
+
+inline void add_int16(__m256i& sum, __m256i x) {
+    sum = _mm256_add_epi16(sum, x);
+    WHISPERQ_STAYS_IN_REGISTER(sum);
+}
+
+// 2^x for x up to 126, to 2e-7 of the value. Below -126 it stays at 2^-126, which is nothing beside the 1 of the
+// greatest probability, and is not a denormal, which would be slow.
+inline __m256 exp2_of(__m256 x) {
+    x = _mm256_max_ps(x, _mm256_set1_ps(-126.0f));
+    const __m256 whole = _mm256_round_ps(x, _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC);
+    const __m256 f = _mm256_sub_ps(x, whole);  // exact, in [-0.5, 0.5]
+    __m256 y = _mm256_set1_ps(0.001326472731307149f);
+    y = _mm256_fmadd_ps(y, f, _mm256_set1_ps(0.009671512991189957f));
+    y = _mm256_fmadd_ps(y, f, _mm256_set1_ps(0.05550733581185341f));
+    y = _mm256_fmadd_ps(y, f, _mm256_set1_ps(0.24022242426872253f));
+    y = _mm256_fmadd_ps(y, f, _mm256_set1_ps(0.6931470036506653f));
+    y = _mm256_fmadd_ps(y, f, _mm256_set1_ps(1.0f));
+    // Times 2^whole: added to the exponent.
+    const __m256i exponent = _mm256_slli_epi32(_mm256_cvtps_epi32(whole), 23);
+    return _mm256_castsi256_ps(_mm256_add_epi32(_mm256_castps_si256(y), exponent));
+}
+
+inline float exp2_of(float x) {
+    return _mm256_cvtss_f32(exp2_of(_mm256_set1_ps(x)));
+}
+
+// 0.5 x (1 + erf(x / sqrt 2)), to 2.1e-7 * max(1, |x|). erf(x / sqrt 2) is x P(x^2) / Q(x^2) up to where it is 1 in
+// float; all coefficients are positive, so that nothing cancels.
+inline __m256 gelu_of(__m256 x) {
+    const __m256 end = _mm256_set1_ps(5.25f);
+    const __m256 t = _mm256_max_ps(_mm256_min_ps(x, end), _mm256_sub_ps(_mm256_setzero_ps(), end));
+    const __m256 u = _mm256_mul_ps(t, t);
+    __m256 p = _mm256_set1_ps(4.8572264432777956e-08f);
+    p = _mm256_fmadd_ps(p, u, _mm256_set1_ps(1.2813306966563687e-05f));
+    p = _mm256_fmadd_ps(p, u, _mm256_set1_ps(0.0003202083462383598f));
+    p = _mm256_fmadd_ps(p, u, _mm256_set1_ps(0.009254325181245804f));
+    p = _mm256_fmadd_ps(p, u, _mm256_set1_ps(0.06576906889677048f));
+    p = _mm256_fmadd_ps(p, u, _mm256_set1_ps(0.797884464263916f));
+    __m256 q = _mm256_set1_ps(1.2460036487027537e-06f);
+    q = _mm256_fmadd_ps(q, u, _mm256_set1_ps(7.142783579183742e-05f));
+    q = _mm256_fmadd_ps(q, u, _mm256_set1_ps(0.001835216535255313f));
+    q = _mm256_fmadd_ps(q, u, _mm256_set1_ps(0.02811550907790661f));
+    q = _mm256_fmadd_ps(q, u, _mm256_set1_ps(0.24909533560276031f));
+    q = _mm256_fmadd_ps(q, u, _mm256_set1_ps(1.0f));
+    const __m256 erf = _mm256_div_ps(_mm256_mul_ps(t, p), q);
+    const __m256 half = _mm256_mul_ps(x, _mm256_set1_ps(0.5f));
+    return _mm256_fmadd_ps(half, erf, half);
+}
+
+}  // namespace
+}  // namespace whisperq::kernels
