@@ -115,6 +115,16 @@ def test_info_json() -> None:
     assert report["cpu"]["threads"] >= 1
 
 
+def test_info_names_the_kernels_in_use(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("WHISPERQ_ISA", "scalar")
+    edge = json.loads(run("info", "--json").stdout)["engines"]["edge"]
+    assert edge["isa"] == "scalar" and edge["isas_built"][0] == "scalar"
+    assert set(edge["isas_supported"]) <= set(edge["isas_built"])
+    monkeypatch.setenv("WHISPERQ_ISA", "mmx")
+    wrong = run("info", "--json")
+    assert wrong.exit_code == 1 and "mmx" in wrong.stderr and "scalar" in wrong.stderr
+
+
 def test_info_text_names_features_and_engine() -> None:
     text = run("info").stdout
     assert "Features found" in text and "whisper.cpp" in text

@@ -56,8 +56,7 @@ bool spin_until(std::chrono::microseconds limit, const F& is_ready) {
     return false;
 }
 
-// ---- fork: the child has this process's memory, but none of its threads
-// ----------------------------------------------
+// ---- fork: the child has this process's memory, but none of its threads --------------------------------------------
 
 std::atomic<uint64_t> forks{0};  // between the first process and this one
 

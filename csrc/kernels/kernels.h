@@ -36,13 +36,13 @@ inline constexpr size_t kAlignment = 64;
 //   float sums[kStripRows]                    scale * sum of the codes: what a format with a minimum needs
 //   int32 offsets[kStripRows]                 -128 * sum of the codes: what unsigned weight codes need
 //
-// Every sum of codes is exact. A table may order the bytes of a block otherwise, as long as they are as many: only its
+// Every sum of codes is exact. A table may order the bytes of a strip otherwise, as long as they are as many: only its
 // own multiply_strip reads them.
 inline constexpr int64_t kStripRows = 6;
 inline constexpr int64_t kStripBlockBytes = kBlock * kStripRows + 3 * kStripRows * 4;  // 264
 
 // Bytes of a strip of `k` values.
-constexpr size_t strip_bytes(int64_t k) {
+static constexpr size_t strip_bytes(int64_t k) {
     return static_cast<size_t>((k / kBlock * kStripBlockBytes + 63) / 64 * 64);
 }
 
@@ -61,10 +61,10 @@ using QuantizeStrip = void (*)(const float* input, int64_t row_stride, int64_t n
 //                                         + input_sum * weight_minimum
 // with the weight codes signed; unsigned ones give 128 * sum(input codes) too much, which offsets[] takes away in
 // int32. A q8_0 code of -128, which no quantiser of ggml's emits, is kept as it is. |sum of 32 products| <= 32 * 255 *
-// 127 < 2^24: exact in int32 and in float. As above, a table may order the bytes of a block otherwise.
+// 127 < 2^24: exact in int32 and in float. As above, a table may order the bytes otherwise.
 inline constexpr int64_t kExpandedBlockBytes = kBlock * kTileColumns + 2 * kTileColumns * 4;  // 640
 
-constexpr size_t expanded_bytes(int64_t k) {
+static constexpr size_t expanded_bytes(int64_t k) {
     return static_cast<size_t>(k / kBlock * kExpandedBlockBytes);
 }
 
@@ -122,13 +122,13 @@ using Attention = void (*)(const float* q, int64_t q_stride, const float* k, int
                            int64_t out_stride, float* scratch);
 
 // Room for what an implementation packs of k and v, and for a block's scores.
-constexpr size_t attention_scratch_floats(int64_t n_keys) {
+static constexpr size_t attention_scratch_floats(int64_t n_keys) {
     const int64_t padded = (n_keys + 63) / 64 * 64;
     return static_cast<size_t>(2 * padded * kHeadSize + 2 * kQueryBlock * padded + 4096);
 }
 
 struct KernelTable {
-    const char* isa;  // scalar avx2 avx512vnni neon neon_dotprod neon_i8mm
+    const char* isa;  // scalar avx2 avx512vnni avx512bf16 neon neon_dotprod neon_i8mm
 
     QuantizeStrip quantize_strip;
     ExpandTile expand_tile;

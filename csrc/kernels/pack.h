@@ -19,15 +19,15 @@
 
 namespace whisperq::kernels {
 
-constexpr int64_t n_tiles(int64_t n) {
+static constexpr int64_t n_tiles(int64_t n) {
     return (n + kTileColumns - 1) / kTileColumns;
 }
 
 // Bytes of one tile, and of a whole matrix.
-constexpr size_t tile_bytes(Format format, int64_t k) {
+static constexpr size_t tile_bytes(Format format, int64_t k) {
     return static_cast<size_t>(info(format).tile_bytes * (info(format).bits == 0 ? k : k / kBlock));
 }
-constexpr size_t packed_bytes(Format format, int64_t n, int64_t k) {
+static constexpr size_t packed_bytes(Format format, int64_t n, int64_t k) {
     return static_cast<size_t>(n_tiles(n)) * tile_bytes(format, k);
 }
 

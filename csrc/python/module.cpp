@@ -7,6 +7,7 @@ PYBIND11_MODULE(_core, m) {
     m.attr("__version__") = WHISPERQ_VERSION;
     register_errors();
     m.def("error_table", &error_table, "Python class for each C++ Status (for the test that none is missed).");
+    bind_audio(m);
     bind_cpu(m);
     bind_edge(m);
     bind_model(m);

@@ -29,6 +29,7 @@ from ._errors import (
     UnsupportedModelError,
     WhisperqError,
 )
+from ._mel import log_mel_spectrogram
 from ._model import CancelToken, WhisperModel
 from ._native import check_version
 from ._options import TranscribeOptions
@@ -71,6 +72,7 @@ __all__ = [
     "WhisperqError",
     "Word",
     "__version__",
+    "log_mel_spectrogram",
     "render",
     "write",
     "write_all",

@@ -10,12 +10,16 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any, Callable, Optional, Union
 
+import numpy as np
+
 from . import _core
 from ._audio import SAMPLE_RATE, AudioLike, Floats, Pcm, to_pcm
+from ._edge import EdgeEncoder
 from ._errors import CancelledError, InferenceError, InterruptedByUser, OptionError, UnsupportedModelError
 from ._ggml_engine import EngineResult, GgmlEngine
 from ._languages import LANGUAGES
 from ._locate import locate_model
+from ._mel import log_mel_spectrogram
 from ._options import TranscribeOptions
 from ._result import Segment, StageTime, Timings, Transcript, join_text
 from ._vad import SpeechTimeline, VadOptions, speech_spans
@@ -23,6 +27,7 @@ from ._vad import SpeechTimeline, VadOptions, speech_spans
 __all__ = ["CancelToken", "WhisperModel"]
 
 ENGINES = ("auto", "ggml")
+_WINDOW_SAMPLES = 30 * SAMPLE_RATE
 DEVICES = ("auto", "cpu", "gpu", "cuda", "metal", "vulkan")
 
 OnStart = Callable[[list[tuple[str, float]], float], None]
@@ -102,6 +107,7 @@ class WhisperModel:
         self._file = _core.read_model_file(self.model_path)
         _check_runs_on_ggml(self.model_path, self._file.ftype)
         self._engine: Optional[GgmlEngine] = GgmlEngine(self._file, device, device_index, n_threads, flash_attention)
+        self._encoder: Optional[EdgeEncoder] = None
         self._lock = threading.Lock()
         load_ms = (_core.now_us() - began_us) / 1000
         self._timings = Timings({"load": StageTime(load_ms, 1)}, load_ms)
@@ -120,6 +126,7 @@ class WhisperModel:
     def close(self) -> None:
         """Give the model's memory back. Calls that are still running end as usual; later ones are an error."""
         self._engine = None
+        self._encoder = None
 
     def __repr__(self) -> str:
         state = f"engine={self.engine!r}, device={self.device!r}" if self._engine else "closed"
@@ -199,6 +206,31 @@ class WhisperModel:
         return self._transcribe(
             audio, given, sampling_rate=sampling_rate, on_segment=on_segment, on_progress=on_progress, cancel=cancel
         )
+
+    def encode(self, audio: Union[AudioLike, Floats], audio_ctx: int = 0) -> Floats:
+        """Audio features of one window of 30 s, float32 ``[n_ctx, n_audio_state]``, by the `edge` engine's encoder.
+
+        Args:
+            audio: a log-mel spectrogram (an array ``[n_mels, frames]``, as ``log_mel_spectrogram`` gives it), or audio
+                as ``transcribe`` takes it, whose first 30 s are heard.
+            audio_ctx: audio tokens (20 ms each) to compute, from the beginning; 0: all 1500.
+
+        Raises:
+            AudioError: the audio or the spectrogram cannot be used.
+            OptionError: ``audio_ctx`` is out of range.
+            UnsupportedModelError: the file has a type that the edge engine has no kernels for.
+        """
+        n_threads = self._running_engine().n_threads
+        with self._lock:
+            if self._encoder is None:
+                self._encoder = EdgeEncoder(self.model_path, n_threads=n_threads)
+        n_mels = self._file.hparams["n_mels"]
+        if isinstance(audio, np.ndarray) and audio.ndim == 2 and audio.shape[0] == n_mels:
+            return self._encoder.encode(audio, audio_ctx)
+        window = np.zeros(_WINDOW_SAMPLES, np.float32)
+        samples = to_pcm(audio).samples[:_WINDOW_SAMPLES]
+        window[: len(samples)] = samples
+        return self._encoder.encode(log_mel_spectrogram(window, n_mels), audio_ctx)
 
     def _transcribe(
         self,

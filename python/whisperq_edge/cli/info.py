@@ -33,7 +33,7 @@ def collect() -> dict[str, Any]:
             "features_missing": [name for name, found in features.items() if not found],
             "threads": _core.usable_cpus(),
         },
-        "engines": {"ggml": _ggml(build.ggml_requires, build.whisper_cpp, build.native)},
+        "engines": {"ggml": _ggml(build.ggml_requires, build.whisper_cpp, build.native), "edge": _edge()},
         "default_engine": "ggml",
     }
 
@@ -49,8 +49,18 @@ def _ggml(requires: list[str], whisper_cpp: str, native: str) -> dict[str, Any]:
     return engine
 
 
+def _edge() -> dict[str, Any]:
+    isas = _core.isas()
+    return {
+        "does": ["encode"],
+        "isas_built": [isa["name"] for isa in isas if isa["built"]],
+        "isas_supported": [isa["name"] for isa in isas if isa["built"] and isa["supported"]],
+        "isa": _core.chosen_isa(),
+    }
+
+
 def _lines(report: dict[str, Any]) -> list[tuple[str, str]]:
-    cpu, ggml = report["cpu"], report["engines"]["ggml"]
+    cpu, ggml, edge = report["cpu"], report["engines"]["ggml"], report["engines"]["edge"]
     devices = ", ".join(f"{device['name']} ({device['description']})" for device in ggml.get("devices", []))
     return [
         ("whisperq-edge", report["version"]),
@@ -63,6 +73,9 @@ def _lines(report: dict[str, Any]) -> list[tuple[str, str]]:
         ("Engine ggml", f"whisper.cpp {ggml['whisper_cpp']}, {'usable' if ggml['usable'] else ggml['reason']}"),
         ("  built for", " ".join(ggml["built_for"]) + (" (this very CPU)" if ggml["native_build"] else "")),
         ("  devices", devices or "-"),
+        ("Engine edge", f"the encoder only, so far; kernels in use: {edge['isa']}"),
+        ("  built", " ".join(edge["isas_built"])),
+        ("  supported here", " ".join(edge["isas_supported"])),
         ("Default engine", report["default_engine"]),
     ]
 
