@@ -12,6 +12,7 @@
 #include "edge/encoder.h"
 #include "kernels/dispatch.h"
 #include "python/bindings.h"
+#include "python/gil.h"
 
 namespace py = pybind11;
 
@@ -38,7 +39,7 @@ Floats encode(edge::Encoder& encoder, const Floats& mel, int64_t n_ctx) {
     float* to = out.mutable_data();
     const int64_t n_frames = mel.shape(1);
     {
-        const py::gil_scoped_release release;
+        const GilReleased released;
         encoder.encode(from, n_frames, n_ctx, to);
     }
     return out;
