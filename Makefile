@@ -8,7 +8,7 @@ SAMPLE := python/whisperq_edge/assets/sample.flac
 SOURCES := pyproject.toml CMakeLists.txt $(shell find cmake csrc python third_party/whisper.cpp -type f \
 	-not -path '*/upstream/*' -not -name '*.pyc' 2>/dev/null)
 
-.PHONY: run test fuzz lint format bench nano clean
+.PHONY: run test fuzz lint format bench peers nano clean
 
 run: $(VENV)/.installed
 	$(BIN)/whisperq-edge transcribe $(SAMPLE) --model nano --beam-size 1 --timings
@@ -24,6 +24,9 @@ fuzz: $(VENV)/.installed-test
 
 bench: $(VENV)/.installed-test
 	$(BIN)/python -m pytest benches --benchmark-columns=median,iqr,rounds --benchmark-sort=fullname
+
+peers: $(VENV)/.installed-test
+	$(BIN)/python benches/peers/install.py
 
 lint: $(VENV)/.installed-lint
 	$(BIN)/ruff check .
