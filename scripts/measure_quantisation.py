@@ -5,8 +5,8 @@
 makes a ggml file of that encoder and a decoder of random weights, converts it with `whisperq-edge convert` in every way
 that docs/quantisation.md speaks of, and compares the encoder's outputs. It writes docs/quantisation.json (the figures),
 docs/quantisation.png (the picture) and the tables in docs/quantisation.md. `--render` makes picture and tables again
-from the figures that are there. Needs matplotlib, 1 GB of memory and 0.5 GB of disk; five clips took 24 minutes on a core
-that others used, too. With openai-whisper installed it also compares with that.
+from the figures that are there. Needs matplotlib, 1 GB of memory and 0.5 GB of disk; five clips took 24 minutes
+on a core that others used, too. With openai-whisper installed it also compares with that.
 """
 
 from __future__ import annotations
