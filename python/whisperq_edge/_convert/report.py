@@ -27,7 +27,7 @@ _GROUPS = {
     "q4_k": (32, False),
     "q3_k": (16, True),
     "q2_k": (16, False),
-    "iq4_nl": (32, True),
+    "iq4_nl": (32, False),
 }
 
 
