@@ -24,6 +24,7 @@ from whisperq_edge import (
     InferenceError,
     ModelNotFoundError,
     OptionError,
+    Segment,
     Transcript,
     UnsupportedModelError,
     WhisperModel,
@@ -225,13 +226,19 @@ def test_callbacks_see_every_segment_and_the_progress(nano: WhisperModel, sample
     assert all(eta_s >= 0 for _, eta_s in progress)
 
 
-def test_an_error_in_a_callback_reaches_the_caller(nano: WhisperModel, sample_path: Path) -> None:
-    def complain(segment: object) -> None:
+def test_an_error_in_a_callback_reaches_the_caller_at_once(nano: WhisperModel, sample_pcm: Samples) -> None:
+    heard = []
+
+    def complain(segment: Segment) -> None:
+        heard.append(segment)
         raise LookupError("not today")
 
+    samples = np.concatenate([sample_pcm] * 3)
     with pytest.raises(LookupError, match="not today"):
-        nano.transcribe(sample_path, on_segment=complain, **QUICK)
-    assert nano.transcribe(sample_path, **QUICK).text
+        nano.transcribe(samples, on_segment=complain, **QUICK)
+    segments = nano.transcribe(samples, **QUICK).segments
+    assert segments[1].seek == segments[0].seek, "a window of several segments, so that there was more to report"
+    assert heard == segments[:1]
 
 
 def test_cancel_keeps_what_was_heard(nano: WhisperModel, sample_pcm: Samples) -> None:
@@ -260,7 +267,7 @@ from whisperq_edge._audio import to_pcm
 samples = np.tile(to_pcm(sys.argv[1]).samples, 40)
 model = WhisperModel("nano", device="cpu")
 try:
-    model.transcribe(samples, beam_size=1, temperature=0, on_segment=lambda segment: print("segment", flush=True))
+    model.transcribe(samples, beam_size=1, temperature=0, on_segment=lambda _: print("segment\\n", end="", flush=True))
 except KeyboardInterrupt as interrupt:
     assert isinstance(interrupt, InterruptedByUser)
     print("kept", len(interrupt.partial), bool(interrupt.partial.text), flush=True)

@@ -74,12 +74,14 @@ class Call {
     }
 
   private:
+    // After a failure nothing more is reported, though upstream may have several segments left to tell.
     template <typename Action>
     void guarded(Action action) noexcept {
+        if (pending_) return;
         try {
             action();
         } catch (...) {
-            if (!pending_) pending_ = std::current_exception();
+            pending_ = std::current_exception();
             stopped_ = true;
         }
     }
