@@ -99,6 +99,9 @@ using MultiplyFloat = void (*)(const float* input, int64_t input_stride, const f
 // f16 to float, n values.
 using HalfToFloat = void (*)(const uint16_t* half, int64_t n, float* out);
 
+// Float to f16, n values: to nearest, ties to even; what is too large becomes infinite.
+using FloatToHalf = void (*)(const float* values, int64_t n, uint16_t* half);
+
 // ---- Everything else
 // -------------------------------------------------------------------------------------------------
 
@@ -127,6 +130,30 @@ static constexpr size_t attention_scratch_floats(int64_t n_keys) {
     return static_cast<size_t>(2 * padded * kHeadSize + 2 * kQueryBlock * padded + 4096);
 }
 
+// ---- Attention over a cache, for a decoder's few queries
+//
+// The keys and values of one head lie in blocks of kKeyBlock, in f16 (`half`) or f32, wherever a cache puts them: block
+// b is at blocks[b] + offset. What a block has beyond n_keys must be finite.
+//
+//   keys     value[kHeadSize][kKeyBlock]   16 keys side by side
+//   values   value[kKeyBlock][kHeadSize]   16 values one after the other
+inline constexpr int64_t kKeyBlock = 16;
+
+static constexpr int64_t n_key_blocks(int64_t n_keys) {
+    return (n_keys + kKeyBlock - 1) / kKeyBlock;
+}
+
+// scores[m][j] = q[m] . key[j] / 8, all of them for whole blocks; rows of q and scores lie a stride apart.
+using ScoreKeys = void (*)(const float* q, int64_t q_stride, int64_t n_queries, const uint8_t* const* blocks,
+                           size_t offset, bool half, int64_t n_keys, float* scores, int64_t scores_stride);
+
+// softmax of n scores in place. There is room for whole blocks; what is beyond n becomes 0.
+using Softmax = void (*)(float* scores, int64_t n);
+
+// out[m] = sum_j probabilities[m][j] * value[j]. Probabilities beyond n_keys are 0.
+using MixValues = void (*)(const float* probabilities, int64_t stride, int64_t n_queries, const uint8_t* const* blocks,
+                           size_t offset, bool half, int64_t n_keys, float* out, int64_t out_stride);
+
 struct KernelTable {
     const char* isa;  // scalar avx2 avx512vnni avx512bf16 neon neon_dotprod neon_i8mm
 
@@ -137,10 +164,15 @@ struct KernelTable {
 
     MultiplyFloat multiply_float;
     HalfToFloat half_to_float;
+    FloatToHalf float_to_half;
 
     LayerNorm layer_norm;
     Gelu gelu;
     Attention attention;
+
+    ScoreKeys score_keys;
+    Softmax softmax;
+    MixValues mix_values;
 };
 
 }  // namespace whisperq::kernels

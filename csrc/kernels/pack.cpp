@@ -3,6 +3,8 @@
 #include <algorithm>
 #include <cstring>
 
+#include "kernels/half.h"
+
 namespace whisperq::kernels {
 namespace {
 
@@ -71,6 +73,34 @@ void pack_values(const uint8_t* rows, int64_t n_columns, int64_t k, uint8_t* til
     }
 }
 
+uint16_t load_half(const uint8_t* from) {
+    uint16_t half;
+    std::memcpy(&half, from, sizeof half);
+    return half;
+}
+
+// The code of group g, value j, of column c.
+int code_of(const FormatInfo& format, const uint8_t* block, int64_t c, int64_t g, int64_t j) {
+    const int64_t at = c * kGroup + j;
+    if (format.bits == 8) return block[g * kGroupBytes + at];
+    constexpr int64_t kHalfGroups = kBlock / kGroup / 2;
+    const int both = block[g % kHalfGroups * kGroupBytes + at];
+    const int nibble = g < kHalfGroups ? both & 15 : both >> 4;
+    if (format.bits == 4) return nibble;
+    const uint8_t* fifth = block + kHalfGroups * kGroupBytes + g * (kGroupBytes / 8);
+    return nibble | (fifth[at / 8] >> at % 8 & 1) << 4;
+}
+
+void unpack_block(const FormatInfo& format, const uint8_t* block, int64_t c, float* values) {
+    const uint8_t* halves = block + kTileColumns * kBlock * format.bits / 8;
+    const float scale = half_value(load_half(halves + c * kHalfBytes));
+    const float minimum = format.has_minimum ? half_value(load_half(halves + (kTileColumns + c) * kHalfBytes)) : 0.0f;
+    for (int64_t i = 0; i < kBlock; ++i) {
+        const int code = code_of(format, block, c, i / kGroup, i % kGroup) - format.zero_point;
+        values[i] = scale * static_cast<float>(code) + minimum;
+    }
+}
+
 }  // namespace
 
 void pack_rows(Format format, const uint8_t* rows, int64_t first, int64_t count, int64_t k, uint8_t* packed) {
@@ -88,6 +118,24 @@ void pack_rows(Format format, const uint8_t* rows, int64_t first, int64_t count,
             pack_values<float>(from, n_columns, k, tile);
         } else {
             pack_values<uint16_t>(from, n_columns, k, tile);
+        }
+    }
+}
+
+void unpack_row(Format format, const uint8_t* packed, int64_t row, int64_t k, float* values) {
+    const FormatInfo& f = info(format);
+    const uint8_t* tile = packed + static_cast<size_t>(row / kTileColumns) * tile_bytes(format, k);
+    const int64_t c = row % kTileColumns;
+    if (f.bits != 0) {
+        for (int64_t b = 0; b < k / kBlock; ++b) unpack_block(f, tile + b * f.tile_bytes, c, values + b * kBlock);
+        return;
+    }
+    for (int64_t i = 0; i < k; ++i) {
+        const int64_t at = i * kTileColumns + c;
+        if (format == Format::f16) {
+            values[i] = half_value(load_half(tile + at * kHalfBytes));
+        } else {
+            std::memcpy(values + i, tile + at * static_cast<int64_t>(sizeof(float)), sizeof(float));
         }
     }
 }

@@ -35,4 +35,7 @@ static constexpr size_t packed_bytes(Format format, int64_t n, int64_t k) {
 // of kTileColumns) into its place in `packed`. The last rows of the matrix may be fewer than a tile.
 void pack_rows(Format format, const uint8_t* rows, int64_t first, int64_t count, int64_t k, uint8_t* packed);
 
+// One row of a packed matrix, k values: what the weights are, of any format.
+void unpack_row(Format format, const uint8_t* packed, int64_t row, int64_t k, float* values);
+
 }  // namespace whisperq::kernels

@@ -732,6 +732,47 @@ void check_half_to_float(Checker& checker) {
     checker.close(report);
 }
 
+// ---- float_to_half
+// ----------------------------------------------------------------------------------------------------
+
+void check_float_to_half(Checker& checker) {
+    Report report(checker.table.isa, "float_to_half");
+    constexpr int64_t kAll = 65536;
+    Guarded<float> values(kAll);
+    Guarded<uint16_t> halves(kAll);
+    report.at("every half");
+    for (int64_t i = 0; i < kAll; ++i) values[i] = static_cast<float>(half_value(static_cast<uint16_t>(i)));
+    checker.table.float_to_half(values.data(), kAll, halves.data());
+    for (int64_t i = 0; i < kAll; ++i) report.require(same_half(values[i], halves[i]), "value");
+
+    report.at("between two halves");  // the middle goes to the even one, its neighbours to theirs
+    for (int64_t i = 0; i < 0x7bff; ++i) {
+        const double low = half_value(static_cast<uint16_t>(i)), high = half_value(static_cast<uint16_t>(i + 1));
+        const auto middle = static_cast<float>(0.5 * (low + high));
+        const float around[] = {std::nextafterf(middle, 0.0f), middle, std::nextafterf(middle, HUGE_VALF)};
+        uint16_t rounded[3];
+        checker.table.float_to_half(around, 3, rounded);
+        report.require(rounded[0] == i && rounded[1] == i + i % 2 && rounded[2] == i + 1, "value");
+    }
+    report.at("too large");
+    const float large[] = {65519.99f, 65520.0f, -1e30f, HUGE_VALF};
+    uint16_t rounded[4];
+    checker.table.float_to_half(large, 4, rounded);
+    report.require(rounded[0] == 0x7bff && rounded[1] == 0x7c00 && rounded[2] == 0xfc00 && rounded[3] == 0x7c00,
+                   "value");
+
+    for (int64_t n = 0; n <= 67; ++n) {
+        report.at("%d values", static_cast<int>(n));
+        Guarded<float> few(n);
+        Guarded<uint16_t> to(n);
+        for (int64_t i = 0; i < n; ++i) few[i] = static_cast<float>(i) - 30.0f;
+        checker.table.float_to_half(few.data(), n, to.data());
+        for (int64_t i = 0; i < n; ++i) report.require(same_half(few[i], to[i]), "value");
+        report.require(to.intact(), "wrote outside");
+    }
+    checker.close(report);
+}
+
 // ---- layer_norm
 // -------------------------------------------------------------------------------------------------------
 
@@ -1003,6 +1044,159 @@ void check_attention(Checker& checker) {
     }
 }
 
+// ---- Attention over a cache
+// -------------------------------------------------------------------------------------------
+
+// Keys or values in blocks that lie anywhere, as a cache has them, and the numbers that are in them.
+class CacheBlocks {
+  public:
+    CacheBlocks(bool half, bool keys, int64_t n_keys, Random& random) : n_keys_(n_keys) {
+        const int64_t per_block = k::kKeyBlock * k::kHeadSize, size = half ? 2 : 4;
+        for (int64_t b = 0; b < k::n_key_blocks(n_keys); ++b) {
+            memory_.push_back(std::make_unique<Guarded<uint8_t>>(kOffset + per_block * size));
+            blocks_.push_back(memory_.back()->data());
+        }
+        numbers_.resize(static_cast<size_t>(n_keys * k::kHeadSize));
+        for (int64_t j = 0; j < k::n_key_blocks(n_keys) * k::kKeyBlock; ++j) {
+            for (int64_t i = 0; i < k::kHeadSize; ++i) {
+                const int64_t in_block = j % k::kKeyBlock;
+                const int64_t at = keys ? i * k::kKeyBlock + in_block : in_block * k::kHeadSize + i;
+                const float value = j < n_keys ? random.normal() : 0.0f;
+                put(half, memory_[static_cast<size_t>(j / k::kKeyBlock)]->data() + kOffset + at * size, value, j, i);
+            }
+        }
+    }
+
+    const uint8_t* const* blocks() const { return blocks_.data(); }
+    static constexpr size_t offset() { return kOffset; }
+    double number(int64_t j, int64_t i) const { return numbers_[static_cast<size_t>(j * k::kHeadSize + i)]; }
+
+  private:
+    static constexpr int64_t kOffset = 128;
+
+    void put(bool half, uint8_t* to, float value, int64_t j, int64_t i) {
+        double number = static_cast<double>(value);
+        if (half) {
+            uint16_t bits;
+            k::kScalarTable.float_to_half(&value, 1, &bits);
+            std::memcpy(to, &bits, sizeof bits);
+            number = half_value(bits);
+        } else {
+            std::memcpy(to, &value, sizeof value);
+        }
+        if (j < n_keys_) numbers_[static_cast<size_t>(j * k::kHeadSize + i)] = number;
+    }
+
+    int64_t n_keys_;
+    std::vector<std::unique_ptr<Guarded<uint8_t>>> memory_;
+    std::vector<const uint8_t*> blocks_;
+    std::vector<double> numbers_;
+};
+
+void check_score_keys_case(Checker& checker, bool half, int64_t n_queries, int64_t n_keys, Report& report) {
+    Random random(static_cast<uint64_t>(n_keys * 100 + n_queries));
+    const CacheBlocks keys(half, true, n_keys, random);
+    const int64_t q_stride = k::kHeadSize + 5, padded = k::n_key_blocks(n_keys) * k::kKeyBlock, stride = padded + 16;
+    Guarded<float> q((n_queries - 1) * q_stride + k::kHeadSize), scores((n_queries - 1) * stride + padded);
+    fill(Pattern::normal, q.data(), q.size(), random);
+    checker.table.score_keys(q.data(), q_stride, n_queries, keys.blocks(), keys.offset(), half, n_keys, scores.data(),
+                             stride);
+    report.require(scores.intact(), "wrote outside");
+    for (int64_t m = 0; m < n_queries; ++m) {
+        Guarded<float> alone(padded);  // a query's scores do not depend on the others
+        checker.table.score_keys(q.data() + m * q_stride, q_stride, 1, keys.blocks(), keys.offset(), half, n_keys,
+                                 alone.data(), padded);
+        for (int64_t j = 0; j < n_keys; ++j) {
+            double want = 0.0, terms = 0.0;
+            for (int64_t i = 0; i < k::kHeadSize; ++i) {
+                const double term = static_cast<double>(q[m * q_stride + i]) * keys.number(j, i) / 8;
+                want += term;
+                terms += std::fabs(term);
+            }
+            report.compare(static_cast<double>(scores[m * stride + j]), want, kEps * std::sqrt(66.0) * terms, "score",
+                           m, j);
+            report.require(scores[m * stride + j] == alone[j], "depends on the other queries");
+        }
+    }
+}
+
+void check_mix_values_case(Checker& checker, bool half, int64_t n_queries, int64_t n_keys, Report& report) {
+    Random random(static_cast<uint64_t>(n_keys * 100 + n_queries));
+    const CacheBlocks values(half, false, n_keys, random);
+    const int64_t padded = k::n_key_blocks(n_keys) * k::kKeyBlock, out_stride = k::kHeadSize + 16;
+    Guarded<float> p((n_queries - 1) * padded + padded), out((n_queries - 1) * out_stride + k::kHeadSize);
+    for (int64_t i = 0; i < p.size(); ++i) {
+        p[i] = i % padded < n_keys ? static_cast<float>(random.uniform()) / static_cast<float>(n_keys) : 0.0f;
+    }
+    checker.table.mix_values(p.data(), padded, n_queries, values.blocks(), values.offset(), half, n_keys, out.data(),
+                             out_stride);
+    report.require(out.intact(), "wrote outside");
+    for (int64_t m = 0; m < n_queries; ++m) {
+        Guarded<float> alone(k::kHeadSize);
+        checker.table.mix_values(p.data() + m * padded, padded, 1, values.blocks(), values.offset(), half, n_keys,
+                                 alone.data(), out_stride);
+        for (int64_t i = 0; i < k::kHeadSize; ++i) {
+            double want = 0.0, terms = 0.0;
+            for (int64_t j = 0; j < n_keys; ++j) {
+                const double term = static_cast<double>(p[m * padded + j]) * values.number(j, i);
+                want += term;
+                terms += std::fabs(term);
+            }
+            const double tolerance = kEps * std::sqrt(static_cast<double>(n_keys + 2)) * terms;
+            report.compare(static_cast<double>(out[m * out_stride + i]), want, tolerance, "value", m, i);
+            report.require(out[m * out_stride + i] == alone[i], "depends on the other queries");
+        }
+    }
+}
+
+template <class Case>
+void check_cached(Checker& checker, const char* kernel, const Case& check_case) {
+    Report report(checker.table.isa, kernel);
+    for (const bool half : {false, true}) {
+        for (const int64_t n_keys : {1, 15, 16, 17, 63, 64, 100, 448, 1500}) {
+            if (checker.quick && n_keys > 100) continue;
+            for (const int64_t n_queries : {1, 2, 3, 4, 5, 8}) {
+                report.at("%s, %d queries, %d keys", half ? "f16" : "f32", static_cast<int>(n_queries),
+                          static_cast<int>(n_keys));
+                check_case(checker, half, n_queries, n_keys, report);
+            }
+        }
+    }
+    checker.close(report);
+}
+
+// A score is off by a rounding of its distance from the greatest, which is taken times log2(e) to the power of 2, and
+// the sum by sqrt(n) roundings.
+void check_softmax(Checker& checker) {
+    Report report(checker.table.isa, "softmax");
+    for (const int64_t n : {1, 2, 15, 16, 17, 100, 448, 1500}) {
+        for (const float spread : {0.0f, 1.0f, 20.0f}) {
+            report.at("%d scores, +-%g", static_cast<int>(n), static_cast<double>(spread));
+            Random random(static_cast<uint64_t>(n));
+            const int64_t padded = k::n_key_blocks(n) * k::kKeyBlock;
+            Guarded<float> scores(padded);
+            std::vector<double> exact(static_cast<size_t>(n));
+            double greatest = -HUGE_VAL, sum = 0.0;
+            for (int64_t i = 0; i < n; ++i) {
+                scores[i] = spread * random.normal();
+                exact[static_cast<size_t>(i)] = static_cast<double>(scores[i]);
+                greatest = std::max(greatest, exact[static_cast<size_t>(i)]);
+            }
+            for (const double score : exact) sum += std::exp(score - greatest);
+            checker.table.softmax(scores.data(), n);
+            report.require(scores.intact(), "wrote outside");
+            for (int64_t i = 0; i < n; ++i) {
+                const double distance = greatest - exact[static_cast<size_t>(i)], want = std::exp(-distance) / sum;
+                const double roundings = 6 + 2 * distance + std::sqrt(static_cast<double>(n));
+                report.compare(static_cast<double>(scores[i]), want, kEps * roundings * want + 0x1p-125, "probability",
+                               0, i);
+            }
+            for (int64_t i = n; i < padded; ++i) report.require(scores[i] == 0.0f, "not 0 behind the scores");
+        }
+    }
+    checker.close(report);
+}
+
 // ---- The program
 // ------------------------------------------------------------------------------------------------------
 
@@ -1021,9 +1215,13 @@ std::vector<Result> check_isa(const k::KernelTable& table, bool quick) {
     check_multiply_strip(checker);
     check_multiply_float(checker);
     check_half_to_float(checker);
+    check_float_to_half(checker);
     check_layer_norm(checker);
     check_gelu(checker);
     check_attention(checker);
+    check_cached(checker, "score_keys", check_score_keys_case);
+    check_softmax(checker);
+    check_cached(checker, "mix_values", check_mix_values_case);
     return checker.results;
 }
 

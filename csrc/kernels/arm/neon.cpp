@@ -14,6 +14,7 @@
 #include "kernels/arm/neon_norm.h"
 #include "kernels/arm/neon_product.h"
 #include "kernels/arm/neon_quantize.h"
+#include "kernels/cached_attention.h"
 #include "kernels/tables.h"
 
 namespace whisperq::kernels {
@@ -177,9 +178,13 @@ extern const KernelTable kNeonTable = {
     kTilesPerCall,
     multiply_float,
     half_to_float,
+    float_to_half,
     layer_norm,
     gelu,
     attention,
+    score_keys<Lanes>,
+    softmax<Lanes>,
+    mix_values<Lanes>,
 };
 
 }  // namespace whisperq::kernels

@@ -13,6 +13,7 @@
 #include "kernels/arm/neon_norm.h"
 #include "kernels/arm/neon_product.h"
 #include "kernels/arm/neon_quantize.h"
+#include "kernels/cached_attention.h"
 #include "kernels/tables.h"
 
 namespace whisperq::kernels {
@@ -146,16 +147,13 @@ struct Product {
 }  // namespace
 
 extern const KernelTable kNeonDotprodTable = {
-    "neon_dotprod",
-    quantize_strip<Order>,
-    expand_tile<Order>,
-    multiply_strip<Product>,
-    kTilesPerCall,
-    multiply_float,
-    half_to_float,
-    layer_norm,
-    gelu,
-    attention,
+    "neon_dotprod",     quantize_strip<Order>,
+    expand_tile<Order>, multiply_strip<Product>,
+    kTilesPerCall,      multiply_float,
+    half_to_float,      float_to_half,
+    layer_norm,         gelu,
+    attention,          score_keys<Lanes>,
+    softmax<Lanes>,     mix_values<Lanes>,
 };
 
 }  // namespace whisperq::kernels

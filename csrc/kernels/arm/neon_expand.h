@@ -24,6 +24,19 @@ void half_to_float(const uint16_t* half, int64_t n, float* out) {
     memcpy(out + i, values, static_cast<size_t>(n - i) * sizeof *out);
 }
 
+void float_to_half(const float* values, int64_t n, uint16_t* half) {
+    int64_t i = 0;
+    for (; i + kLanes <= n; i += kLanes) {
+        vst1_u16(half + i, vreinterpret_u16_f16(vcvt_f16_f32(vld1q_f32(values + i))));
+    }
+    if (i == n) return;
+    float some[kLanes] = {};
+    uint16_t halves[kLanes];
+    memcpy(some, values + i, static_cast<size_t>(n - i) * sizeof *values);
+    vst1_u16(halves, vreinterpret_u16_f16(vcvt_f16_f32(vld1q_f32(some))));
+    memcpy(half + i, halves, static_cast<size_t>(n - i) * sizeof *half);
+}
+
 // The codes of a quad of columns in a block: register g has columns 4 quad to 4 quad + 3 of group g, four bytes each.
 struct QuadCodes {
     int8x16_t group[kGroups];

@@ -79,5 +79,56 @@ void gelu(float* values, int64_t n) {
     memcpy(values + i, row, rest);
 }
 
+// What cached_attention.h asks for.
+struct Lanes {
+    using Row = Row16;
+
+    WHISPERQ_INLINE static Row zero() { return filled(0.0f); }
+    WHISPERQ_INLINE static Row load(const float* from) { return load_row(from); }
+    WHISPERQ_INLINE static Row load(const uint16_t* half) {
+        const uint16x8_t low = vld1q_u16(half), high = vld1q_u16(half + 8);
+        return {{widened(vget_low_u16(low)), widened(vget_high_u16(low)), widened(vget_low_u16(high)),
+                 widened(vget_high_u16(high))}};
+    }
+    WHISPERQ_INLINE static void store(float* to, const Row& row) { store_row(to, row); }
+    WHISPERQ_INLINE static Row add_product(const Row& sum, const Row& row, float factor) {
+        return {{vfmaq_n_f32(sum.quad[0], row.quad[0], factor), vfmaq_n_f32(sum.quad[1], row.quad[1], factor),
+                 vfmaq_n_f32(sum.quad[2], row.quad[2], factor), vfmaq_n_f32(sum.quad[3], row.quad[3], factor)}};
+    }
+    WHISPERQ_INLINE static Row add(const Row& a, const Row& b) {
+        return {{vaddq_f32(a.quad[0], b.quad[0]), vaddq_f32(a.quad[1], b.quad[1]), vaddq_f32(a.quad[2], b.quad[2]),
+                 vaddq_f32(a.quad[3], b.quad[3])}};
+    }
+    WHISPERQ_INLINE static Row greater(const Row& a, const Row& b) {
+        return {{vmaxq_f32(a.quad[0], b.quad[0]), vmaxq_f32(a.quad[1], b.quad[1]), vmaxq_f32(a.quad[2], b.quad[2]),
+                 vmaxq_f32(a.quad[3], b.quad[3])}};
+    }
+    WHISPERQ_INLINE static Row scaled(const Row& row, float factor) {
+        return {{vmulq_n_f32(row.quad[0], factor), vmulq_n_f32(row.quad[1], factor), vmulq_n_f32(row.quad[2], factor),
+                 vmulq_n_f32(row.quad[3], factor)}};
+    }
+    WHISPERQ_INLINE static Row power_of_e(const Row& row, float subtracted) {
+        const float32x4_t by = vdupq_n_f32(subtracted);
+        return {{power_of_e(vsubq_f32(row.quad[0], by)), power_of_e(vsubq_f32(row.quad[1], by)),
+                 power_of_e(vsubq_f32(row.quad[2], by)), power_of_e(vsubq_f32(row.quad[3], by))}};
+    }
+    WHISPERQ_INLINE static float greatest_lane(const Row& row) {
+        return vmaxvq_f32(vmaxq_f32(vmaxq_f32(row.quad[0], row.quad[1]), vmaxq_f32(row.quad[2], row.quad[3])));
+    }
+    WHISPERQ_INLINE static float sum_of_lanes(const Row& row) {
+        return vaddvq_f32(vaddq_f32(vaddq_f32(row.quad[0], row.quad[1]), vaddq_f32(row.quad[2], row.quad[3])));
+    }
+
+  private:
+    WHISPERQ_INLINE static Row filled(float value) {
+        const float32x4_t all = vdupq_n_f32(value);
+        return {{all, all, all, all}};
+    }
+    WHISPERQ_INLINE static float32x4_t widened(uint16x4_t half) { return vcvt_f32_f16(vreinterpret_f16_u16(half)); }
+    WHISPERQ_INLINE static float32x4_t power_of_e(float32x4_t x) {
+        return exp2_of(vmulq_n_f32(x, 1.44269504088896341f));
+    }
+};
+
 }  // namespace
 }  // namespace whisperq::kernels

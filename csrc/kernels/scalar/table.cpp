@@ -91,6 +91,24 @@ void half_to_float_n(const uint16_t* half, int64_t n, float* out) {
     for (int64_t i = 0; i < n; ++i) out[i] = half_to_float(half[i]);
 }
 
+// Halves of magnitude 2^e have steps of 2^(e - 10), and none below 2^-24.
+uint16_t float_to_half(float value) {
+    const int sign = signbit(value) ? 0x8000 : 0;
+    const float magnitude = fabsf(value);
+    if (magnitude == 0.0f) return static_cast<uint16_t>(sign);
+    if (magnitude != magnitude) return static_cast<uint16_t>(sign | 0x7e00);
+    if (magnitude >= 65520.0f) return static_cast<uint16_t>(sign | 0x7c00);
+    int exponent;
+    frexpf(magnitude, &exponent);                                // magnitude < 2^exponent
+    const int step = exponent - 11 < -24 ? -24 : exponent - 11;  // of the halves around it
+    const int steps = static_cast<int>(nearbyintf(ldexpf(magnitude, -step)));
+    return static_cast<uint16_t>(sign | (((step + 24) << 10) + steps));
+}
+
+void float_to_half_n(const float* values, int64_t n, uint16_t* half) {
+    for (int64_t i = 0; i < n; ++i) half[i] = float_to_half(values[i]);
+}
+
 // Code of value `i` (0 to 31) of column `c` in a packed block (pack.h), from 0.
 int code_at(const FormatInfo& format, const uint8_t* block, int64_t c, int64_t i) {
     const int64_t group = i / kGroup, j = i % kGroup;
@@ -236,11 +254,60 @@ void attention(const float* q, int64_t q_stride, const float* k, int64_t k_strid
     }
 }
 
+// ---- Attention over a cache
+// -----------------------------------------------------------------------------------------------
+
+// Element `i` of the block b of a cache.
+float cached(const uint8_t* const* blocks, size_t offset, bool half, int64_t b, int64_t i) {
+    const uint8_t* block = blocks[b] + offset;
+    if (half) {
+        uint16_t bits;
+        memcpy(&bits, block + i * 2, sizeof bits);
+        return half_to_float(bits);
+    }
+    float value;
+    memcpy(&value, block + i * 4, sizeof value);
+    return value;
+}
+
+void score_keys(const float* q, int64_t q_stride, int64_t n_queries, const uint8_t* const* blocks, size_t offset,
+                bool half, int64_t n_keys, float* scores, int64_t scores_stride) {
+    const float scale = 1.0f / sqrtf(static_cast<float>(kHeadSize));
+    for (int64_t m = 0; m < n_queries; ++m) {
+        for (int64_t j = 0; j < n_key_blocks(n_keys) * kKeyBlock; ++j) {
+            float sum = 0.0f;
+            for (int64_t i = 0; i < kHeadSize; ++i) {
+                sum += q[m * q_stride + i] * cached(blocks, offset, half, j / kKeyBlock, i * kKeyBlock + j % kKeyBlock);
+            }
+            scores[m * scores_stride + j] = scale * sum;
+        }
+    }
+}
+
+void softmax_blocks(float* scores, int64_t n) {
+    softmax(scores, n);
+    for (int64_t j = n; j < n_key_blocks(n) * kKeyBlock; ++j) scores[j] = 0.0f;
+}
+
+void mix_values(const float* probabilities, int64_t stride, int64_t n_queries, const uint8_t* const* blocks,
+                size_t offset, bool half, int64_t n_keys, float* out, int64_t out_stride) {
+    for (int64_t m = 0; m < n_queries; ++m) {
+        for (int64_t i = 0; i < kHeadSize; ++i) {
+            float sum = 0.0f;
+            for (int64_t j = 0; j < n_keys; ++j) {
+                const float value = cached(blocks, offset, half, j / kKeyBlock, j % kKeyBlock * kHeadSize + i);
+                sum += probabilities[m * stride + j] * value;
+            }
+            out[m * out_stride + i] = sum;
+        }
+    }
+}
+
 }  // namespace
 
 const KernelTable kScalarTable = {
-    "scalar",       quantize_strip,  expand_tile, multiply_strip, kTilesPerCall,
-    multiply_float, half_to_float_n, layer_norm,  gelu_n,         attention,
+    "scalar",        quantize_strip, expand_tile, multiply_strip, kTilesPerCall, multiply_float, half_to_float_n,
+    float_to_half_n, layer_norm,     gelu_n,      attention,      score_keys,    softmax_blocks, mix_values,
 };
 
 }  // namespace whisperq::kernels

@@ -6,6 +6,7 @@
 #include <immintrin.h>
 #include <stdint.h>
 
+#include "kernels/cached_attention.h"
 #include "kernels/tables.h"
 #include "kernels/x86/avx2_attention.h"
 #include "kernels/x86/avx2_attention_int16.h"
@@ -25,6 +26,15 @@ void half_to_float(const uint16_t* half, int64_t n, float* out) {
         _mm256_storeu_ps(out + i, _mm256_cvtph_ps(eight));
     }
     for (; i < n; ++i) out[i] = _cvtsh_ss(half[i]);
+}
+
+void float_to_half(const float* values, int64_t n, uint16_t* half) {
+    constexpr int kNearest = _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC;
+    int64_t i = 0;
+    for (; i + kLanes <= n; i += kLanes) {
+        _mm_storeu_si128(reinterpret_cast<__m128i*>(half + i), _mm256_cvtps_ph(_mm256_loadu_ps(values + i), kNearest));
+    }
+    for (; i < n; ++i) half[i] = _cvtss_sh(values[i], kNearest);
 }
 
 void gelu(float* values, int64_t n) {
@@ -95,8 +105,8 @@ void attention(const float* q, int64_t q_stride, const float* k, int64_t k_strid
 }  // namespace
 
 const KernelTable kAvx2Table = {
-    "avx2",         quantize_strip, expand_tile, multiply_strip, kPanelTiles,
-    multiply_float, half_to_float,  layer_norm,  gelu,           attention,
+    "avx2",        quantize_strip, expand_tile, multiply_strip, kPanelTiles,       multiply_float, half_to_float,
+    float_to_half, layer_norm,     gelu,        attention,      score_keys<Lanes>, softmax<Lanes>, mix_values<Lanes>,
 };
 
 }  // namespace whisperq::kernels

@@ -90,5 +90,43 @@ inline __m256 gelu_of(__m256 x) {
     return _mm256_fmadd_ps(half, erf, half);
 }
 
+// What cached_attention.h asks for: rows of 16 are two registers.
+struct Lanes {
+    struct Row {
+        __m256 low, high;
+    };
+    static Row zero() { return {_mm256_setzero_ps(), _mm256_setzero_ps()}; }
+    static Row load(const float* from) { return {_mm256_loadu_ps(from), _mm256_loadu_ps(from + kLanes)}; }
+    static Row load(const uint16_t* half) {
+        const auto* from = reinterpret_cast<const __m128i*>(half);
+        return {_mm256_cvtph_ps(_mm_loadu_si128(from)), _mm256_cvtph_ps(_mm_loadu_si128(from + 1))};
+    }
+    static void store(float* to, Row row) {
+        _mm256_storeu_ps(to, row.low);
+        _mm256_storeu_ps(to + kLanes, row.high);
+    }
+    static Row add_product(Row sum, Row row, float factor) {
+        const __m256 by = _mm256_set1_ps(factor);
+        return {_mm256_fmadd_ps(row.low, by, sum.low), _mm256_fmadd_ps(row.high, by, sum.high)};
+    }
+    static Row add(Row a, Row b) { return {_mm256_add_ps(a.low, b.low), _mm256_add_ps(a.high, b.high)}; }
+    static Row greater(Row a, Row b) { return {_mm256_max_ps(a.low, b.low), _mm256_max_ps(a.high, b.high)}; }
+    static Row scaled(Row row, float factor) {
+        const __m256 by = _mm256_set1_ps(factor);
+        return {_mm256_mul_ps(row.low, by), _mm256_mul_ps(row.high, by)};
+    }
+    static Row power_of_e(Row row, float subtracted) {
+        return {power_of_e(row.low, subtracted), power_of_e(row.high, subtracted)};
+    }
+    static float greatest_lane(Row row) { return kernels::greatest_lane(_mm256_max_ps(row.low, row.high)); }
+    static float sum_of_lanes(Row row) { return kernels::sum_of_lanes(_mm256_add_ps(row.low, row.high)); }
+
+  private:
+    static __m256 power_of_e(__m256 x, float subtracted) {
+        constexpr float kLog2E = 1.44269504088896341f;
+        return exp2_of(_mm256_mul_ps(_mm256_sub_ps(x, _mm256_set1_ps(subtracted)), _mm256_set1_ps(kLog2E)));
+    }
+};
+
 }  // namespace
 }  // namespace whisperq::kernels

@@ -86,5 +86,40 @@ static void half_to_float(const uint16_t* half, int64_t n, float* out) {
     if (rest != 0) _mm512_mask_storeu_ps(out + i, rest, _mm512_cvtph_ps(_mm256_maskz_loadu_epi16(rest, half + i)));
 }
 
+static void float_to_half(const float* values, int64_t n, uint16_t* half) {
+    constexpr int kNearest = _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC;
+    int64_t i = 0;
+    for (; i + kLanes <= n; i += kLanes) {
+        _mm256_storeu_si256(reinterpret_cast<__m256i*>(half + i),
+                            _mm512_cvtps_ph(_mm512_loadu_ps(values + i), kNearest));
+    }
+    const __mmask16 rest = first_lanes(n - i);
+    if (rest != 0) {
+        _mm256_mask_storeu_epi16(half + i, rest, _mm512_cvtps_ph(_mm512_maskz_loadu_ps(rest, values + i), kNearest));
+    }
+}
+
+// What cached_attention.h asks for.
+struct Lanes {
+    using Row = __m512;
+    static Row zero() { return _mm512_setzero_ps(); }
+    static Row load(const float* from) { return _mm512_load_ps(from); }
+    static Row load(const uint16_t* half) {
+        return _mm512_cvtph_ps(_mm256_load_si256(reinterpret_cast<const __m256i*>(half)));
+    }
+    static void store(float* to, Row row) { _mm512_storeu_ps(to, row); }
+    static Row add_product(Row sum, Row row, float factor) { return _mm512_fmadd_ps(row, _mm512_set1_ps(factor), sum); }
+    static Row add(Row a, Row b) { return _mm512_add_ps(a, b); }
+    static Row greater(Row a, Row b) { return _mm512_max_ps(a, b); }
+    static Row scaled(Row row, float factor) { return _mm512_mul_ps(row, _mm512_set1_ps(factor)); }
+    static Row power_of_e(Row row, float subtracted) {
+        constexpr float kLog2E = 1.44269504088896341f;
+        const Row x = _mm512_sub_ps(row, _mm512_set1_ps(subtracted));
+        return exp2_of<kExp2Exact>(_mm512_mul_ps(x, _mm512_set1_ps(kLog2E)));
+    }
+    static float greatest_lane(Row row) { return _mm512_reduce_max_ps(row); }
+    static float sum_of_lanes(Row row) { return _mm512_reduce_add_ps(row); }
+};
+
 }  // namespace
 }  // namespace whisperq::kernels

@@ -10,6 +10,7 @@
 #pragma GCC diagnostic ignored "-Wuninitialized"
 #endif
 
+#include "kernels/cached_attention.h"
 #include "kernels/tables.h"
 #include "kernels/x86/avx512_attention.h"
 #include "kernels/x86/avx512_product.h"
@@ -28,8 +29,8 @@ void attention(const float* q, int64_t q_stride, const float* k, int64_t k_strid
 }  // namespace
 
 const KernelTable kAvx512VnniTable = {
-    "avx512vnni",   quantize_strip, expand_tile, multiply_strip, kTilesPerCall,
-    multiply_float, half_to_float,  layer_norm,  gelu_values,    attention,
+    "avx512vnni",  quantize_strip, expand_tile, multiply_strip, kTilesPerCall,     multiply_float, half_to_float,
+    float_to_half, layer_norm,     gelu_values, attention,      score_keys<Lanes>, softmax<Lanes>, mix_values<Lanes>,
 };
 
 }  // namespace whisperq::kernels
