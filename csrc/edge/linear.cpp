@@ -18,10 +18,6 @@ bool is_block_format(const Linear& linear) {
     return kernels::info(linear.format).bits != 0;
 }
 
-int64_t ceil_divide(int64_t a, int64_t b) {
-    return (a + b - 1) / b;
-}
-
 // The input in the two forms that products may want: quantised strips, and rows of floats.
 class Input {
   public:
@@ -63,7 +59,7 @@ class Input {
             const float* from = rows_.data + i * kStripRows * rows_.stride;
             int64_t stride = rows_.stride;
             if (norm_) {
-                float* normalised = reinterpret_cast<float*>(machine_.scratch(worker));
+                float* normalised = machine_.scratch_floats(worker);
                 machine_.kernels().layer_norm(from, rows_of_strip(i), k_, norm_->weight.data(), norm_->bias.data(),
                                               normalised);
                 from = normalised;
@@ -172,7 +168,13 @@ void Machine::reserve_strips(size_t n_bytes) {
 }
 
 void Machine::reserve_rows(size_t n_floats) {
-    if (rows_.size() < n_floats * sizeof(float)) rows_ = AlignedBuffer(n_floats * sizeof(float));
+    reserve_floats(rows_, static_cast<int64_t>(n_floats));
+}
+
+float* reserve_floats(AlignedBuffer& buffer, int64_t n_floats) {
+    const auto n_bytes = static_cast<size_t>(n_floats) * sizeof(float);
+    if (buffer.size() < n_bytes) buffer = AlignedBuffer(n_bytes);
+    return buffer.floats();
 }
 
 void multiply(Machine& machine, const Rows& rows, const LayerNormWeights* norm, const std::vector<Product>& products) {
@@ -186,6 +188,26 @@ void multiply(Machine& machine, const Rows& rows, const LayerNormWeights* norm, 
         const Part& part = parts[static_cast<size_t>(i)];
         const bool blocks = is_block_format(*part.product->linear);
         (blocks ? multiply_blocks : multiply_floats)(machine, input, part, machine.scratch(worker));
+    });
+}
+
+void apply_mlp(Machine& machine, const MlpWeights& weights, int64_t m, float* x, AlignedBuffer& hidden) {
+    const int64_t n_state = weights.up.k, n_hidden = weights.up.n;
+    float* between = reserve_floats(hidden, m * n_hidden);
+    kernels::Epilogue gelu, add;
+    gelu.gelu = true;
+    add.residual = x;
+    multiply(machine, {x, m, n_state}, &weights.norm, {{&weights.up, between, gelu}});
+    multiply(machine, {between, m, n_hidden}, nullptr, {{&weights.down, x, add}});
+}
+
+void normalize(Machine& machine, const LayerNormWeights& norm, int64_t m, float* x) {
+    const auto n = static_cast<int64_t>(norm.weight.size());
+    machine.pool().run(ceil_divide(m, kStripRows), [&](int64_t i, int) {
+        const int64_t first = i * kStripRows;
+        float* rows = x + first * n;
+        machine.kernels().layer_norm(rows, std::min(kStripRows, m - first), n, norm.weight.data(), norm.bias.data(),
+                                     rows);
     });
 }
 

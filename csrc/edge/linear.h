@@ -22,12 +22,13 @@ class Machine {
 
     // Of one worker: an expanded panel, a strip's rows, or what attention packs.
     uint8_t* scratch(int worker) noexcept { return scratch_[static_cast<size_t>(worker)].data(); }
+    float* scratch_floats(int worker) noexcept { return scratch_[static_cast<size_t>(worker)].floats(); }
     void reserve_scratch(size_t n_bytes);
     // A product's input, quantised, or normalised.
     uint8_t* strips() noexcept { return strips_.data(); }
     const uint8_t* strips() const noexcept { return strips_.data(); }
     void reserve_strips(size_t n_bytes);
-    float* rows() noexcept { return reinterpret_cast<float*>(rows_.data()); }
+    float* rows() noexcept { return rows_.floats(); }
     void reserve_rows(size_t n_floats);
 
   private:
@@ -53,5 +54,18 @@ struct Product {
 
 // `norm`, if there is one, is applied to each input row first. All of the linears have the same k.
 void multiply(Machine& machine, const Rows& input, const LayerNormWeights* norm, const std::vector<Product>& products);
+
+// x += mlp(norm(x)) for m rows; `hidden` is grown to hold what lies between the two products.
+void apply_mlp(Machine& machine, const MlpWeights& weights, int64_t m, float* x, AlignedBuffer& hidden);
+
+// Layer norm of m rows, in place.
+void normalize(Machine& machine, const LayerNormWeights& norm, int64_t m, float* x);
+
+// Makes the buffer hold n_floats, which are not initialised and not kept.
+float* reserve_floats(AlignedBuffer& buffer, int64_t n_floats);
+
+constexpr int64_t ceil_divide(int64_t a, int64_t b) {
+    return (a + b - 1) / b;
+}
 
 }  // namespace whisperq::edge

@@ -1,7 +1,6 @@
 #include "edge/weights.h"
 
 #include <algorithm>
-#include <cstring>
 
 #include "core/status.h"
 #include "kernels/pack.h"
@@ -44,37 +43,6 @@ std::vector<float> taps_outermost(const std::vector<float>& values, int64_t n_in
     return ordered;
 }
 
-float half_to_float(uint16_t half) {
-    const uint32_t sign = static_cast<uint32_t>(half & 0x8000u) << 16;
-    const uint32_t rest = half & 0x7fffu;
-    float value;
-    if (rest < 0x0400u) {  // zero or denormal: rest * 2^-24
-        value = static_cast<float>(rest) * 5.9604644775390625e-8f;
-    } else {
-        const uint32_t bits = rest >= 0x7c00u ? 0x7f800000u | (rest & 0x03ffu) << 13 : (rest << 13) + 0x38000000u;
-        std::memcpy(&value, &bits, sizeof value);
-    }
-    uint32_t bits;
-    std::memcpy(&bits, &value, sizeof bits);
-    bits |= sign;
-    std::memcpy(&value, &bits, sizeof value);
-    return value;
-}
-
-std::vector<float> as_floats(const std::vector<uint8_t>& bytes, const FormatInfo& format) {
-    std::vector<float> values(bytes.size() / static_cast<size_t>(format.ggml_bytes));
-    if (format.format == Format::f32) {
-        std::memcpy(values.data(), bytes.data(), bytes.size());
-        return values;
-    }
-    for (size_t i = 0; i < values.size(); ++i) {
-        uint16_t half;
-        std::memcpy(&half, bytes.data() + 2 * i, sizeof half);
-        values[i] = half_to_float(half);
-    }
-    return values;
-}
-
 Linear empty_linear(Format format, int64_t n, int64_t k) {
     Linear linear;
     linear.format = format;
@@ -86,7 +54,8 @@ Linear empty_linear(Format format, int64_t n, int64_t k) {
 
 }  // namespace
 
-WeightReader::WeightReader(const model::ModelFile& file) : file_(file), stream_(file.path, std::ios::binary) {
+WeightReader::WeightReader(const model::ModelFile& file, const kernels::KernelTable& kernels, ThreadPool& pool)
+    : file_(file), kernels_(kernels), pool_(pool), stream_(file.path, std::ios::binary) {
     if (!stream_) throw Error(Status::model_not_found, file.path.string() + " cannot be opened");
 }
 
@@ -106,30 +75,56 @@ void WeightReader::read(const model::TensorInfo& tensor, uint64_t offset, void* 
 
 std::vector<float> WeightReader::floats(const std::string& name) {
     const model::TensorInfo& tensor = find(name);
-    std::vector<uint8_t> bytes(tensor.n_bytes);
-    read(tensor, 0, bytes.data(), tensor.n_bytes);
-    return as_floats(bytes, format_of(file_, tensor));
+    std::vector<float> values(tensor.n_values());
+    if (format_of(file_, tensor).format == Format::f32) {
+        read(tensor, 0, values.data(), tensor.n_bytes);
+        return values;
+    }
+    std::vector<uint16_t> halves(values.size());
+    read(tensor, 0, halves.data(), tensor.n_bytes);
+    kernels_.half_to_float(halves.data(), static_cast<int64_t>(halves.size()), values.data());
+    return values;
 }
 
 LayerNormWeights WeightReader::layer_norm(const std::string& name) {
     return {floats(name + ".weight"), floats(name + ".bias")};
 }
 
-Linear WeightReader::linear(const std::string& name, bool has_bias) {
-    const model::TensorInfo& tensor = find(name + ".weight");
+// A few tiles of rows at a time are read, then packed on all threads.
+Linear WeightReader::matrix(const std::string& name) {
+    const model::TensorInfo& tensor = find(name);
     Linear linear = empty_linear(format_of(file_, tensor).format, rows_of(tensor), tensor.dims[0]);
     const uint64_t row_bytes = tensor.n_bytes / static_cast<uint64_t>(linear.n);
     const int64_t tiles_at_once =
         std::max<int64_t>(1, static_cast<int64_t>(kChunkBytes / row_bytes) / kernels::kTileColumns);
-    const int64_t rows_at_once = tiles_at_once * kernels::kTileColumns;
-    std::vector<uint8_t> rows(static_cast<size_t>(rows_at_once) * row_bytes);
+    const int64_t rows_at_once = std::min(tiles_at_once * kernels::kTileColumns, linear.n);
+    rows_.resize(std::max(rows_.size(), static_cast<size_t>(rows_at_once) * row_bytes));
     for (int64_t first = 0; first < linear.n; first += rows_at_once) {
         const int64_t count = std::min(rows_at_once, linear.n - first);
-        read(tensor, static_cast<uint64_t>(first) * row_bytes, rows.data(), static_cast<uint64_t>(count) * row_bytes);
-        kernels::pack_rows(linear.format, rows.data(), first, count, linear.k, linear.packed.data());
+        read(tensor, static_cast<uint64_t>(first) * row_bytes, rows_.data(), static_cast<uint64_t>(count) * row_bytes);
+        pool_.run(kernels::n_tiles(count), [&](int64_t i, int) {
+            const int64_t row = i * kernels::kTileColumns;
+            kernels::pack_rows(linear.format, rows_.data() + static_cast<uint64_t>(row) * row_bytes, first + row,
+                               std::min(kernels::kTileColumns, count - row), linear.k, linear.packed.data());
+        });
     }
+    return linear;
+}
+
+Linear WeightReader::linear(const std::string& name, bool has_bias) {
+    Linear linear = matrix(name + ".weight");
     if (has_bias) linear.bias = floats(name + ".bias");
     return linear;
+}
+
+// Keys have no bias: it would add the same amount to every score of a query, which softmax ignores.
+AttentionWeights WeightReader::attention(const std::string& name) {
+    return {layer_norm(name + "_ln"), linear(name + ".query", true), linear(name + ".key", false),
+            linear(name + ".value", true), linear(name + ".out", true)};
+}
+
+MlpWeights WeightReader::mlp(const std::string& block) {
+    return {layer_norm(block + "mlp_ln"), linear(block + "mlp.0", true), linear(block + "mlp.2", true)};
 }
 
 Linear WeightReader::convolution(const std::string& name) {
@@ -143,26 +138,29 @@ Linear WeightReader::convolution(const std::string& name) {
     return linear;
 }
 
-EncoderWeights read_encoder(const model::ModelFile& file) {
-    WeightReader reader(file);
+EncoderWeights read_encoder(WeightReader& reader, const model::Hparams& hparams) {
     EncoderWeights weights;
     weights.conv1 = reader.convolution("encoder.conv1");
     weights.conv2 = reader.convolution("encoder.conv2");
     weights.positions = reader.floats("encoder.positional_embedding");
-    for (int32_t i = 0; i < file.hparams.n_audio_layer; ++i) {
+    for (int32_t i = 0; i < hparams.n_audio_layer; ++i) {
         const std::string block = "encoder.blocks." + std::to_string(i) + ".";
-        EncoderLayer layer;
-        layer.attention_norm = reader.layer_norm(block + "attn_ln");
-        layer.query = reader.linear(block + "attn.query", true);
-        layer.key = reader.linear(block + "attn.key", false);
-        layer.value = reader.linear(block + "attn.value", true);
-        layer.out = reader.linear(block + "attn.out", true);
-        layer.mlp_norm = reader.layer_norm(block + "mlp_ln");
-        layer.mlp_0 = reader.linear(block + "mlp.0", true);
-        layer.mlp_2 = reader.linear(block + "mlp.2", true);
-        weights.layers.push_back(std::move(layer));
+        weights.layers.push_back({reader.attention(block + "attn"), reader.mlp(block)});
     }
     weights.norm = reader.layer_norm("encoder.ln_post");
+    return weights;
+}
+
+DecoderWeights read_decoder(WeightReader& reader, const model::Hparams& hparams) {
+    DecoderWeights weights;
+    weights.token_embedding = reader.matrix("decoder.token_embedding.weight");
+    weights.positions = reader.floats("decoder.positional_embedding");
+    for (int32_t i = 0; i < hparams.n_text_layer; ++i) {
+        const std::string block = "decoder.blocks." + std::to_string(i) + ".";
+        weights.layers.push_back(
+            {reader.attention(block + "attn"), reader.attention(block + "cross_attn"), reader.mlp(block)});
+    }
+    weights.norm = reader.layer_norm("decoder.ln");
     return weights;
 }
 

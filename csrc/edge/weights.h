@@ -9,6 +9,7 @@
 #include <vector>
 
 #include "core/aligned.h"
+#include "core/thread_pool.h"
 #include "kernels/formats.h"
 #include "kernels/kernels.h"
 #include "model/file_format.h"
@@ -30,11 +31,19 @@ struct LayerNormWeights {
     std::vector<float> weight, bias;
 };
 
-struct EncoderLayer {
-    LayerNormWeights attention_norm;
+struct AttentionWeights {
+    LayerNormWeights norm;
     Linear query, key, value, out;
-    LayerNormWeights mlp_norm;
-    Linear mlp_0, mlp_2;
+};
+
+struct MlpWeights {
+    LayerNormWeights norm;
+    Linear up, down;  // "mlp.0" and "mlp.2"
+};
+
+struct EncoderLayer {
+    AttentionWeights attention;
+    MlpWeights mlp;
 };
 
 struct EncoderWeights {
@@ -45,18 +54,33 @@ struct EncoderWeights {
     LayerNormWeights norm;
 };
 
+struct DecoderLayer {
+    AttentionWeights attention, cross_attention;
+    MlpWeights mlp;
+};
+
+struct DecoderWeights {
+    Linear token_embedding;        // n = n_vocab, k = n_text_state: tokens into rows, and rows into logits
+    std::vector<float> positions;  // [n_text_ctx][n_text_state]
+    std::vector<DecoderLayer> layers;
+    LayerNormWeights norm;
+};
+
 // Reads tensors of one file. The file must be the one that `file` describes (model::read_model_file).
 //
 // Throws Error(Status::unsupported_model) for a type that this engine has no kernels for, and ModelFormatError when the
 // file has become shorter since it was checked.
 class WeightReader {
   public:
-    explicit WeightReader(const model::ModelFile& file);
+    WeightReader(const model::ModelFile& file, const kernels::KernelTable& kernels, ThreadPool& pool);
 
     Linear linear(const std::string& name, bool has_bias);
+    Linear matrix(const std::string& name);
     // A kernel of three frames over n_in channels as a matrix of rows [3][n_in].
     Linear convolution(const std::string& name);
     LayerNormWeights layer_norm(const std::string& name);
+    AttentionWeights attention(const std::string& name);
+    MlpWeights mlp(const std::string& block);
     std::vector<float> floats(const std::string& name);
 
   private:
@@ -64,9 +88,13 @@ class WeightReader {
     void read(const model::TensorInfo& tensor, uint64_t offset, void* to, uint64_t n_bytes);
 
     const model::ModelFile& file_;
+    const kernels::KernelTable& kernels_;
+    ThreadPool& pool_;
     std::ifstream stream_;
+    std::vector<uint8_t> rows_;  // of a matrix, before they are packed
 };
 
-EncoderWeights read_encoder(const model::ModelFile& file);
+EncoderWeights read_encoder(WeightReader& reader, const model::Hparams& hparams);
+DecoderWeights read_decoder(WeightReader& reader, const model::Hparams& hparams);
 
 }  // namespace whisperq::edge

@@ -11,6 +11,7 @@
 #include "ggml/quantize.h"
 #include "ggml/vad.h"
 #include "python/errors.h"
+#include "python/gil.h"
 
 namespace py = pybind11;
 
@@ -109,7 +110,7 @@ py::dict transcribe(const Engine& engine, const Samples& samples, const Transcri
                             std::move(should_stop));
     TranscribeResult result;
     {
-        const py::gil_scoped_release release;
+        const python::GilReleased released;
         result = engine.transcribe(data, n_samples, options, observer);
     }
     observer.rethrow_error();
@@ -125,7 +126,7 @@ py::array_t<float> speech_probabilities(Vad& vad, const Samples& samples, py::ob
     StopCheck stop(std::move(should_stop));
     std::vector<float> probabilities;
     {
-        const py::gil_scoped_release release;
+        const python::GilReleased released;
         probabilities = vad.probabilities(data, n_samples, [&] { return stop(); });
     }
     stop.rethrow_error();
@@ -175,7 +176,7 @@ py::dict probe(const Engine& engine, const Samples& samples, std::vector<std::ve
     }
     ProbeResult result;
     {
-        const py::gil_scoped_release release;
+        const python::GilReleased released;
         result = engine.probe(request, output);
     }
     stop.rethrow_error();
@@ -215,7 +216,7 @@ py::tuple quantize(const py::buffer& source, const std::string& source_type, int
     const RowsToQuantize rows = rows_from(buffer, source_type, row_size, row_scales);
     QuantizedRows result;
     {
-        const py::gil_scoped_release release;
+        const python::GilReleased released;
         result = quantize_rows(rows, type, weights);
     }
     const py::bytes bytes(reinterpret_cast<const char*>(result.bytes.data()), result.bytes.size());
@@ -228,7 +229,7 @@ py::array_t<float> dequantize(const py::buffer& source, const std::string& sourc
     const RowsToQuantize rows = rows_from(buffer, source_type, row_size, row_scales);
     std::vector<float> values;
     {
-        const py::gil_scoped_release release;
+        const python::GilReleased released;
         values = dequantize_rows(rows);
     }
     return py::array_t<float>({static_cast<py::ssize_t>(values.size()) / row_size, row_size}, values.data());
@@ -335,7 +336,7 @@ void bind_engine(py::module_& m) {
     py::class_<Engine>(m, "Engine")
         .def(py::init<const std::string&, bool, int, bool, const MatrixTypes&>(), py::arg("path"), py::arg("use_gpu"),
              py::arg("gpu_device"), py::arg("flash_attention"), py::arg("matrix_types") = MatrixTypes{},
-             py::call_guard<py::gil_scoped_release>())
+             py::call_guard<python::GilReleased>())
         .def("transcribe", &transcribe, py::arg("samples"), py::arg("options"), py::kw_only(),
              py::arg("on_languages") = py::none(), py::arg("on_segment") = py::none(),
              py::arg("on_progress") = py::none(), py::arg("should_stop") = py::none())
@@ -346,7 +347,7 @@ void bind_engine(py::module_& m) {
         .def_property_readonly("n_vocab", &Engine::n_vocab);
     py::class_<Vad>(m, "Vad")
         .def(py::init<const std::string&, int>(), py::arg("path"), py::arg("n_threads"),
-             py::call_guard<py::gil_scoped_release>())
+             py::call_guard<python::GilReleased>())
         .def("probabilities", &speech_probabilities, py::arg("samples"), py::kw_only(),
              py::arg("should_stop") = py::none());
 }

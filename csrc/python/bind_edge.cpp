@@ -1,17 +1,19 @@
-// `_core.EdgeEncoder`: Whisper's encoder on our own kernels; and the kernels that there are.
+// `_core.EdgeModel`: Whisper on our own kernels; and the kernels that there are.
 #include <pybind11/numpy.h>
 #include <pybind11/pybind11.h>
+#include <pybind11/stl.h>
 #include <pybind11/stl/filesystem.h>
 
 #include <filesystem>
 #include <memory>
 #include <string>
+#include <vector>
 
 #include "core/cpu_count.h"
 #include "core/status.h"
-#include "edge/encoder.h"
 #include "kernels/dispatch.h"
 #include "python/bindings.h"
+#include "python/edge_model.h"
 #include "python/gil.h"
 
 namespace py = pybind11;
@@ -21,26 +23,62 @@ namespace {
 
 using Floats = py::array_t<float, py::array::c_style>;
 
+Floats matrix(int64_t n_rows, int64_t n_columns) {
+    return Floats({static_cast<py::ssize_t>(n_rows), static_cast<py::ssize_t>(n_columns)});
+}
+
 const kernels::KernelTable& table_named(const std::string& isa) {
     return isa.empty() || isa == "auto" ? kernels::chosen_kernels() : kernels::kernels_named(isa);
 }
 
-std::unique_ptr<edge::Encoder> open_encoder(const std::filesystem::path& path, const std::string& isa, int n_threads) {
-    return std::make_unique<edge::Encoder>(path, table_named(isa), n_threads > 0 ? n_threads : usable_cpus());
+std::unique_ptr<EdgeModel> open_model(const std::filesystem::path& path, const std::string& isa, int n_threads) {
+    const kernels::KernelTable& table = table_named(isa);
+    const GilReleased released;
+    return std::make_unique<EdgeModel>(path, table, n_threads > 0 ? n_threads : usable_cpus());
 }
 
-Floats encode(edge::Encoder& encoder, const Floats& mel, int64_t n_ctx) {
-    const model::Hparams& hparams = encoder.hparams();
+Floats encode(EdgeModel& model, const Floats& mel, int64_t n_ctx) {
+    const model::Hparams& hparams = model.model.hparams();
     if (mel.ndim() != 2 || mel.shape(0) != hparams.n_mels || mel.shape(1) < 1) {
         throw Error(Status::audio, "mel must have the shape [" + std::to_string(hparams.n_mels) + ", frames]");
     }
-    Floats out({static_cast<py::ssize_t>(n_ctx), static_cast<py::ssize_t>(hparams.n_audio_state)});
+    Floats out = matrix(n_ctx, hparams.n_audio_state);
     const float* from = mel.data();
     float* to = out.mutable_data();
     const int64_t n_frames = mel.shape(1);
     {
         const GilReleased released;
-        encoder.encode(from, n_frames, n_ctx, to);
+        model.encoder.encode(from, n_frames, n_ctx, to);
+    }
+    return out;
+}
+
+std::shared_ptr<const edge::AudioCache> listen(EdgeModel& model, const Floats& features) {
+    const int64_t n_state = model.model.hparams().n_audio_state;
+    if (features.ndim() != 2 || features.shape(1) != n_state) {
+        throw Error(Status::audio, "audio features must have the shape [tokens, " + std::to_string(n_state) + "]");
+    }
+    const float* from = features.data();
+    const int64_t n_ctx = features.shape(0);
+    const GilReleased released;
+    return model.decoder.listen(from, n_ctx);
+}
+
+Floats logits(EdgeModel& model, const std::shared_ptr<const edge::AudioCache>& audio,
+              const std::vector<int32_t>& tokens, int64_t first) {
+    const auto n_tokens = static_cast<int64_t>(tokens.size());
+    if (first < 0 || first >= n_tokens) throw Error(Status::internal, "logits: first is not one of the tokens");
+    Floats out = matrix(n_tokens - first, model.decoder.n_vocab());
+    edge::Pass pass;
+    pass.tokens = tokens.data();
+    pass.n_tokens = n_tokens;
+    pass.first_logits = first;
+    pass.logits = out.mutable_data();
+    {
+        const GilReleased released;
+        const std::unique_ptr<edge::Sequence> sequence = model.decoder.begin(audio);
+        pass.sequence = sequence.get();
+        model.decoder.decode({pass});
     }
     return out;
 }
@@ -60,13 +98,19 @@ py::list isa_list() {
 }  // namespace
 
 void bind_edge(py::module_& m) {
-    py::class_<edge::Encoder>(m, "EdgeEncoder")
-        .def(py::init(&open_encoder), py::arg("path"), py::arg("isa") = "auto", py::arg("n_threads") = 0,
-             py::call_guard<py::gil_scoped_release>())
+    py::class_<edge::AudioCache, std::shared_ptr<edge::AudioCache>>(
+        m, "EdgeAudio", "What the decoder keeps of a window's audio: keys and values of its cross attention.")
+        .def_property_readonly("n_ctx", &edge::AudioCache::n_ctx)
+        .def_property_readonly("n_bytes", &edge::AudioCache::n_bytes);
+    py::class_<EdgeModel>(m, "EdgeModel")
+        .def(py::init(&open_model), py::arg("path"), py::arg("isa") = "auto", py::arg("n_threads") = 0)
         .def("encode", &encode, py::arg("mel"), py::arg("n_ctx"))
-        .def_property_readonly("isa", &edge::Encoder::isa)
-        .def_property_readonly("n_threads", &edge::Encoder::n_threads)
-        .def_property_readonly("packed_bytes", &edge::Encoder::packed_bytes);
+        .def("listen", &listen, py::arg("audio_features"))
+        .def("logits", &logits, py::arg("audio"), py::arg("tokens"), py::arg("first") = 0)
+        .def_property_readonly("hparams", [](const EdgeModel& model) { return hparams_dict(model.model.hparams()); })
+        .def_property_readonly("isa", [](const EdgeModel& model) { return model.model.kernels().isa; })
+        .def_property_readonly("n_threads", [](EdgeModel& model) { return model.model.pool().size(); })
+        .def_property_readonly("packed_bytes", [](const EdgeModel& model) { return model.model.packed_bytes(); });
     m.def("isas", &isa_list, "Every instruction set of the kernels: whether it is built, and supported by CPU and OS.");
     m.def("chosen_isa", [] { return std::string(kernels::chosen_kernels().isa); });
 }

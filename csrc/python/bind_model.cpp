@@ -8,6 +8,7 @@
 
 #include "model/file_format.h"
 #include "python/bindings.h"
+#include "python/gil.h"
 
 namespace py = pybind11;
 
@@ -17,6 +18,15 @@ namespace {
 using whisperq::model::Hparams;
 using whisperq::model::ModelFile;
 using whisperq::model::TensorInfo;
+
+// Tokens are bytes: a token may end in the middle of a character.
+py::list vocabulary_list(const ModelFile& file) {
+    py::list tokens(file.vocabulary.size());
+    for (size_t i = 0; i < file.vocabulary.size(); ++i) tokens[i] = py::bytes(file.vocabulary[i]);
+    return tokens;
+}
+
+}  // namespace
 
 py::dict hparams_dict(const Hparams& hparams) {
     py::dict dict;
@@ -32,15 +42,6 @@ py::dict hparams_dict(const Hparams& hparams) {
     dict["n_vocab"] = hparams.n_vocab;
     return dict;
 }
-
-// Tokens are bytes: a token may end in the middle of a character.
-py::list vocabulary_list(const ModelFile& file) {
-    py::list tokens(file.vocabulary.size());
-    for (size_t i = 0; i < file.vocabulary.size(); ++i) tokens[i] = py::bytes(file.vocabulary[i]);
-    return tokens;
-}
-
-}  // namespace
 
 void bind_model(py::module_& m) {
     py::class_<TensorInfo>(m, "TensorInfo")
@@ -67,8 +68,7 @@ void bind_model(py::module_& m) {
         .def_property_readonly("n_languages", &ModelFile::n_languages)
         .def_readonly("tensors", &ModelFile::tensors);
 
-    m.def("read_model_file", &whisperq::model::read_model_file, py::arg("path"),
-          py::call_guard<py::gil_scoped_release>());
+    m.def("read_model_file", &whisperq::model::read_model_file, py::arg("path"), py::call_guard<GilReleased>());
 }
 
 }  // namespace whisperq::python

@@ -31,10 +31,10 @@ class EdgeEncoder:
     """
 
     def __init__(self, path: Union[str, os.PathLike[str]], isa: str = "auto", n_threads: int = 0) -> None:
-        self._hparams = _core.read_model_file(path).hparams
         began_us = _core.now_us()
-        self._native = _core.EdgeEncoder(os.fspath(path), isa, n_threads)
+        self._native = _core.EdgeModel(os.fspath(path), isa, n_threads)
         self.load_ms = (_core.now_us() - began_us) / 1000
+        self._hparams = self._native.hparams
 
     @property
     def isa(self) -> str:

@@ -1,0 +1,258 @@
+#include "edge/decoder.h"
+
+#include <algorithm>
+#include <cstring>
+#include <functional>
+#include <string>
+
+#include "core/status.h"
+#include "kernels/pack.h"
+
+namespace whisperq::edge {
+namespace {
+
+using kernels::kHeadSize;
+using kernels::kKeyBlock;
+
+// Queries of one head that share what is loaded of its keys and values, and whose scores stay in the cache.
+constexpr int64_t kQueriesAtOnce = 8;
+
+[[noreturn]] void refuse(const std::string& what) {
+    throw Error(Status::internal, "decode: " + what);
+}
+
+int64_t score_stride(int64_t n_keys) {
+    return kernels::n_key_blocks(n_keys) * kKeyBlock;
+}
+
+bool wants_float_cache(const DecoderWeights& weights) {
+    return weights.token_embedding.format == kernels::Format::f32;
+}
+
+}  // namespace
+
+// The tokens of all passes as rows of one input. Passes over the same audio come one after another, so that their
+// queries are rows side by side.
+struct TextDecoder::Batch {
+    struct Row {
+        const Pass* pass;
+        int64_t token;     // of the pass
+        int64_t position;  // in the sequence
+    };
+    struct Listeners {
+        const AudioCache* audio;
+        int64_t first, n;  // rows
+    };
+
+    explicit Batch(const std::vector<Pass>& given) {
+        for (const Pass& pass : given) passes.push_back(&pass);
+        std::stable_sort(passes.begin(), passes.end(), [](const Pass* a, const Pass* b) {
+            return std::less<const AudioCache*>()(&a->sequence->audio(), &b->sequence->audio());
+        });
+        for (const Pass* pass : passes) {
+            const AudioCache* audio = &pass->sequence->audio();
+            if (listeners.empty() || listeners.back().audio != audio) listeners.push_back({audio, n_rows(), 0});
+            for (int64_t i = 0; i < pass->n_tokens; ++i) rows.push_back({pass, i, pass->sequence->n_tokens() + i});
+            listeners.back().n += pass->n_tokens;
+        }
+    }
+
+    int64_t n_rows() const { return static_cast<int64_t>(rows.size()); }
+
+    // Copies a row's scores to where its pass wants those of this head.
+    static void keep_scores(const Row& row, int64_t layer, int64_t head, const float* scores) {
+        const CrossScores& wanted = row.pass->scores;
+        if (wanted.heads == nullptr) return;
+        const int64_t n_ctx = row.pass->sequence->audio().n_ctx();
+        for (size_t i = 0; i < wanted.heads->size(); ++i) {
+            if ((*wanted.heads)[i] != std::pair<int, int>(static_cast<int>(layer), static_cast<int>(head))) continue;
+            float* to = wanted.out + (static_cast<int64_t>(i) * row.pass->n_tokens + row.token) * n_ctx;
+            std::memcpy(to, scores, static_cast<size_t>(n_ctx) * sizeof(float));
+        }
+    }
+
+    std::vector<const Pass*> passes;
+    std::vector<Row> rows;
+    std::vector<Listeners> listeners;
+};
+
+TextDecoder::TextDecoder(Model& model)
+    : model_(model),
+      kernels_(model.kernels()),
+      n_state_(model.hparams().n_text_state),
+      n_head_(model.hparams().n_text_head),
+      shape_{model.hparams().n_text_layer, n_head_, !wants_float_cache(model.decoder())} {}
+
+std::shared_ptr<const AudioCache> TextDecoder::listen(const float* audio_features, int64_t n_ctx) {
+    if (n_ctx < 1 || n_ctx > model_.hparams().n_audio_ctx) {
+        throw Error(Status::internal, "listen: " + std::to_string(n_ctx) + " audio tokens");
+    }
+    auto audio = std::make_shared<AudioCache>(shape_, n_ctx);
+    const auto lock = model_.lock();
+    Machine& machine = model_.machine();
+    float* keys = reserve_floats(qkv_, 2 * n_ctx * n_state_);
+    float* values = keys + n_ctx * n_state_;
+    const int64_t n_blocks = kernels::n_key_blocks(n_ctx);
+    for (int64_t layer = 0; layer < shape_.n_layer; ++layer) {
+        const AttentionWeights& weights = model_.decoder().layers[static_cast<size_t>(layer)].cross_attention;
+        multiply(machine, {audio_features, n_ctx, n_state_}, nullptr,
+                 {{&weights.key, keys, {}}, {&weights.value, values, {}}});
+        machine.pool().run(n_head_ * n_blocks, [&](int64_t task, int) {
+            const int64_t head = task / n_blocks, b = task % n_blocks;
+            const int64_t at = b * kKeyBlock * n_state_ + head * kHeadSize;
+            audio->put_block(kernels_, layer, head, b, keys + at, values + at, n_state_);
+        });
+    }
+    return audio;
+}
+
+std::unique_ptr<Sequence> TextDecoder::begin(std::shared_ptr<const AudioCache> audio) {
+    return std::unique_ptr<Sequence>(new Sequence(shape_, std::move(audio)));
+}
+
+void TextDecoder::copy(const Sequence& from, Sequence& to) {
+    to.cache_ = from.cache_;
+    to.audio_ = from.audio_;
+}
+
+void TextDecoder::decode(const std::vector<Pass>& passes) {
+    check(passes);
+    const auto lock = model_.lock();
+    const Batch batch(passes);
+    for (const Pass& pass : passes) pass.sequence->cache_.reserve(pass.sequence->n_tokens() + pass.n_tokens);
+
+    float* x = reserve_floats(rows_, batch.n_rows() * n_state_);
+    embed(batch, x);
+    const std::vector<DecoderLayer>& layers = model_.decoder().layers;
+    for (size_t i = 0; i < layers.size(); ++i) {
+        attend_to_tokens(layers[i].attention, static_cast<int64_t>(i), batch, x);
+        attend_to_audio(layers[i].cross_attention, static_cast<int64_t>(i), batch, x);
+        apply_mlp(model_.machine(), layers[i].mlp, batch.n_rows(), x, hidden_);
+    }
+    project(batch, x);
+    for (const Pass& pass : passes) pass.sequence->cache_.set_n_tokens(pass.sequence->n_tokens() + pass.n_tokens);
+}
+
+void TextDecoder::check(const std::vector<Pass>& passes) const {
+    std::vector<const Sequence*> seen;
+    for (const Pass& pass : passes) {
+        const int64_t end = pass.sequence->n_tokens() + pass.n_tokens;
+        if (pass.n_tokens < 1 || end > n_text_ctx()) {
+            refuse(std::to_string(pass.n_tokens) + " tokens would make " + std::to_string(end) + "; allowed: 1 to " +
+                   std::to_string(n_text_ctx()) + " in all");
+        }
+        if (pass.first_logits < 0 || pass.first_logits > pass.n_tokens) refuse("first_logits outside the pass");
+        for (int64_t i = 0; i < pass.n_tokens; ++i) {
+            if (pass.tokens[i] < 0 || pass.tokens[i] >= n_vocab()) refuse("token " + std::to_string(pass.tokens[i]));
+        }
+        if (pass.scores.heads != nullptr) {
+            for (const auto& [layer, head] : *pass.scores.heads) {
+                if (layer < 0 || layer >= shape_.n_layer || head < 0 || head >= n_head_) refuse("no such head");
+            }
+        }
+        seen.push_back(pass.sequence);
+    }
+    std::sort(seen.begin(), seen.end());
+    if (std::adjacent_find(seen.begin(), seen.end()) != seen.end()) refuse("a sequence twice in a batch");
+}
+
+void TextDecoder::embed(const Batch& batch, float* x) const {
+    const DecoderWeights& weights = model_.decoder();
+    const Linear& embedding = weights.token_embedding;
+    for (int64_t r = 0; r < batch.n_rows(); ++r) {
+        const Batch::Row& row = batch.rows[static_cast<size_t>(r)];
+        float* to = x + r * n_state_;
+        kernels::unpack_row(embedding.format, embedding.packed.data(), row.pass->tokens[row.token], embedding.k, to);
+        const float* position = weights.positions.data() + row.position * n_state_;
+        for (int64_t i = 0; i < n_state_; ++i) to[i] += position[i];
+    }
+}
+
+void TextDecoder::attend_to_tokens(const AttentionWeights& weights, int64_t layer, const Batch& batch, float* x) {
+    Machine& machine = model_.machine();
+    const int64_t n_rows = batch.n_rows(), size = n_rows * n_state_;
+    float* q = reserve_floats(qkv_, 4 * size);
+    float* k = q + size;
+    float* v = k + size;
+    float* heads = v + size;
+    multiply(machine, {x, n_rows, n_state_}, &weights.norm,
+             {{&weights.query, q, {}}, {&weights.key, k, {}}, {&weights.value, v, {}}});
+    for (int64_t r = 0; r < n_rows; ++r) {
+        const Batch::Row& row = batch.rows[static_cast<size_t>(r)];
+        row.pass->sequence->cache_.put(kernels_, layer, row.position, k + r * n_state_, v + r * n_state_);
+    }
+    machine.reserve_scratch(static_cast<size_t>(score_stride(n_text_ctx())) * sizeof(float));
+    machine.pool().run(n_rows * n_head_, [&](int64_t task, int worker) {
+        const int64_t r = task / n_head_, head = task % n_head_, at = r * n_state_ + head * kHeadSize;
+        const Batch::Row& row = batch.rows[static_cast<size_t>(r)];
+        const CachedHead cached = row.pass->sequence->cache_.head(layer, head);
+        const int64_t n_keys = row.position + 1, stride = score_stride(n_keys);
+        float* scores = machine.scratch_floats(worker);
+        kernels_.score_keys(q + at, n_state_, 1, cached.blocks, cached.keys, shape_.half, n_keys, scores, stride);
+        kernels_.softmax(scores, n_keys);
+        kernels_.mix_values(scores, stride, 1, cached.blocks, cached.values, shape_.half, n_keys, heads + at, n_state_);
+    });
+    kernels::Epilogue add;
+    add.residual = x;
+    multiply(machine, {heads, n_rows, n_state_}, nullptr, {{&weights.out, x, add}});
+}
+
+void TextDecoder::attend_to_audio(const AttentionWeights& weights, int64_t layer, const Batch& batch, float* x) {
+    Machine& machine = model_.machine();
+    const int64_t n_rows = batch.n_rows(), size = n_rows * n_state_;
+    float* q = reserve_floats(qkv_, 2 * size);
+    float* heads = q + size;
+    multiply(machine, {x, n_rows, n_state_}, &weights.norm, {{&weights.query, q, {}}});
+
+    struct Part {
+        const AudioCache* audio;
+        int64_t first, n;  // rows
+    };
+    std::vector<Part> parts;
+    for (const Batch::Listeners& group : batch.listeners) {
+        for (int64_t i = 0; i < group.n; i += kQueriesAtOnce) {
+            parts.push_back({group.audio, group.first + i, std::min(kQueriesAtOnce, group.n - i)});
+        }
+    }
+    machine.reserve_scratch(static_cast<size_t>(kQueriesAtOnce * score_stride(model_.hparams().n_audio_ctx)) *
+                            sizeof(float));
+    machine.pool().run(static_cast<int64_t>(parts.size()) * n_head_, [&](int64_t task, int worker) {
+        const Part& part = parts[static_cast<size_t>(task / n_head_)];
+        const int64_t head = task % n_head_, at = part.first * n_state_ + head * kHeadSize;
+        const CachedHead cached = part.audio->head(layer, head);
+        const int64_t n_keys = part.audio->n_ctx(), stride = score_stride(n_keys);
+        float* scores = machine.scratch_floats(worker);
+        kernels_.score_keys(q + at, n_state_, part.n, cached.blocks, cached.keys, shape_.half, n_keys, scores, stride);
+        for (int64_t i = 0; i < part.n; ++i) {
+            batch.keep_scores(batch.rows[static_cast<size_t>(part.first + i)], layer, head, scores + i * stride);
+            kernels_.softmax(scores + i * stride, n_keys);
+        }
+        kernels_.mix_values(scores, stride, part.n, cached.blocks, cached.values, shape_.half, n_keys, heads + at,
+                            n_state_);
+    });
+    kernels::Epilogue add;
+    add.residual = x;
+    multiply(machine, {heads, n_rows, n_state_}, nullptr, {{&weights.out, x, add}});
+}
+
+void TextDecoder::project(const Batch& batch, float* x) {
+    Machine& machine = model_.machine();
+    float* wanted = x;  // the rows whose logits are wanted, moved to the front
+    int64_t n_wanted = 0;
+    for (int64_t r = 0; r < batch.n_rows(); ++r) {
+        const Batch::Row& row = batch.rows[static_cast<size_t>(r)];
+        if (row.token < row.pass->first_logits) continue;
+        std::memmove(wanted + n_wanted++ * n_state_, x + r * n_state_, static_cast<size_t>(n_state_) * sizeof(float));
+    }
+    if (n_wanted == 0) return;
+    const DecoderWeights& weights = model_.decoder();
+    float* logits = reserve_floats(logits_, n_wanted * n_vocab());
+    multiply(machine, {wanted, n_wanted, n_state_}, &weights.norm, {{&weights.token_embedding, logits, {}}});
+    for (const Pass* pass : batch.passes) {
+        const int64_t n = (pass->n_tokens - pass->first_logits) * n_vocab();
+        std::memcpy(pass->logits, logits, static_cast<size_t>(n) * sizeof(float));
+        logits += n;
+    }
+}
+
+}  // namespace whisperq::edge

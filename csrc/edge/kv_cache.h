@@ -1,0 +1,84 @@
+// Keys and values that attention has seen: of the tokens of one sequence, which grow, and of one window's audio.
+#pragma once
+
+#include <cstdint>
+#include <memory>
+#include <vector>
+
+#include "core/aligned.h"
+#include "kernels/kernels.h"
+
+namespace whisperq::edge {
+
+// What the caches of a model have in common. f16 keeps more than what quantised or f16 weights leave of a key.
+struct CacheShape {
+    int64_t n_layer;
+    int64_t n_head;
+    bool half;
+
+    size_t value_bytes() const noexcept { return half ? 2 : 4; }
+    // One head's keys, or its values, of kKeyBlock tokens.
+    size_t block_bytes() const noexcept {
+        return static_cast<size_t>(kernels::kKeyBlock * kernels::kHeadSize) * value_bytes();
+    }
+    // Keys and values of all layers and heads of kKeyBlock tokens.
+    size_t page_bytes() const noexcept { return static_cast<size_t>(2 * n_layer * n_head) * block_bytes(); }
+};
+
+// Where the kernels find one head of one layer: block b is at blocks[b] + offset.
+struct CachedHead {
+    const uint8_t* const* blocks;
+    size_t keys, values;  // offsets
+};
+
+// The cache of one sequence: a list of pages, each of kKeyBlock tokens of all layers. Copies share the pages that are
+// full and never change, so that a beam which splits costs one page.
+class SelfCache {
+  public:
+    explicit SelfCache(const CacheShape& shape) : shape_(shape) {}
+    SelfCache(const SelfCache&) = delete;
+    SelfCache& operator=(const SelfCache& other);
+
+    int64_t n_tokens() const noexcept { return n_tokens_; }
+    // Makes room for tokens [0, n), whose keys and values can then be put. Throws std::bad_alloc.
+    void reserve(int64_t n);
+    // Key and value of all heads, n_head * kHeadSize floats each, for one token of one layer.
+    void put(const kernels::KernelTable& kernels, int64_t layer, int64_t token, const float* key, const float* value);
+    // Tokens before n are there, in all layers.
+    void set_n_tokens(int64_t n) noexcept { n_tokens_ = n; }
+    CachedHead head(int64_t layer, int64_t head) const noexcept;
+
+  private:
+    using Page = std::shared_ptr<AlignedBuffer>;
+    Page new_page() const;
+
+    CacheShape shape_;
+    int64_t n_tokens_ = 0;
+    std::vector<Page> pages_;
+    std::vector<const uint8_t*> blocks_;  // of pages_
+};
+
+// Keys and values of a window's audio, in which nothing changes once it is filled: one head of one layer lies in one
+// piece, to be read from front to back.
+class AudioCache {
+  public:
+    // Throws std::bad_alloc.
+    AudioCache(const CacheShape& shape, int64_t n_ctx);
+
+    int64_t n_ctx() const noexcept { return n_ctx_; }
+    size_t n_bytes() const noexcept { return data_.size(); }
+    // Tokens of block b of one layer: rows of keys and values lie `stride` floats apart and begin with this block's.
+    void put_block(const kernels::KernelTable& kernels, int64_t layer, int64_t head, int64_t b, const float* keys,
+                   const float* values, int64_t stride);
+    CachedHead head(int64_t layer, int64_t head) const noexcept;
+
+  private:
+    size_t head_offset(int64_t layer, int64_t head) const noexcept;
+
+    CacheShape shape_;
+    int64_t n_ctx_;
+    AlignedBuffer data_;
+    std::vector<const uint8_t*> blocks_;
+};
+
+}  // namespace whisperq::edge
