@@ -83,6 +83,24 @@ Floats logits(EdgeModel& model, const std::shared_ptr<const edge::AudioCache>& a
     return out;
 }
 
+Floats decode(EdgeModel& model, const std::vector<edge::Sequence*>& sequences,
+              const std::vector<std::vector<int32_t>>& tokens) {
+    if (sequences.size() != tokens.size())
+        throw Error(Status::internal, "decode: as many lists of tokens as sequences");
+    Floats out = matrix(static_cast<int64_t>(sequences.size()), model.decoder.n_vocab());
+    std::vector<edge::Pass> passes(sequences.size());
+    for (size_t i = 0; i < passes.size(); ++i) {
+        passes[i].sequence = sequences[i];
+        passes[i].tokens = tokens[i].data();
+        passes[i].n_tokens = static_cast<int64_t>(tokens[i].size());
+        passes[i].first_logits = passes[i].n_tokens - 1;
+        passes[i].logits = out.mutable_data() + static_cast<int64_t>(i) * model.decoder.n_vocab();
+    }
+    const GilReleased released;
+    model.decoder.decode(passes);
+    return out;
+}
+
 py::list isa_list() {
     py::list found;
     for (const kernels::IsaInfo& isa : kernels::isas()) {
@@ -102,10 +120,15 @@ void bind_edge(py::module_& m) {
         m, "EdgeAudio", "What the decoder keeps of a window's audio: keys and values of its cross attention.")
         .def_property_readonly("n_ctx", &edge::AudioCache::n_ctx)
         .def_property_readonly("n_bytes", &edge::AudioCache::n_bytes);
+    py::class_<edge::Sequence>(m, "EdgeSequence", "Tokens that were decoded, and the audio that they are about.")
+        .def_property_readonly("n_tokens", &edge::Sequence::n_tokens);
     py::class_<EdgeModel>(m, "EdgeModel")
         .def(py::init(&open_model), py::arg("path"), py::arg("isa") = "auto", py::arg("n_threads") = 0)
         .def("encode", &encode, py::arg("mel"), py::arg("n_ctx"))
         .def("listen", &listen, py::arg("audio_features"))
+        .def("begin", [](EdgeModel& model,
+                         const std::shared_ptr<const edge::AudioCache>& audio) { return model.decoder.begin(audio); })
+        .def("decode", &decode, py::arg("sequences"), py::arg("tokens"))
         .def("logits", &logits, py::arg("audio"), py::arg("tokens"), py::arg("first") = 0)
         .def_property_readonly("hparams", [](const EdgeModel& model) { return hparams_dict(model.model.hparams()); })
         .def_property_readonly("isa", [](const EdgeModel& model) { return model.model.kernels().isa; })

@@ -60,10 +60,19 @@ class EdgeAudio:
     @property
     def n_bytes(self) -> int: ...
 
+class EdgeSequence:
+    """Tokens that were decoded, and the audio that they are about."""
+
+    @property
+    def n_tokens(self) -> int: ...
+
 class EdgeModel:
     def __init__(self, path: str, isa: str = "auto", n_threads: int = 0) -> None: ...
     def encode(self, mel: npt.NDArray[np.float32], n_ctx: int) -> npt.NDArray[np.float32]: ...
     def listen(self, audio_features: npt.NDArray[np.float32]) -> EdgeAudio: ...
+    def begin(self, audio: EdgeAudio) -> EdgeSequence: ...
+    def decode(self, sequences: list[EdgeSequence], tokens: list[list[int]]) -> npt.NDArray[np.float32]:
+        """One step of a batch: appends tokens to each sequence; logits ``[sequences, n_vocab]`` of what follows."""
     def logits(self, audio: EdgeAudio, tokens: list[int], first: int = 0) -> npt.NDArray[np.float32]:
         """Logits ``[len(tokens) - first, n_vocab]`` that follow tokens ``first`` and later of a sequence of ``tokens``."""
     @property
