@@ -1,9 +1,9 @@
 // Attention over cached keys and values, for each instruction set by what it knows of rows of 16 floats. Included by
 // the tables' sources only, each of which compiles its own copy for its own instructions.
 //
-// `Lanes` has a type Row and: zero, load (floats or f16), store, add_product(sum, row, factor), add, greater, scaled,
-// power_of_e(row, subtracted) = e^(row -
-// subtracted), greatest_lane, sum_of_lanes.
+// `Lanes` has a type Row and: zero, load (floats, f16, int8), store, store_codes (rounded to int8), magnitude,
+// multiply, add_product(sum, row, factor), add, greater, scaled, power_of_e(row, subtracted) = e^(row - subtracted),
+// greatest_lane, sum_of_lanes.
 #pragma once
 
 #include <cstdint>
@@ -21,10 +21,24 @@ const Value* block_at(const uint8_t* const* blocks, size_t offset, int64_t b) {
     return reinterpret_cast<const Value*>(blocks[b] + offset);
 }
 
+// What the scores of a block of int8 are multiplied with, or its probabilities; of floats there is nothing to do.
+template <class Value>
+const float* scales_of(const Value* block) {
+    return reinterpret_cast<const float*>(block + kKeyBlock * kHeadSize);
+}
+template <class Value>
+constexpr bool kHasScales = sizeof(Value) == 1;
+
 // ---- Scores
 //
 // A block has 16 keys side by side: its row i holds value i of each of them, which is multiplied with value i of a
 // query.
+
+template <class Lanes, class Value>
+void store_scores(typename Lanes::Row sums, const Value* block, float* scores) {
+    if constexpr (kHasScales<Value>) sums = Lanes::multiply(sums, Lanes::load(scales_of(block)));
+    Lanes::store(scores, Lanes::scaled(sums, kInverseRootHeadSize));
+}
 
 // One query and some blocks side by side, which hide the latency of an addition. Every score is the same chain of
 // additions here and below, so that it does not depend on how many queries come along.
@@ -56,16 +70,14 @@ void score_query(const float* q, const uint8_t* const* blocks, size_t offset, in
 
 // Several queries, which share what is loaded.
 template <class Lanes, class Value, int kQueries>
-void score_some(const float* q, int64_t q_stride, const Value* keys, float* scores, int64_t scores_stride) {
+void score_some(const float* q, int64_t q_stride, const Value* keys_of_block, float* scores, int64_t scores_stride) {
     typename Lanes::Row sums[kQueries];
     for (auto& sum : sums) sum = Lanes::zero();
-    for (int64_t i = 0; i < kHeadSize; ++i, keys += kKeyBlock) {
-        const auto row = Lanes::load(keys);
+    for (int64_t i = 0; i < kHeadSize; ++i) {
+        const auto row = Lanes::load(keys_of_block + i * kKeyBlock);
         for (int m = 0; m < kQueries; ++m) sums[m] = Lanes::add_product(sums[m], row, q[m * q_stride + i]);
     }
-    for (int m = 0; m < kQueries; ++m) {
-        Lanes::store(scores + m * scores_stride, Lanes::scaled(sums[m], kInverseRootHeadSize));
-    }
+    for (int m = 0; m < kQueries; ++m) store_scores<Lanes>(sums[m], keys_of_block, scores + m * scores_stride);
 }
 
 template <class Lanes, class Value>
@@ -87,9 +99,16 @@ void score_keys_of(const float* q, int64_t q_stride, int64_t n_queries, const ui
 
 template <class Lanes>
 void score_keys(const float* q, int64_t q_stride, int64_t n_queries, const uint8_t* const* blocks, size_t offset,
-                bool half, int64_t n_keys, float* scores, int64_t scores_stride) {
-    (half ? score_keys_of<Lanes, uint16_t> : score_keys_of<Lanes, float>)(q, q_stride, n_queries, blocks, offset,
-                                                                          n_keys, scores, scores_stride);
+                CacheType type, int64_t n_keys, float* scores, int64_t scores_stride) {
+    switch (type) {
+        case CacheType::f32:
+            return score_keys_of<Lanes, float>(q, q_stride, n_queries, blocks, offset, n_keys, scores, scores_stride);
+        case CacheType::f16:
+            return score_keys_of<Lanes, uint16_t>(q, q_stride, n_queries, blocks, offset, n_keys, scores,
+                                                  scores_stride);
+        case CacheType::int8:
+            return score_keys_of<Lanes, int8_t>(q, q_stride, n_queries, blocks, offset, n_keys, scores, scores_stride);
+    }
 }
 
 // ---- Probabilities
@@ -117,30 +136,55 @@ void softmax(float* scores, int64_t n) {
     for (int64_t i = n; i < padded; ++i) scores[i] = 0.0f;
 }
 
+// ---- Rounding
+
+template <class Lanes>
+void quantize_head(const float* values, int8_t* codes, float* scale) {
+    constexpr float kLeastNormal = 1.17549435e-38f;
+    auto greatest = Lanes::magnitude(Lanes::load_unaligned(values));
+    for (int64_t i = kKeyBlock; i < kHeadSize; i += kKeyBlock) {
+        greatest = Lanes::greater(greatest, Lanes::magnitude(Lanes::load_unaligned(values + i)));
+    }
+    const float wanted = Lanes::greatest_lane(greatest) / 127.0f;
+    *scale = wanted < kLeastNormal ? 0.0f : wanted;
+    const float inverse = wanted < kLeastNormal ? 0.0f : 1.0f / wanted;
+    for (int64_t i = 0; i < kHeadSize; i += kKeyBlock) {
+        Lanes::store_codes(codes + i, Lanes::scaled(Lanes::load_unaligned(values + i), inverse));
+    }
+}
+
 // ---- Values
 //
 // A block has 16 values of 64 one after the other. kColumns registers of a row of `out` at a time, for kQueries of
 // them.
 template <class Lanes, class Value, int kQueries, int kColumns>
 void mix_some(const float* probabilities, int64_t stride, const uint8_t* const* blocks, size_t offset, int64_t n_keys,
-              float* out, int64_t out_stride) {
+              int64_t first, float* out, int64_t out_stride) {
     typename Lanes::Row sums[kQueries][kColumns];
     for (auto& row : sums) {
         for (auto& sum : row) sum = Lanes::zero();
     }
     for (int64_t b = 0; b < n_key_blocks(n_keys); ++b, probabilities += kKeyBlock) {
         const Value* values = block_at<Value>(blocks, offset, b);
-        for (int64_t j = 0; j < kKeyBlock; ++j, values += kHeadSize) {
+        alignas(kAlignment) float scaled[kQueries][kKeyBlock];
+        const float* factors[kQueries];
+        for (int m = 0; m < kQueries; ++m) {
+            factors[m] = probabilities + m * stride;
+            if constexpr (kHasScales<Value>) {
+                const auto row = Lanes::load(scales_of(values));
+                Lanes::store(scaled[m], Lanes::multiply(row, Lanes::load(factors[m])));
+                factors[m] = scaled[m];
+            }
+        }
+        for (int64_t j = 0; j < kKeyBlock; ++j) {
             for (int c = 0; c < kColumns; ++c) {
-                const auto row = Lanes::load(values + c * kKeyBlock);
-                for (int m = 0; m < kQueries; ++m) {
-                    sums[m][c] = Lanes::add_product(sums[m][c], row, probabilities[m * stride + j]);
-                }
+                const auto row = Lanes::load(values + j * kHeadSize + first + c * kKeyBlock);
+                for (int m = 0; m < kQueries; ++m) sums[m][c] = Lanes::add_product(sums[m][c], row, factors[m][j]);
             }
         }
     }
     for (int m = 0; m < kQueries; ++m) {
-        for (int c = 0; c < kColumns; ++c) Lanes::store(out + m * out_stride + c * kKeyBlock, sums[m][c]);
+        for (int c = 0; c < kColumns; ++c) Lanes::store(out + m * out_stride + first + c * kKeyBlock, sums[m][c]);
     }
 }
 
@@ -150,23 +194,31 @@ void mix_values_of(const float* probabilities, int64_t stride, int64_t n_queries
     constexpr int kColumns = kRowsOfValue / 2;
     int64_t m = 0;
     for (; m + 2 <= n_queries; m += 2) {
-        for (int c = 0; c < kRowsOfValue; c += kColumns) {
-            mix_some<Lanes, Value, 2, kColumns>(probabilities + m * stride, stride, blocks,
-                                                offset + static_cast<size_t>(c * kKeyBlock) * sizeof(Value), n_keys,
-                                                out + m * out_stride + c * kKeyBlock, out_stride);
+        for (int64_t first = 0; first < kHeadSize; first += kColumns * kKeyBlock) {
+            mix_some<Lanes, Value, 2, kColumns>(probabilities + m * stride, stride, blocks, offset, n_keys, first,
+                                                out + m * out_stride, out_stride);
         }
     }
     if (m < n_queries) {
-        mix_some<Lanes, Value, 1, kRowsOfValue>(probabilities + m * stride, stride, blocks, offset, n_keys,
+        mix_some<Lanes, Value, 1, kRowsOfValue>(probabilities + m * stride, stride, blocks, offset, n_keys, 0,
                                                 out + m * out_stride, out_stride);
     }
 }
 
 template <class Lanes>
 void mix_values(const float* probabilities, int64_t stride, int64_t n_queries, const uint8_t* const* blocks,
-                size_t offset, bool half, int64_t n_keys, float* out, int64_t out_stride) {
-    (half ? mix_values_of<Lanes, uint16_t> : mix_values_of<Lanes, float>)(probabilities, stride, n_queries, blocks,
-                                                                          offset, n_keys, out, out_stride);
+                size_t offset, CacheType type, int64_t n_keys, float* out, int64_t out_stride) {
+    switch (type) {
+        case CacheType::f32:
+            return mix_values_of<Lanes, float>(probabilities, stride, n_queries, blocks, offset, n_keys, out,
+                                               out_stride);
+        case CacheType::f16:
+            return mix_values_of<Lanes, uint16_t>(probabilities, stride, n_queries, blocks, offset, n_keys, out,
+                                                  out_stride);
+        case CacheType::int8:
+            return mix_values_of<Lanes, int8_t>(probabilities, stride, n_queries, blocks, offset, n_keys, out,
+                                                out_stride);
+    }
 }
 
 }  // namespace

@@ -90,6 +90,25 @@ struct Lanes {
         return {{widened(vget_low_u16(low)), widened(vget_high_u16(low)), widened(vget_low_u16(high)),
                  widened(vget_high_u16(high))}};
     }
+    WHISPERQ_INLINE static Row load(const int8_t* codes) {
+        const int8x16_t all = vld1q_s8(codes);
+        const int16x8_t low = vmovl_s8(vget_low_s8(all)), high = vmovl_high_s8(all);
+        return {{vcvtq_f32_s32(vmovl_s16(vget_low_s16(low))), vcvtq_f32_s32(vmovl_high_s16(low)),
+                 vcvtq_f32_s32(vmovl_s16(vget_low_s16(high))), vcvtq_f32_s32(vmovl_high_s16(high))}};
+    }
+    WHISPERQ_INLINE static Row load_unaligned(const float* from) { return load_row(from); }
+    WHISPERQ_INLINE static void store_codes(int8_t* to, const Row& row) {
+        const int16x8_t low = vmovn_high_s32(vmovn_s32(vcvtnq_s32_f32(row.quad[0])), vcvtnq_s32_f32(row.quad[1]));
+        const int16x8_t high = vmovn_high_s32(vmovn_s32(vcvtnq_s32_f32(row.quad[2])), vcvtnq_s32_f32(row.quad[3]));
+        vst1q_s8(to, vmovn_high_s16(vmovn_s16(low), high));
+    }
+    WHISPERQ_INLINE static Row magnitude(const Row& row) {
+        return {{vabsq_f32(row.quad[0]), vabsq_f32(row.quad[1]), vabsq_f32(row.quad[2]), vabsq_f32(row.quad[3])}};
+    }
+    WHISPERQ_INLINE static Row multiply(const Row& a, const Row& b) {
+        return {{vmulq_f32(a.quad[0], b.quad[0]), vmulq_f32(a.quad[1], b.quad[1]), vmulq_f32(a.quad[2], b.quad[2]),
+                 vmulq_f32(a.quad[3], b.quad[3])}};
+    }
     WHISPERQ_INLINE static void store(float* to, const Row& row) { store_row(to, row); }
     WHISPERQ_INLINE static Row add_product(const Row& sum, const Row& row, float factor) {
         return {{vfmaq_n_f32(sum.quad[0], row.quad[0], factor), vfmaq_n_f32(sum.quad[1], row.quad[1], factor),

@@ -101,6 +101,23 @@ struct Lanes {
         const auto* from = reinterpret_cast<const __m128i*>(half);
         return {_mm256_cvtph_ps(_mm_loadu_si128(from)), _mm256_cvtph_ps(_mm_loadu_si128(from + 1))};
     }
+    static Row load(const int8_t* codes) {
+        const __m128i all = _mm_loadu_si128(reinterpret_cast<const __m128i*>(codes));
+        return {_mm256_cvtepi32_ps(_mm256_cvtepi8_epi32(all)),
+                _mm256_cvtepi32_ps(_mm256_cvtepi8_epi32(_mm_unpackhi_epi64(all, all)))};
+    }
+    static Row load_unaligned(const float* from) { return load(from); }
+    static void store_codes(int8_t* to, Row row) {
+        const __m256i words = _mm256_packs_epi32(_mm256_cvtps_epi32(row.low), _mm256_cvtps_epi32(row.high));
+        const __m256i ordered = _mm256_permute4x64_epi64(words, 0xd8);
+        const __m128i bytes = _mm_packs_epi16(_mm256_castsi256_si128(ordered), _mm256_extracti128_si256(ordered, 1));
+        _mm_storeu_si128(reinterpret_cast<__m128i*>(to), bytes);
+    }
+    static Row magnitude(Row row) {
+        const __m256 sign = _mm256_set1_ps(-0.0f);
+        return {_mm256_andnot_ps(sign, row.low), _mm256_andnot_ps(sign, row.high)};
+    }
+    static Row multiply(Row a, Row b) { return {_mm256_mul_ps(a.low, b.low), _mm256_mul_ps(a.high, b.high)}; }
     static void store(float* to, Row row) {
         _mm256_storeu_ps(to, row.low);
         _mm256_storeu_ps(to + kLanes, row.high);

@@ -107,7 +107,16 @@ struct Lanes {
     static Row load(const uint16_t* half) {
         return _mm512_cvtph_ps(_mm256_load_si256(reinterpret_cast<const __m256i*>(half)));
     }
+    static Row load(const int8_t* codes) {
+        return _mm512_cvtepi32_ps(_mm512_cvtepi8_epi32(_mm_load_si128(reinterpret_cast<const __m128i*>(codes))));
+    }
+    static Row load_unaligned(const float* from) { return _mm512_loadu_ps(from); }
     static void store(float* to, Row row) { _mm512_storeu_ps(to, row); }
+    static void store_codes(int8_t* to, Row row) {
+        _mm_storeu_si128(reinterpret_cast<__m128i*>(to), _mm512_cvtepi32_epi8(_mm512_cvtps_epi32(row)));
+    }
+    static Row magnitude(Row row) { return _mm512_abs_ps(row); }
+    static Row multiply(Row a, Row b) { return _mm512_mul_ps(a, b); }
     static Row add_product(Row sum, Row row, float factor) { return _mm512_fmadd_ps(row, _mm512_set1_ps(factor), sum); }
     static Row add(Row a, Row b) { return _mm512_add_ps(a, b); }
     static Row greater(Row a, Row b) { return _mm512_max_ps(a, b); }
