@@ -174,7 +174,7 @@ void TextDecoder::embed(const Batch& batch, float* x) const {
     for (int64_t r = 0; r < batch.n_rows(); ++r) {
         const Batch::Row& row = batch.rows[static_cast<size_t>(r)];
         float* to = x + r * n_state_;
-        kernels::unpack_row(embedding.format, embedding.packed.data(), row.pass->tokens[row.token], embedding.k, to);
+        kernels::unpack_row(embedding.format, embedding.packed.data, row.pass->tokens[row.token], embedding.k, to);
         const float* position = weights.positions.data() + row.position * n_state_;
         for (int64_t i = 0; i < n_state_; ++i) to[i] += position[i];
     }

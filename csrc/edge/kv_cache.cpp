@@ -3,6 +3,8 @@
 #include <algorithm>
 #include <cstring>
 
+#include "core/large_pages.h"
+
 namespace whisperq::edge {
 namespace {
 
@@ -45,16 +47,19 @@ void put_floats(const kernels::KernelTable& kernels, CacheType type, const float
 
 void put_codes(const kernels::KernelTable& kernels, const float* keys, const float* values, int64_t stride, int64_t n,
                uint8_t* key_block, uint8_t* value_block) {
-    constexpr int64_t kCodes = kKeyBlock * kHeadSize;
+    constexpr int64_t kCodes = kKeyBlock * kHeadSize, kGroup = 4;
     float key_scales[kKeyBlock] = {}, value_scales[kKeyBlock] = {};
     int8_t codes[kHeadSize];
     std::memset(key_block, 0, kCodes);
     std::memset(value_block, 0, kCodes);
     for (int64_t j = 0; j < n; ++j) {
         kernels.quantize_head(keys + j * stride, codes, key_scales + j);
-        spread(codes, j, key_block);
-        kernels.quantize_head(values + j * stride, reinterpret_cast<int8_t*>(value_block) + j * kHeadSize,
-                              value_scales + j);
+        for (int64_t g = 0; g < kHeadSize / kGroup; ++g) {
+            std::memcpy(key_block + (g * kKeyBlock + j) * kGroup, codes + g * kGroup, kGroup);
+        }
+        kernels.quantize_head(values + j * stride, codes, value_scales + j);
+        uint8_t* group = value_block + j / kGroup * kHeadSize * kGroup + j % kGroup;
+        for (int64_t i = 0; i < kHeadSize; ++i) group[i * kGroup] = static_cast<uint8_t>(codes[i]);
     }
     std::memcpy(key_block + kCodes, key_scales, sizeof key_scales);
     std::memcpy(value_block + kCodes, value_scales, sizeof value_scales);
@@ -122,6 +127,7 @@ CachedHead SelfCache::head(int64_t layer, int64_t head) const noexcept {
 
 AudioCache::AudioCache(const CacheShape& shape, int64_t n_ctx)
     : shape_(shape), n_ctx_(n_ctx), data_(shape.page_bytes() * static_cast<size_t>(n_key_blocks(n_ctx))) {
+    prefer_large_pages(data_.data(), data_.size());
     for (int64_t b = 0; b < n_key_blocks(n_ctx); ++b) {
         blocks_.push_back(data_.data() + static_cast<size_t>(b) * shape.block_bytes());
     }

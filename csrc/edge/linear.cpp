@@ -92,8 +92,7 @@ struct Part {
     int64_t n_columns() const { return std::min(n_tiles * kTileColumns, product->linear->n - first_column()); }
     const uint8_t* tile(int64_t i) const {
         const Linear& linear = *product->linear;
-        return linear.packed.data() +
-               static_cast<size_t>(first_tile + i) * kernels::tile_bytes(linear.format, linear.k);
+        return linear.packed.data + static_cast<size_t>(first_tile + i) * kernels::tile_bytes(linear.format, linear.k);
     }
     kernels::Epilogue epilogue(int64_t out_offset) const {
         kernels::Epilogue moved = product->epilogue;

@@ -1,12 +1,15 @@
 // Attention over cached keys and values, for each instruction set by what it knows of rows of 16 floats. Included by
 // the tables' sources only, each of which compiles its own copy for its own instructions.
 //
-// `Lanes` has a type Row and: zero, load (floats, f16, int8), store, store_codes (rounded to int8), magnitude,
-// multiply, add_product(sum, row, factor), add, greater, scaled, power_of_e(row, subtracted) = e^(row - subtracted),
-// greatest_lane, sum_of_lanes.
+// `Lanes` has a type Row and: zero, load (floats, f16), load_unaligned, store, store_codes (rounded to int8),
+// magnitude, multiply, add_product(sum, row, factor), add, greater, scaled, power_of_e(row, subtracted) = e^(row -
+// subtracted), greatest_lane, sum_of_lanes; and a type Dots of 16 sums of int8 products: start_signed(sum of the codes
+// that will be given), add_signed(dots, 16 x 4 codes, 4 codes for every lane), start_unsigned and add_unsigned for
+// codes that are not negative, to_floats.
 #pragma once
 
 #include <cstdint>
+#include <cstring>
 
 #include "kernels/kernels.h"
 
@@ -16,29 +19,43 @@ namespace {
 constexpr float kInverseRootHeadSize = 0.125f;  // 1 / sqrt(kHeadSize)
 constexpr int kRowsOfValue = kHeadSize / kKeyBlock;
 
+constexpr float kLeastNormal = 1.17549435e-38f;  // below it a scale has no inverse to rely on
+
+inline const float* scales_of(const int8_t* block) {
+    return reinterpret_cast<const float*>(block + kKeyBlock * kHeadSize);
+}
+
+inline int32_t four_codes(const int8_t* codes) {
+    int32_t four;
+    memcpy(&four, codes, sizeof four);
+    return four;
+}
+
 template <class Value>
 const Value* block_at(const uint8_t* const* blocks, size_t offset, int64_t b) {
     return reinterpret_cast<const Value*>(blocks[b] + offset);
 }
 
-// What the scores of a block of int8 are multiplied with, or its probabilities; of floats there is nothing to do.
-template <class Value>
-const float* scales_of(const Value* block) {
-    return reinterpret_cast<const float*>(block + kKeyBlock * kHeadSize);
+// ---- Rounding
+
+template <class Lanes>
+void quantize_head(const float* values, int8_t* codes, float* scale) {
+    auto greatest = Lanes::magnitude(Lanes::load_unaligned(values));
+    for (int64_t i = kKeyBlock; i < kHeadSize; i += kKeyBlock) {
+        greatest = Lanes::greater(greatest, Lanes::magnitude(Lanes::load_unaligned(values + i)));
+    }
+    const float wanted = Lanes::greatest_lane(greatest) / 127.0f;
+    *scale = wanted < kLeastNormal ? 0.0f : wanted;
+    const float inverse = wanted < kLeastNormal ? 0.0f : 1.0f / wanted;
+    for (int64_t i = 0; i < kHeadSize; i += kKeyBlock) {
+        Lanes::store_codes(codes + i, Lanes::scaled(Lanes::load_unaligned(values + i), inverse));
+    }
 }
-template <class Value>
-constexpr bool kHasScales = sizeof(Value) == 1;
 
 // ---- Scores
 //
 // A block has 16 keys side by side: its row i holds value i of each of them, which is multiplied with value i of a
 // query.
-
-template <class Lanes, class Value>
-void store_scores(typename Lanes::Row sums, const Value* block, float* scores) {
-    if constexpr (kHasScales<Value>) sums = Lanes::multiply(sums, Lanes::load(scales_of(block)));
-    Lanes::store(scores, Lanes::scaled(sums, kInverseRootHeadSize));
-}
 
 // One query and some blocks side by side, which hide the latency of an addition. Every score is the same chain of
 // additions here and below, so that it does not depend on how many queries come along.
@@ -77,7 +94,8 @@ void score_some(const float* q, int64_t q_stride, const Value* keys_of_block, fl
         const auto row = Lanes::load(keys_of_block + i * kKeyBlock);
         for (int m = 0; m < kQueries; ++m) sums[m] = Lanes::add_product(sums[m], row, q[m * q_stride + i]);
     }
-    for (int m = 0; m < kQueries; ++m) store_scores<Lanes>(sums[m], keys_of_block, scores + m * scores_stride);
+    for (int m = 0; m < kQueries; ++m)
+        Lanes::store(scores + m * scores_stride, Lanes::scaled(sums[m], kInverseRootHeadSize));
 }
 
 template <class Lanes, class Value>
@@ -97,6 +115,34 @@ void score_keys_of(const float* q, int64_t q_stride, int64_t n_queries, const ui
     }
 }
 
+// Four codes of q at a time, in every lane, with those of 16 keys.
+template <class Lanes>
+void score_block(const int8_t* q, float q_scale, int32_t q_sum, const int8_t* keys, float* scores) {
+    auto dots = Lanes::start_signed(q_sum);
+    for (int64_t g = 0; g < kHeadSize / 4; ++g) {
+        dots = Lanes::add_signed(dots, keys + g * 4 * kKeyBlock, four_codes(q + 4 * g));
+    }
+    const auto scales = Lanes::load(scales_of(keys));
+    Lanes::store(scores,
+                 Lanes::multiply(Lanes::to_floats(dots), Lanes::scaled(scales, q_scale * kInverseRootHeadSize)));
+}
+
+template <class Lanes>
+void score_codes(const float* q, int64_t q_stride, int64_t n_queries, const uint8_t* const* blocks, size_t offset,
+                 int64_t n_keys, float* scores, int64_t scores_stride) {
+    for (int64_t m = 0; m < n_queries; ++m) {
+        alignas(kAlignment) int8_t codes[kHeadSize];
+        float scale;
+        quantize_head<Lanes>(q + m * q_stride, codes, &scale);
+        int32_t sum = 0;
+        for (const int8_t code : codes) sum += code;
+        for (int64_t b = 0; b < n_key_blocks(n_keys); ++b) {
+            score_block<Lanes>(codes, scale, sum, block_at<int8_t>(blocks, offset, b),
+                               scores + m * scores_stride + b * kKeyBlock);
+        }
+    }
+}
+
 template <class Lanes>
 void score_keys(const float* q, int64_t q_stride, int64_t n_queries, const uint8_t* const* blocks, size_t offset,
                 CacheType type, int64_t n_keys, float* scores, int64_t scores_stride) {
@@ -107,7 +153,7 @@ void score_keys(const float* q, int64_t q_stride, int64_t n_queries, const uint8
             return score_keys_of<Lanes, uint16_t>(q, q_stride, n_queries, blocks, offset, n_keys, scores,
                                                   scores_stride);
         case CacheType::int8:
-            return score_keys_of<Lanes, int8_t>(q, q_stride, n_queries, blocks, offset, n_keys, scores, scores_stride);
+            return score_codes<Lanes>(q, q_stride, n_queries, blocks, offset, n_keys, scores, scores_stride);
     }
 }
 
@@ -136,23 +182,6 @@ void softmax(float* scores, int64_t n) {
     for (int64_t i = n; i < padded; ++i) scores[i] = 0.0f;
 }
 
-// ---- Rounding
-
-template <class Lanes>
-void quantize_head(const float* values, int8_t* codes, float* scale) {
-    constexpr float kLeastNormal = 1.17549435e-38f;
-    auto greatest = Lanes::magnitude(Lanes::load_unaligned(values));
-    for (int64_t i = kKeyBlock; i < kHeadSize; i += kKeyBlock) {
-        greatest = Lanes::greater(greatest, Lanes::magnitude(Lanes::load_unaligned(values + i)));
-    }
-    const float wanted = Lanes::greatest_lane(greatest) / 127.0f;
-    *scale = wanted < kLeastNormal ? 0.0f : wanted;
-    const float inverse = wanted < kLeastNormal ? 0.0f : 1.0f / wanted;
-    for (int64_t i = 0; i < kHeadSize; i += kKeyBlock) {
-        Lanes::store_codes(codes + i, Lanes::scaled(Lanes::load_unaligned(values + i), inverse));
-    }
-}
-
 // ---- Values
 //
 // A block has 16 values of 64 one after the other. kColumns registers of a row of `out` at a time, for kQueries of
@@ -166,20 +195,11 @@ void mix_some(const float* probabilities, int64_t stride, const uint8_t* const* 
     }
     for (int64_t b = 0; b < n_key_blocks(n_keys); ++b, probabilities += kKeyBlock) {
         const Value* values = block_at<Value>(blocks, offset, b);
-        alignas(kAlignment) float scaled[kQueries][kKeyBlock];
-        const float* factors[kQueries];
-        for (int m = 0; m < kQueries; ++m) {
-            factors[m] = probabilities + m * stride;
-            if constexpr (kHasScales<Value>) {
-                const auto row = Lanes::load(scales_of(values));
-                Lanes::store(scaled[m], Lanes::multiply(row, Lanes::load(factors[m])));
-                factors[m] = scaled[m];
-            }
-        }
         for (int64_t j = 0; j < kKeyBlock; ++j) {
             for (int c = 0; c < kColumns; ++c) {
                 const auto row = Lanes::load(values + j * kHeadSize + first + c * kKeyBlock);
-                for (int m = 0; m < kQueries; ++m) sums[m][c] = Lanes::add_product(sums[m][c], row, factors[m][j]);
+                for (int m = 0; m < kQueries; ++m)
+                    sums[m][c] = Lanes::add_product(sums[m][c], row, probabilities[m * stride + j]);
             }
         }
     }
@@ -205,6 +225,38 @@ void mix_values_of(const float* probabilities, int64_t stride, int64_t n_queries
     }
 }
 
+// The probabilities of a block times the scales of its values, as codes in [0, 127] times the factor that is returned.
+template <class Lanes>
+float round_probabilities(const float* probabilities, const int8_t* values, int8_t* codes) {
+    const auto products = Lanes::multiply(Lanes::load(probabilities), Lanes::load(scales_of(values)));
+    const float greatest = Lanes::greatest_lane(products);
+    Lanes::store_codes(codes, Lanes::scaled(products, greatest < kLeastNormal ? 0.0f : 127.0f / greatest));
+    return greatest * (1.0f / 127.0f);
+}
+
+template <class Lanes>
+void mix_codes(const float* probabilities, int64_t stride, int64_t n_queries, const uint8_t* const* blocks,
+               size_t offset, int64_t n_keys, float* out, int64_t out_stride) {
+    for (int64_t m = 0; m < n_queries; ++m) {
+        typename Lanes::Row sums[kRowsOfValue];
+        for (auto& sum : sums) sum = Lanes::zero();
+        for (int64_t b = 0; b < n_key_blocks(n_keys); ++b) {
+            const int8_t* values = block_at<int8_t>(blocks, offset, b);
+            alignas(kAlignment) int8_t codes[kKeyBlock];
+            const float factor = round_probabilities<Lanes>(probabilities + m * stride + b * kKeyBlock, values, codes);
+            for (int c = 0; c < kRowsOfValue; ++c) {
+                auto dots = Lanes::start_unsigned();
+                for (int64_t g = 0; g < kKeyBlock / 4; ++g) {
+                    dots = Lanes::add_unsigned(dots, values + (g * kHeadSize + c * kKeyBlock) * 4,
+                                               four_codes(codes + 4 * g));
+                }
+                sums[c] = Lanes::add_product(sums[c], Lanes::to_floats(dots), factor);
+            }
+        }
+        for (int c = 0; c < kRowsOfValue; ++c) Lanes::store(out + m * out_stride + c * kKeyBlock, sums[c]);
+    }
+}
+
 template <class Lanes>
 void mix_values(const float* probabilities, int64_t stride, int64_t n_queries, const uint8_t* const* blocks,
                 size_t offset, CacheType type, int64_t n_keys, float* out, int64_t out_stride) {
@@ -216,8 +268,7 @@ void mix_values(const float* probabilities, int64_t stride, int64_t n_queries, c
             return mix_values_of<Lanes, uint16_t>(probabilities, stride, n_queries, blocks, offset, n_keys, out,
                                                   out_stride);
         case CacheType::int8:
-            return mix_values_of<Lanes, int8_t>(probabilities, stride, n_queries, blocks, offset, n_keys, out,
-                                                out_stride);
+            return mix_codes<Lanes>(probabilities, stride, n_queries, blocks, offset, n_keys, out, out_stride);
     }
 }
 

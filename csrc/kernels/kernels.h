@@ -159,7 +159,12 @@ static constexpr size_t attention_scratch_floats(int64_t n_keys) {
 //   keys     value[kHeadSize][kKeyBlock]   16 keys side by side
 //   values   value[kKeyBlock][kHeadSize]   16 values one after the other
 //
-// Blocks of int8 have float scale[kKeyBlock] behind them, one for each key or value: value = scale * code.
+// Blocks of int8, as dot product instructions take them, have a float scale for each key or value (value = scale *
+// code, codes in [-127, 127]) behind the codes:
+//
+//   keys     code[kHeadSize / 4][kKeyBlock][4]   code[g][j][i] is value 4 g + i of key j
+//   values   code[kKeyBlock / 4][kHeadSize][4]   code[g][i][j] is value i of the token 4 g + j
+//   float    scale[kKeyBlock]
 inline constexpr int64_t kKeyBlock = 16;
 
 enum class CacheType : uint8_t { f32, f16, int8 };
@@ -185,7 +190,8 @@ using ScoreKeys = void (*)(const float* q, int64_t q_stride, int64_t n_queries, 
 // softmax of n scores in place. There is room for whole blocks; what is beyond n becomes 0.
 using Softmax = void (*)(float* scores, int64_t n);
 
-// out[m] = sum_j probabilities[m][j] * value[j]. Probabilities beyond n_keys are 0.
+// out[m] = sum_j probabilities[m][j] * value[j]. Probabilities beyond n_keys are 0. For values in int8, the 16
+// probabilities of a block, times the scales of its values, are rounded to codes in [0, 127] of the greatest of them.
 using MixValues = void (*)(const float* probabilities, int64_t stride, int64_t n_queries, const uint8_t* const* blocks,
                            size_t offset, CacheType type, int64_t n_keys, float* out, int64_t out_stride);
 

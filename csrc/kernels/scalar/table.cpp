@@ -306,23 +306,40 @@ void quantize_head(const float* values, int8_t* codes, float* scale) {
     }
 }
 
-// Element `i` of block b of a cache, which belongs to the block's key (or value) `j`.
-float cached(const uint8_t* const* blocks, size_t offset, CacheType type, int64_t b, int64_t i, int64_t j) {
-    const uint8_t* block = blocks[b] + offset;
-    float value;
-    switch (type) {
-        case CacheType::f32:
-            memcpy(&value, block + i * 4, sizeof value);
-            return value;
-        case CacheType::f16:
-            uint16_t bits;
-            memcpy(&bits, block + i * 2, sizeof bits);
-            return half_to_float(bits);
-        case CacheType::int8:
-            memcpy(&value, block + kKeyBlock * kHeadSize + j * 4, sizeof value);
-            return value * static_cast<float>(static_cast<int8_t>(block[i]));
+// Value i of key (or value) j of a cache of floats, `at` being its place in the block.
+float cached(const uint8_t* block, CacheType type, int64_t at) {
+    if (type == CacheType::f16) {
+        uint16_t bits;
+        memcpy(&bits, block + at * 2, sizeof bits);
+        return half_to_float(bits);
     }
-    return 0.0f;
+    float value;
+    memcpy(&value, block + at * 4, sizeof value);
+    return value;
+}
+
+float scale_of_code(const uint8_t* block, int64_t j) {
+    float scale;
+    memcpy(&scale, block + kKeyBlock * kHeadSize + j * 4, sizeof scale);
+    return scale;
+}
+
+float score_of_codes(const float* q, const uint8_t* block, int64_t j) {
+    int8_t codes[kHeadSize];
+    float scale;
+    quantize_head(q, codes, &scale);
+    int32_t products = 0;
+    for (int64_t i = 0; i < kHeadSize; ++i) {
+        products += codes[i] * static_cast<int8_t>(block[(i / kGroup * kKeyBlock + j) * kGroup + i % kGroup]);
+    }
+    return scale * scale_of_code(block, j) * static_cast<float>(products);
+}
+
+float score_of(const float* q, const uint8_t* block, CacheType type, int64_t j) {
+    if (type == CacheType::int8) return score_of_codes(q, block, j);
+    float sum = 0.0f;
+    for (int64_t i = 0; i < kHeadSize; ++i) sum += q[i] * cached(block, type, i * kKeyBlock + j);
+    return sum;
 }
 
 void score_keys(const float* q, int64_t q_stride, int64_t n_queries, const uint8_t* const* blocks, size_t offset,
@@ -330,13 +347,8 @@ void score_keys(const float* q, int64_t q_stride, int64_t n_queries, const uint8
     const float scale = 1.0f / sqrtf(static_cast<float>(kHeadSize));
     for (int64_t m = 0; m < n_queries; ++m) {
         for (int64_t j = 0; j < n_key_blocks(n_keys) * kKeyBlock; ++j) {
-            float sum = 0.0f;
-            for (int64_t i = 0; i < kHeadSize; ++i) {
-                const int64_t in_block = j % kKeyBlock;
-                sum += q[m * q_stride + i] *
-                       cached(blocks, offset, type, j / kKeyBlock, i * kKeyBlock + in_block, in_block);
-            }
-            scores[m * scores_stride + j] = scale * sum;
+            const uint8_t* block = blocks[j / kKeyBlock] + offset;
+            scores[m * scores_stride + j] = scale * score_of(q + m * q_stride, block, type, j % kKeyBlock);
         }
     }
 }
@@ -346,17 +358,42 @@ void softmax_blocks(float* scores, int64_t n) {
     for (int64_t j = n; j < n_key_blocks(n) * kKeyBlock; ++j) scores[j] = 0.0f;
 }
 
+// out += sum of the values of a block times their probabilities
+void mix_floats(const float* probabilities, const uint8_t* block, CacheType type, float* out) {
+    for (int64_t j = 0; j < kKeyBlock; ++j) {
+        for (int64_t i = 0; i < kHeadSize; ++i) out[i] += probabilities[j] * cached(block, type, j * kHeadSize + i);
+    }
+}
+
+void mix_codes(const float* probabilities, const uint8_t* block, float* out) {
+    float products[kKeyBlock], greatest = 0.0f;
+    for (int64_t j = 0; j < kKeyBlock; ++j) {
+        products[j] = probabilities[j] * scale_of_code(block, j);
+        greatest = fmaxf(greatest, products[j]);
+    }
+    const float factor = scale_of(greatest);
+    for (int64_t i = 0; i < kHeadSize; ++i) {
+        int32_t sum = 0;
+        for (int64_t j = 0; j < kKeyBlock; ++j) {
+            const int code = factor == 0.0f ? 0 : static_cast<int>(nearbyintf(products[j] / factor));
+            sum += code * static_cast<int8_t>(block[(j / kGroup * kHeadSize + i) * kGroup + j % kGroup]);
+        }
+        out[i] += factor * static_cast<float>(sum);
+    }
+}
+
 void mix_values(const float* probabilities, int64_t stride, int64_t n_queries, const uint8_t* const* blocks,
                 size_t offset, CacheType type, int64_t n_keys, float* out, int64_t out_stride) {
     for (int64_t m = 0; m < n_queries; ++m) {
-        for (int64_t i = 0; i < kHeadSize; ++i) {
-            float sum = 0.0f;
-            for (int64_t j = 0; j < n_keys; ++j) {
-                const int64_t in_block = j % kKeyBlock;
-                const float value = cached(blocks, offset, type, j / kKeyBlock, in_block * kHeadSize + i, in_block);
-                sum += probabilities[m * stride + j] * value;
+        float* row = out + m * out_stride;
+        for (int64_t i = 0; i < kHeadSize; ++i) row[i] = 0.0f;
+        for (int64_t b = 0; b < n_key_blocks(n_keys); ++b) {
+            const float* some = probabilities + m * stride + b * kKeyBlock;
+            if (type == CacheType::int8) {
+                mix_codes(some, blocks[b] + offset, row);
+            } else {
+                mix_floats(some, blocks[b] + offset, type, row);
             }
-            out[m * out_stride + i] = sum;
         }
     }
 }

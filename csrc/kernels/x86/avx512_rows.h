@@ -107,9 +107,6 @@ struct Lanes {
     static Row load(const uint16_t* half) {
         return _mm512_cvtph_ps(_mm256_load_si256(reinterpret_cast<const __m256i*>(half)));
     }
-    static Row load(const int8_t* codes) {
-        return _mm512_cvtepi32_ps(_mm512_cvtepi8_epi32(_mm_load_si128(reinterpret_cast<const __m128i*>(codes))));
-    }
     static Row load_unaligned(const float* from) { return _mm512_loadu_ps(from); }
     static void store(float* to, Row row) { _mm512_storeu_ps(to, row); }
     static void store_codes(int8_t* to, Row row) {
@@ -128,6 +125,19 @@ struct Lanes {
     }
     static float greatest_lane(Row row) { return _mm512_reduce_max_ps(row); }
     static float sum_of_lanes(Row row) { return _mm512_reduce_add_ps(row); }
+
+    // The instruction wants one side unsigned: codes + 128, of which 128 * sum is taken away from the start.
+    using Dots = __m512i;
+    static Dots start_signed(int32_t sum) { return _mm512_set1_epi32(-128 * sum); }
+    static Dots add_signed(Dots dots, const int8_t* codes, int32_t four) {
+        const __m512i shifted = _mm512_xor_si512(_mm512_loadu_si512(codes), _mm512_set1_epi8(-128));
+        return _mm512_dpbusd_epi32(dots, shifted, _mm512_set1_epi32(four));
+    }
+    static Dots start_unsigned() { return _mm512_setzero_si512(); }
+    static Dots add_unsigned(Dots dots, const int8_t* codes, int32_t four) {
+        return _mm512_dpbusd_epi32(dots, _mm512_set1_epi32(four), _mm512_loadu_si512(codes));
+    }
+    static Row to_floats(Dots dots) { return _mm512_cvtepi32_ps(dots); }
 };
 
 }  // namespace
