@@ -16,7 +16,7 @@ import numpy as np
 
 from .. import _core
 from .._errors import InternalError
-from .._files import reserve
+from .._files import reserve, sha256_of_file
 from .._types import TYPES
 from .plan import MIXED, Choice, file_type
 from .rows import chunks, convert_rows
@@ -158,14 +158,10 @@ def verify(stream: IO[bytes], sha256: str) -> None:
     """
     stream.flush()
     os.fsync(stream.fileno())
-    digest = hashlib.sha256()
-    with open(stream.name, "rb", buffering=0) as file:
-        if hasattr(os, "posix_fadvise"):
-            with contextlib.suppress(OSError):
-                os.posix_fadvise(file.fileno(), 0, 0, os.POSIX_FADV_DONTNEED)
-        for block in iter(lambda: file.read(1 << 20), b""):
-            digest.update(block)
-    if digest.hexdigest() != sha256:
+    if hasattr(os, "posix_fadvise"):
+        with contextlib.suppress(OSError):
+            os.posix_fadvise(stream.fileno(), 0, 0, os.POSIX_FADV_DONTNEED)
+    if sha256_of_file(stream.name) != sha256:
         raise OSError(f"{stream.name}: the disk gives back other bytes than were written to it; nothing was kept")
 
 
