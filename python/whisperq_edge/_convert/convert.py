@@ -17,8 +17,8 @@ from .. import _core
 from .._audio import to_pcm
 from .._errors import ConversionError, ModelNotFoundError, OptionError
 from .._files import atomic_write, sha256_of_files, temporary_beside
-from .._types import TYPES, resolve_type
-from .plan import MIXED, Choice, Recipe, file_type, parse_patterns, plan_types, read_recipe, write_recipe
+from .._types import MIXED, TYPES, resolve_type
+from .plan import Choice, Recipe, file_type, parse_patterns, plan_types, read_recipe, write_recipe
 from .report import Report, file_entry, sidecar_path
 from .sensitivity import choose_types, scan
 from .source import Source

@@ -17,10 +17,10 @@ import numpy as np
 from .. import _core
 from .._errors import InternalError
 from .._files import reserve, sha256_of_file
-from .._types import TYPES
-from .plan import MIXED, Choice, file_type
+from .._types import MIXED, TYPES
+from .plan import Choice, file_type
 from .rows import chunks, convert_rows
-from .source import Source, SourceTensor
+from .source import VALUE_BYTES, Source, SourceTensor
 
 __all__ = ["TensorCost", "ggml_bytes", "verify", "write_ggml"]
 
@@ -61,10 +61,10 @@ def sqnr_db(squares: float, squared_error: float) -> Optional[float]:
 
 
 def stored_bytes(n_values: int, type_name: str) -> int:
+    """``n_values``: of whole rows; ``type_name``: of :class:`SourceTensor`."""
     if type_name in TYPES:
-        block = TYPES[type_name]
-        return n_values // block.block_size * block.block_bytes
-    return n_values * {"bf16": 2, "f64": 8, "i8": 1}[type_name]
+        return TYPES[type_name].row_bytes(n_values)
+    return n_values * VALUE_BYTES[type_name]
 
 
 def _stored_shape(tensor: SourceTensor) -> tuple[int, ...]:
