@@ -9,6 +9,7 @@ from __future__ import annotations
 import stat
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
+from math import prod
 from pathlib import Path
 from typing import Callable, NamedTuple, Optional
 
@@ -185,11 +186,11 @@ class SourceTensor:
 
     @property
     def n_rows(self) -> int:
-        return int(np.prod(self.shape[:-1], dtype=np.int64))
+        return prod(self.shape[:-1])
 
     @property
     def n_values(self) -> int:
-        return int(np.prod(self.shape, dtype=np.int64))
+        return prod(self.shape)
 
 
 @dataclass

@@ -7,7 +7,7 @@ import hashlib
 import os
 import struct
 from collections import deque
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import IO, Any, Callable, Optional, Union
@@ -22,7 +22,7 @@ from .plan import Choice, file_type
 from .rows import chunks, convert_rows
 from .source import VALUE_BYTES, Source, SourceTensor
 
-__all__ = ["TensorCost", "ggml_bytes", "verify", "write_ggml"]
+__all__ = ["TensorCost", "ggml_bytes", "header_bytes", "stored_bytes", "tensor_bytes", "verify", "write_ggml"]
 
 _MAGIC = 0x67676D6C
 _N_FFT = 201
@@ -103,13 +103,21 @@ def _file_header(source: Source, type_name: str) -> bytes:
     return b"".join(parts)
 
 
-def ggml_bytes(source: Source, plan: dict[str, Choice]) -> int:
+def ggml_bytes(source: Source, plan: Mapping[str, Choice]) -> int:
     """Size of the file that :func:`write_ggml` writes."""
-    total = len(_file_header(source, file_type(plan, source)))
-    for tensor in source.tensors:
-        type_name = plan[tensor.name].type
-        total += len(_tensor_header(tensor, type_name)) + stored_bytes(tensor.n_values, type_name)
-    return total
+    return header_bytes(source) + sum(tensor_bytes(source, plan))
+
+
+def header_bytes(source: Source) -> int:
+    """Of what comes before the tensors, which is the same for every type."""
+    return len(_file_header(source, source.ftype))
+
+
+def tensor_bytes(source: Source, plan: Mapping[str, Choice]) -> tuple[int, int]:
+    """Of all weights, and of what the file says about each of them: name, type and shape."""
+    types = [(tensor, plan[tensor.name].type) for tensor in source.tensors]
+    weights = sum(stored_bytes(tensor.n_values, type_name) for tensor, type_name in types)
+    return weights, sum(len(_tensor_header(tensor, type_name)) for tensor, type_name in types)
 
 
 def write_ggml(
