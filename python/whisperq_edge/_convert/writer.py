@@ -110,7 +110,7 @@ def ggml_bytes(source: Source, plan: Mapping[str, Choice]) -> int:
 
 def header_bytes(source: Source) -> int:
     """Of what comes before the tensors, which is the same for every type."""
-    return len(_file_header(source, source.ftype))
+    return len(_file_header(source, MIXED))
 
 
 def tensor_bytes(source: Source, plan: Mapping[str, Choice]) -> tuple[int, int]:
