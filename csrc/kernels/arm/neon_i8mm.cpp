@@ -138,14 +138,7 @@ struct Product {
 
     static void multiply_part(const uint8_t* strip, const uint8_t* part, int64_t n_blocks, bool has_minimum,
                               int64_t n_rows, float* sums) {
-        with_row_count(n_rows, [&](auto count) {
-            constexpr int kPairs = (decltype(count)::kRows + 1) / 2;
-            if (has_minimum) {
-                multiply<kPairs, true>(strip, part, n_blocks, sums);
-            } else {
-                multiply<kPairs, false>(strip, part, n_blocks, sums);
-            }
-        });
+        multiply_rows<Product, 2>(strip, part, n_blocks, has_minimum, n_rows, sums);
     }
 };
 
