@@ -155,6 +155,7 @@ extern const KernelTable kNeonDotprodTable = {
     expand_tile<Order>,
     multiply_strip<Product>,
     kTilesPerCall,
+    multiply_packed<Dot>,
     multiply_float,
     multiply_half,
     half_to_float,

@@ -161,6 +161,7 @@ extern const KernelTable kNeonI8mmTable = {
     expand_tile<Order>,
     multiply_strip<Product>,
     kTilesPerCall,
+    multiply_packed<Dot>,
     multiply_float,
     multiply_half,
     half_to_float,
