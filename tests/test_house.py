@@ -30,6 +30,7 @@ MAY_INCLUDE = {
     "ggml": {"core", "python"},  # python: the table of errors and the GIL only
     "python": {"decoding", "edge", "audio", "kernels", "model", "core"},
 }
+SHARED_WITH_GGML = ("python/errors.h", "python/gil.h")
 UPSTREAM_HEADERS = re.compile(r"^(whisper|ggml|gguf)[\w-]*\.(h|cpp)$")
 
 needs_sources = pytest.mark.skipif(not CSRC.is_dir(), reason="the sources are not here")
@@ -63,7 +64,7 @@ def test_only_the_ggml_folder_sees_upstream_and_of_the_bindings_only_what_both_s
         for include in includes(path):
             if folder != "ggml" and UPSTREAM_HEADERS.match(include):
                 wrong.append(f"{path.relative_to(ROOT)} includes {include}")
-            if folder == "ggml" and include.startswith("python/") and include not in ("python/errors.h", "python/gil.h"):
+            if folder == "ggml" and include.startswith("python/") and include not in SHARED_WITH_GGML:
                 wrong.append(f"{path.relative_to(ROOT)} includes {include}")
     assert wrong == []
 

@@ -11,6 +11,7 @@ import sys
 import time
 from collections.abc import Iterator
 from pathlib import Path
+from typing import IO
 
 import pytest
 from interrupted import start_interruptible
@@ -169,19 +170,14 @@ def test_a_result_that_reads_back_otherwise_is_refused(
     source: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """A disk that returns other bytes: simulated by changing the file between writing and reading back."""
-    from whisperq_edge._convert import convert as module
+    from whisperq_edge._convert import read_back
 
-    write = module.write_ggml
+    def damage(file: IO[bytes], begin: int, end: int) -> None:
+        with open(file.name, "r+b") as writable:
+            writable.seek(end - 5)
+            writable.write(b"\x55")
 
-    def write_and_damage(stream, *arguments, **options):  # type: ignore[no-untyped-def]
-        result = write(stream, *arguments, **options)
-        stream.flush()
-        with open(stream.name, "r+b") as file:
-            file.seek(-5, os.SEEK_END)
-            file.write(b"\x55")
-        return result
-
-    monkeypatch.setattr(module, "write_ggml", write_and_damage)
+    monkeypatch.setattr(read_back, "_forget", damage)
     with pytest.raises(OSError, match="other bytes"):
         convert_model(source, tmp_path / "out.bin", proof="tensors")
     assert list(tmp_path.iterdir()) == []

@@ -74,7 +74,7 @@ class EdgeModel:
     def decode(self, sequences: list[EdgeSequence], tokens: list[list[int]]) -> npt.NDArray[np.float32]:
         """One step of a batch: appends tokens to each sequence; logits ``[sequences, n_vocab]`` of what follows."""
     def logits(self, audio: EdgeAudio, tokens: list[int], first: int = 0) -> npt.NDArray[np.float32]:
-        """Logits ``[len(tokens) - first, n_vocab]`` that follow tokens ``first`` and later of a sequence of ``tokens``."""
+        """Logits ``[len(tokens) - first, n_vocab]`` that follow the tokens from ``first`` on."""
     @property
     def hparams(self) -> dict[str, int]: ...
     @property

@@ -10,6 +10,7 @@
     source.py vocabulary.py                             what every reader gives; tokens and mel filters that files lack
     plan.py sensitivity.py                              which type each tensor gets, and why
     rows.py writer.py                                   rows in another type; Source + plan -> ggml file
+    read_back.py                                        the file as the disk gives it back, while it is written
     probe.py proof.py report.py                         what it cost
 
 Readers trust nothing and load nothing but the rows they are asked for. The arithmetic on rows is native

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import hashlib
 import os
 import struct
@@ -16,13 +15,14 @@ import numpy as np
 
 from .. import _core
 from .._errors import InternalError
-from .._files import reserve, sha256_of_file
+from .._files import reserve
 from .._types import MIXED, TYPES
 from .plan import Choice, file_type
+from .read_back import ReadBack
 from .rows import chunks, convert_rows
 from .source import VALUE_BYTES, Source, SourceTensor
 
-__all__ = ["TensorCost", "ggml_bytes", "header_bytes", "stored_bytes", "tensor_bytes", "verify", "write_ggml"]
+__all__ = ["TensorCost", "ggml_bytes", "header_bytes", "stored_bytes", "tensor_bytes", "write_ggml"]
 
 _MAGIC = 0x67676D6C
 _N_FFT = 201
@@ -129,7 +129,7 @@ def write_ggml(
     n_threads: int = 0,
     on_progress: Optional[Callable[[float], None]] = None,
 ) -> tuple[list[TensorCost], str]:
-    """Writes the model to ``stream``; ``path`` is what error messages call it.
+    """Writes the model to ``stream`` and reads it back from the disk; ``path`` is what error messages call it.
 
     Returns:
         what became of each tensor, and the sha256 of what was written.
@@ -137,15 +137,28 @@ def write_ggml(
     Raises:
         ModelFormatError: a weight of the source is not finite, or its file shrank.
         UnsupportedModelError: a weight that its type cannot hold.
-        OSError: the disk is full, or fails.
+        OSError: the disk is full, fails, or gives back other bytes than were written.
     """
     reserve(stream, ggml_bytes(source, plan), path)
-    out = _HashedStream(stream)
+    with ReadBack(stream) as read_back:
+        out = _HashedStream(stream, read_back)
+        costs = _write(out, source, plan, n_threads or _core.usable_cpus(), on_progress)
+        read_back.finish(out.sha256)
+        return costs, out.sha256
+
+
+def _write(
+    out: _HashedStream,
+    source: Source,
+    plan: dict[str, Choice],
+    n_threads: int,
+    on_progress: Optional[Callable[[float], None]],
+) -> list[TensorCost]:
     out.write(_file_header(source, file_type(plan, source)))
     costs: dict[str, TensorCost] = {}
     n_values = sum(tensor.n_values for tensor in source.tensors)
     n_done = 0
-    for piece in _converted(source, plan, n_threads or _core.usable_cpus()):
+    for piece in _converted(source, plan, n_threads):
         tensor = piece.tensor
         if tensor.name not in costs:
             costs[tensor.name] = _cost_of(tensor, plan[tensor.name])
@@ -155,22 +168,7 @@ def write_ggml(
         n_done += piece.error.n_values
         if on_progress is not None:
             on_progress(n_done / n_values)
-    return list(costs.values()), out.sha256
-
-
-def verify(stream: IO[bytes], sha256: str) -> None:
-    """Reads what was written back from the disk, as far as the system lets us past its cache.
-
-    Raises:
-        OSError: the bytes are others than those that were written.
-    """
-    stream.flush()
-    os.fsync(stream.fileno())
-    if hasattr(os, "posix_fadvise"):
-        with contextlib.suppress(OSError):
-            os.posix_fadvise(stream.fileno(), 0, 0, os.POSIX_FADV_DONTNEED)
-    if sha256_of_file(stream.name) != sha256:
-        raise OSError(f"{stream.name}: the disk gives back other bytes than were written to it; nothing was kept")
+    return list(costs.values())
 
 
 def _cost_of(tensor: SourceTensor, choice: Choice) -> TensorCost:
@@ -208,13 +206,15 @@ def _converted(source: Source, plan: dict[str, Choice], n_threads: int) -> Itera
 
 
 class _HashedStream:
-    def __init__(self, stream: IO[bytes]) -> None:
+    def __init__(self, stream: IO[bytes], read_back: ReadBack) -> None:
         self._stream = stream
+        self._read_back = read_back
         self._digest = hashlib.sha256()
 
     def write(self, data: bytes) -> None:
         self._digest.update(data)
         self._stream.write(data)
+        self._read_back.follow()
 
     @property
     def sha256(self) -> str:
