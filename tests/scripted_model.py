@@ -49,7 +49,7 @@ def scripted_logits(model: Case, tokens: list[int]) -> npt.NDArray[np.float32]:
         is_time = favoured >> 62 == 0
         token = favoured % (N_VOCAB - FIRST_TIME) + FIRST_TIME if is_time else favoured % EOT
         logits[token] += np.float32(model["peak"]) - np.float32(0.5) * np.float32(k)
-    logits[EOT] += np.float32(model["eot_per_token"]) * np.float32(len(tokens))
+    logits[EOT] += np.float32(model["eot_per_token"]) * np.float32(len(tokens) - model["n_prompt"])
     return logits
 
 
@@ -77,6 +77,7 @@ def random_case(seed: int) -> Case:
         "n_text_ctx": n_text_ctx,
         "peak": rng.choice([4.0, 8.0, 10.0, 14.0]),
         "eot_per_token": rng.choice([0.0, 0.25, 0.5, 1.0]),
+        "n_prompt": 0,
     }
     return {"model": model, "options": options}
 
@@ -121,7 +122,8 @@ def openai_task(case: Case) -> Any:
     decoder = SimpleNamespace(blocks=[])
     model = SimpleNamespace(is_multilingual=True, num_languages=99, dims=dims, decoder=decoder)
     task = DecodingTask(model, DecodingOptions(language="en", fp16=False, **case["options"]))  # type: ignore[arg-type]
-    scripted = _Scripted(case["model"], task.sample_begin, task.sot_index)
+    script = {**case["model"], "n_prompt": task.sample_begin}
+    scripted = _Scripted(script, task.sample_begin, task.sot_index)
     task.inference = scripted  # type: ignore[assignment]
     if hasattr(task.decoder, "inference"):
         task.decoder.inference = scripted
@@ -129,11 +131,13 @@ def openai_task(case: Case) -> Any:
 
 
 def openai_answer(case: Case) -> Case:
+    """The case for check_decoding (``model``, ``native`` options, ``window``) and what has to come out."""
     import torch
 
     task = openai_task(case)
     result = task.run(torch.zeros(1, 1500, 4))[0]
     return {
+        "model": task.inference.model,
         "tokens": result.tokens,
         "avg_logprob": result.avg_logprob,
         "no_speech_prob": result.no_speech_prob,

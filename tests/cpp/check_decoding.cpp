@@ -42,8 +42,9 @@ struct Script {
     uint64_t seed = 0;
     int64_t n_vocab = 0, n_text_ctx = 0, n_windows = 0;
     int32_t eot = 0, first_time = 0;
-    float peak = 0;             // how far favoured tokens are above the noise
-    float eot_per_token = 0;    // how much likelier the end becomes with each token
+    float peak = 0;  // how far favoured tokens are above the noise
+    int64_t n_prompt = 0;
+    float eot_per_token = 0;    // how much likelier the end becomes with each token behind the prompt
     int64_t nan_at_length = 0;  // a sequence of this length gets logits that are no numbers
     std::string isa;
 };
@@ -100,7 +101,8 @@ class ScriptedModel final : public LanguageModel {
             const uint64_t id = bits % n + static_cast<uint64_t>(is_time ? script_.first_time : 0);
             logits[id] = logits[id] + (script_.peak - 0.5f * static_cast<float>(k));
         }
-        logits[script_.eot] = logits[script_.eot] + script_.eot_per_token * static_cast<float>(state.n_tokens);
+        logits[script_.eot] =
+            logits[script_.eot] + script_.eot_per_token * static_cast<float>(state.n_tokens - script_.n_prompt);
         if (state.n_tokens == script_.nan_at_length) logits[script_.first_time] = std::nanf("");
     }
 
@@ -143,6 +145,8 @@ void read_model(std::istream& in, Script& script) {
             script.first_time = read<int32_t>(in);
         else if (field == "peak")
             script.peak = read<float>(in);
+        else if (field == "n_prompt")
+            script.n_prompt = read<int64_t>(in);
         else if (field == "eot_per_token")
             script.eot_per_token = read<float>(in);
         else if (field == "nan_at_length")
