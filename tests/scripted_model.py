@@ -163,7 +163,11 @@ def native_options(task: Any) -> Case:
         "patience": options.patience,
         "length_penalty": options.length_penalty,
         "max_initial_timestamp_index": next(
-            (rule.max_initial_timestamp_index for rule in task.logit_filters if hasattr(rule, "max_initial_timestamp_index")),
+            (
+                rule.max_initial_timestamp_index
+                for rule in task.logit_filters
+                if hasattr(rule, "max_initial_timestamp_index")
+            ),
             None,
         ),
     }

@@ -103,7 +103,7 @@ class ScriptedModel final : public LanguageModel {
         }
         logits[script_.eot] =
             logits[script_.eot] + script_.eot_per_token * static_cast<float>(state.n_tokens - script_.n_prompt);
-        if (state.n_tokens == script_.nan_at_length) logits[script_.first_time] = std::nanf("");
+        if (state.n_tokens == script_.nan_at_length) std::fill(logits, logits + script_.n_vocab, std::nanf(""));
     }
 
     const Script script_;
