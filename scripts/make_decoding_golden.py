@@ -1,8 +1,8 @@
 """Writes tests/data/decoding/cases.json: what openai/whisper decodes with a scripted model.
 
 Run by hand, with openai-whisper installed: ``python scripts/make_decoding_golden.py``. tests/test_decoding.py compares
-``csrc/decoding`` with it and needs no openai-whisper. The model and the cases are those of tests/scripted_model.py, with
-short prompts; each is on a line of its own.
+``csrc/decoding`` with it and needs no openai-whisper. The model and the cases are those of tests/scripted_model.py,
+with short prompts; each is on a line of its own.
 """
 
 from __future__ import annotations

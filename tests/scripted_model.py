@@ -1,7 +1,7 @@
 """The scripted model of tests/cpp/check_decoding.cpp, in numpy, and openai/whisper's decoding with it.
 
-``random_case`` makes cases that walk through every rule; ``case_lines`` writes one for check_decoding; ``openai_answer``
-(which needs openai-whisper) says what openai/whisper makes of it.
+``random_case`` makes cases that walk through every rule; ``case_lines`` writes one for check_decoding;
+``openai_answer`` (which needs openai-whisper) says what openai/whisper makes of it.
 """
 
 from __future__ import annotations
