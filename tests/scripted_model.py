@@ -36,6 +36,12 @@ def _mix_all(x: npt.NDArray[np.uint64]) -> npt.NDArray[np.uint64]:
     return x ^ (x >> np.uint64(31))
 
 
+def _favoured(bits: int, last_time: Optional[int]) -> int:
+    if bits >> 61 == 0 and last_time is not None:
+        return last_time
+    return bits % (N_VOCAB - FIRST_TIME) + FIRST_TIME if bits >> 62 == 1 else bits % EOT
+
+
 def scripted_logits(model: Case, tokens: list[int]) -> npt.NDArray[np.float32]:
     """The logits, float32 ``[N_VOCAB]``, of what follows these tokens."""
     state = _mix(model["seed"])
@@ -44,10 +50,9 @@ def scripted_logits(model: Case, tokens: list[int]) -> npt.NDArray[np.float32]:
     bits = _mix_all(np.uint64(state) + np.arange(N_VOCAB, dtype=np.uint64))
     noise = (bits >> np.uint64(41)).astype(np.int64) + (bits & np.uint64(0x7FFFFF)).astype(np.int64) - 0x7FFFFF
     logits: npt.NDArray[np.float32] = noise.astype(np.float32) * np.float32(2.0**-20)
+    last_time = next((token for token in reversed(tokens) if token >= FIRST_TIME), None)
     for k in range(8):
-        favoured = _mix(((state ^ _MASK) + k) & _MASK)
-        is_time = favoured >> 62 == 0
-        token = favoured % (N_VOCAB - FIRST_TIME) + FIRST_TIME if is_time else favoured % EOT
+        token = _favoured(_mix(((state ^ _MASK) + k) & _MASK), last_time)
         logits[token] += np.float32(model["peak"]) - np.float32(0.5) * np.float32(k)
     logits[EOT] += np.float32(model["eot_per_token"]) * np.float32(len(tokens) - model["n_prompt"])
     return logits
@@ -64,7 +69,7 @@ def random_case(seed: int) -> Case:
         "suppress_tokens": rng.choice(["-1", "-1", "", "11,13,50257" if rng.random() < 0.2 else "11,13"]),
         "without_timestamps": rng.random() < 0.2,
         "max_initial_timestamp": rng.choice([1.0, 1.0, None, 0.02, 30.0]),
-        "sample_len": rng.choice([None if n_text_ctx == 40 else 24, 24, 12, 3, 1]),
+        "sample_len": rng.choice([40 if n_text_ctx == 40 else 24, 24, 24, 12, 1]),
     }
     if options["beam_size"]:
         options["patience"] = rng.choice([None, None, 0.5 if options["beam_size"] > 1 else 1.5, 1.0, 2.0])
@@ -76,7 +81,7 @@ def random_case(seed: int) -> Case:
         "seed": rng.getrandbits(60),
         "n_text_ctx": n_text_ctx,
         "peak": rng.choice([4.0, 8.0, 10.0, 14.0]),
-        "eot_per_token": rng.choice([0.0, 0.25, 0.5, 1.0]),
+        "eot_per_token": rng.choice([-1.0, 0.0, 0.25, 0.5, 1.0]),
         "n_prompt": 0,
     }
     return {"model": model, "options": options}

@@ -119,7 +119,7 @@ struct Window {
 class Task {
   public:
     Task(LanguageModel& model, const AlignOptions& options, DecodeStages& stages)
-        : model_(model), options_(options), stages_(stages), math_(row_math_for(model.isa())) {}
+        : model_(model), options_(options), stages_(stages), math_(row_math_for(model.isa().c_str())) {}
 
     Window begin(size_t index, const AlignRequest& request, AlignResult& result) {
         Window window{index, &request, &result, request.sot_sequence, model_.begin(index), {}};

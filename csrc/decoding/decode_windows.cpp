@@ -75,7 +75,7 @@ class Task {
           stages_(stages),
           n_vocab_(model.n_vocab()),
           sample_len_(options.sample_len > 0 ? options.sample_len : model.n_text_ctx() / 2),
-          math_(row_math_for(model.isa())),
+          math_(row_math_for(model.isa().c_str())),
           filters_(options, n_vocab_, math_),
           results_(requests.size()) {
         for (size_t i = 0; i < requests.size(); ++i) {

@@ -1,9 +1,9 @@
 // What is done with every logit of a row of the vocabulary. It is compiled once per ISA from one source
-// (row_math_impl.h); row_math.cpp chooses among the results.
+// (row_math_impl.h); row_math.cpp chooses among the results. Constants and functions in here must not leave symbols in
+// an object of one ISA that another could share.
 #pragma once
 
 #include <cstdint>
-#include <string>
 
 namespace whisperq::decoding {
 
@@ -21,6 +21,6 @@ extern const RowMath kRowMathAvx2;
 extern const RowMath kRowMathAvx512;
 
 // For the kernels of this name (kernels/dispatch.h).
-const RowMath& row_math_for(const std::string& isa);
+const RowMath& row_math_for(const char* isa);
 
 }  // namespace whisperq::decoding

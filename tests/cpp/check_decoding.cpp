@@ -56,6 +56,7 @@ class ScriptedModel final : public LanguageModel {
     struct State final : Sequence {
         uint64_t hash = 0;
         int64_t n_tokens = 0;
+        int32_t last_time = 0;
     };
 
     explicit ScriptedModel(const Script& script) : script_(script) {}
@@ -80,6 +81,7 @@ class ScriptedModel final : public LanguageModel {
             auto& state = static_cast<State&>(*pass.sequence);
             for (int64_t i = 0; i < pass.n_tokens; ++i) {
                 state.hash = mix(state.hash ^ static_cast<uint64_t>(pass.tokens[i]));
+                if (pass.tokens[i] >= script_.first_time) state.last_time = pass.tokens[i];
                 if (++state.n_tokens > script_.n_text_ctx)
                     throw std::logic_error("a sequence is longer than the context");
                 if (i >= pass.first_logits) write(state, pass.logits + (i - pass.first_logits) * script_.n_vocab);
@@ -88,6 +90,14 @@ class ScriptedModel final : public LanguageModel {
     }
 
   private:
+    // One in four is a time, and one in eight the last time again.
+    int64_t favoured(const State& state, uint64_t bits) const {
+        const auto n_times = static_cast<uint64_t>(script_.n_vocab - script_.first_time);
+        if (bits >> 61 == 0 && state.last_time > 0) return state.last_time;
+        if (bits >> 62 == 1) return script_.first_time + static_cast<int64_t>(bits % n_times);
+        return static_cast<int64_t>(bits % static_cast<uint64_t>(script_.eot));
+    }
+
     void write(const State& state, float* logits) const {
         for (int64_t id = 0; id < script_.n_vocab; ++id) {
             const uint64_t bits = mix(state.hash + static_cast<uint64_t>(id));
@@ -95,10 +105,7 @@ class ScriptedModel final : public LanguageModel {
             logits[id] = static_cast<float>(sum) * 0x1p-20f;
         }
         for (int k = 0; k < 8; ++k) {
-            const uint64_t bits = mix(~state.hash + static_cast<uint64_t>(k));
-            const bool is_time = (bits >> 62) == 0;
-            const auto n = static_cast<uint64_t>(is_time ? script_.n_vocab - script_.first_time : script_.eot);
-            const uint64_t id = bits % n + static_cast<uint64_t>(is_time ? script_.first_time : 0);
+            const int64_t id = favoured(state, mix(~state.hash + static_cast<uint64_t>(k)));
             logits[id] = logits[id] + (script_.peak - 0.5f * static_cast<float>(k));
         }
         logits[script_.eot] =
@@ -373,7 +380,7 @@ void check_order(const RowMath& math) {
 int check_math() {
     check_philox();
     for (const std::string& isa : isas()) {
-        const RowMath& math = row_math_for(isa);
+        const RowMath& math = row_math_for(isa.c_str());
         check_row_math(math);
         check_sampling(math);
         check_order(math);
@@ -407,7 +414,7 @@ int bench() {
     for (int32_t i = 0; i < 90; ++i) options.suppress_tokens.push_back(i * 500);
     int64_t sink = 0;
     for (const std::string& isa : isas()) {
-        const RowMath& math = row_math_for(isa);
+        const RowMath& math = row_math_for(isa.c_str());
         const LogitFilters filters(options, kVocab, math);
         const std::vector<int32_t> sampled{50364, 5, 7, 9};
         const FilteredRow row = filters.apply(sampled, logits.data());
