@@ -67,35 +67,25 @@ std::vector<float> reflected(const float* x, int64_t n, int64_t margin) {
 
 // ---- The matrix -----------------------------------------------------------------------------------------------------
 
-void softmax(float* x, int64_t n) {
-    const float largest = *std::max_element(x, x + n);
-    double sum = 0;
-    for (int64_t i = 0; i < n; ++i) {
-        x[i] = std::exp(x[i] - largest);
-        sum += double{x[i]};
-    }
-    const auto scale = static_cast<float>(1 / sum);
-    for (int64_t i = 0; i < n; ++i) x[i] *= scale;
-}
-
 // Rows [n_tokens] of one head, `stride` apart: each column less its mean, over its deviation.
 void standardise(float* head, int64_t n_tokens, int64_t stride, int64_t n_columns) {
-    std::vector<double> mean(static_cast<size_t>(n_columns)), variance(static_cast<size_t>(n_columns));
-    const auto n = static_cast<double>(n_tokens);
+    const auto n = static_cast<size_t>(n_columns);
+    std::vector<double> mean(n), over_deviation(n);
     for (int64_t t = 0; t < n_tokens; ++t) {
         const float* row = head + t * stride;
-        for (size_t c = 0; c < mean.size(); ++c) mean[c] += double{row[c]} / n;
+        for (size_t c = 0; c < n; ++c) mean[c] += row[c];
     }
+    for (double& value : mean) value /= static_cast<double>(n_tokens);
     for (int64_t t = 0; t < n_tokens; ++t) {
         const float* row = head + t * stride;
-        for (size_t c = 0; c < mean.size(); ++c) variance[c] += (row[c] - mean[c]) * (row[c] - mean[c]) / n;
+        for (size_t c = 0; c < n; ++c) over_deviation[c] += (row[c] - mean[c]) * (row[c] - mean[c]);
+    }
+    for (double& value : over_deviation) {
+        value = value > 0 ? 1 / std::sqrt(value / static_cast<double>(n_tokens)) : 0;
     }
     for (int64_t t = 0; t < n_tokens; ++t) {
         float* row = head + t * stride;
-        for (size_t c = 0; c < mean.size(); ++c) {
-            const double deviation = std::sqrt(variance[c]);
-            row[c] = deviation > 0 ? static_cast<float>((row[c] - mean[c]) / deviation) : 0;
-        }
+        for (size_t c = 0; c < n; ++c) row[c] = static_cast<float>((row[c] - mean[c]) * over_deviation[c]);
     }
 }
 
@@ -215,7 +205,7 @@ class Task {
         const int64_t n_columns = std::min(window.request->n_audio_tokens, window.n_ctx);
         const std::vector<float> matrix =
             attention_matrix(window.scores.data(), static_cast<int64_t>(options_.heads.size()), window.n_tokens(),
-                             window.n_ctx, n_columns, window.n_sot(), window.n_tokens() - 1);
+                             window.n_ctx, n_columns, window.n_sot(), window.n_tokens() - 1, math_);
         std::vector<double> cost(matrix.size());
         std::transform(matrix.begin(), matrix.end(), cost.begin(), [](float value) { return -double{value}; });
         window.result->path = dtw(cost.data(), window.n_text() + 1, n_columns);
@@ -315,12 +305,12 @@ void median_filter(const float* x, int64_t n, int64_t width, float* out) {
 }
 
 std::vector<float> attention_matrix(float* scores, int64_t n_heads, int64_t n_tokens, int64_t n_ctx, int64_t n_columns,
-                                    int64_t first_row, int64_t end_row) {
+                                    int64_t first_row, int64_t end_row, const RowMath& math) {
     std::vector<float> matrix(static_cast<size_t>((end_row - first_row) * n_columns));
     std::vector<float> filtered(static_cast<size_t>(n_columns));
     for (int64_t head = 0; head < n_heads; ++head) {
         float* rows = scores + head * n_tokens * n_ctx;
-        for (int64_t t = 0; t < n_tokens; ++t) softmax(rows + t * n_ctx, n_columns);
+        for (int64_t t = 0; t < n_tokens; ++t) math.softmax(rows + t * n_ctx, n_columns);
         standardise(rows, n_tokens, n_ctx, n_columns);
         for (int64_t t = first_row; t < end_row; ++t) {
             median_filter(rows + t * n_ctx, n_columns, kMedianWidth, filtered.data());

@@ -8,6 +8,7 @@
 
 #include "decoding/decode_windows.h"
 #include "decoding/language_model.h"
+#include "decoding/row_math.h"
 
 namespace whisperq::decoding {
 
@@ -31,7 +32,7 @@ void median_filter(const float* x, int64_t n, int64_t width, float* out);
 // [n_heads][n_tokens][n_ctx] and changed. Where all tokens agree (openai: 0 / 0), the result is 0. Returns [end_row -
 // first_row][n_columns].
 std::vector<float> attention_matrix(float* scores, int64_t n_heads, int64_t n_tokens, int64_t n_ctx, int64_t n_columns,
-                                    int64_t first_row, int64_t end_row);
+                                    int64_t first_row, int64_t end_row, const RowMath& math);
 
 struct AlignRequest {
     std::vector<int32_t> sot_sequence;  // <|startoftranscript|>, language, task

@@ -14,6 +14,8 @@ struct RowMath {
     // sum(exp((x - shift) * scale)), where shift is at least the largest x and scale is above 0. In float, of 256
     // values at a time, whose sums are added in double. What is below exp(-87) counts as 0, -inf among it.
     double (*sum_exp)(const float* x, int64_t n, float shift, float scale);
+    // In place: exp(x - largest) over the sum of these.
+    void (*softmax)(float* x, int64_t n);
 };
 
 extern const RowMath kRowMathBaseline;  // what every CPU of the family has: SSE2, NEON

@@ -39,7 +39,7 @@ inline Vec load_first(const float* from, int64_t n) {
 // where that would be no normal number; NaN stays.
 inline Vec exp_of(Vec x) {
     constexpr float kLeast = -87.0f, kLog2OfE = 1.44269504088896341f;
-    constexpr float kLn2High = 0.693145751953125f, kLn2Low = 1.42860677e-6f;  // n times the first is exact
+    constexpr float kLn2High = 0.693145751953125f, kLn2Low = 1.42860682e-6f;  // n times the first is exact
     constexpr float kRounder = 12582912.0f;  // 1.5 * 2^23: adding it rounds to an integer
     const auto is_small = x < repeat(kLeast);
     const Vec bounded = is_small ? repeat(kLeast) : x;
@@ -104,7 +104,20 @@ double sum_exp(const float* x, int64_t n, float shift, float scale) {
     return sum;
 }
 
-constexpr RowMath kMath{WHISPERQ_ROW_ISA, &max_of, &sum_exp};
+void softmax(float* x, int64_t n) {
+    const float largest = max_of(x, n);
+    const auto scale = static_cast<float>(1 / sum_exp(x, n, largest, 1));
+    int64_t i = 0;
+    for (; i + kLanes <= n; i += kLanes) {
+        const Vec v = exp_of(load(x + i) - largest) * scale;
+        memcpy(x + i, &v, sizeof v);
+    }
+    if (i == n) return;
+    const Vec v = exp_of(load_first(x + i, n - i) - largest) * scale;
+    memcpy(x + i, &v, static_cast<size_t>(n - i) * sizeof *x);
+}
+
+constexpr RowMath kMath{WHISPERQ_ROW_ISA, &max_of, &sum_exp, &softmax};
 
 }  // namespace
 }  // namespace whisperq::decoding

@@ -300,6 +300,15 @@ void check_sums(const RowMath& math, int64_t n, float range, float scale) {
     // exp_of: 2e-7 of each; sums in float: at most 64 additions in a row, a few roundings of which can agree
     const double error = std::abs(math.sum_exp(x.data(), n, largest, scale) - sum) / sum;
     expect(!(error > 1e-6), "sum_exp, " + name + ": " + std::to_string(error * 1e6) + "e-6 off");
+    std::vector<float> probabilities = x;
+    math.softmax(probabilities.data(), n);
+    double exact_sum = 0;
+    for (const float value : x) exact_sum += std::exp(double{value} - double{largest});
+    for (size_t i = 0; i < x.size(); ++i) {
+        const double exact = std::exp(double{x[i]} - double{largest}) / exact_sum;
+        // the difference in the exponent is rounded, to a part of 2^-24 of up to 87
+        expect(!(std::abs(probabilities[i] - exact) > 6e-6 * exact + 1e-37), "softmax, " + name);
+    }
     for (const int64_t at : {int64_t{0}, n / 2, n - 1}) {
         std::vector<float> bad = x;
         bad[static_cast<size_t>(at)] = std::nanf("");
