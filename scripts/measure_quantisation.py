@@ -31,9 +31,9 @@ from whisperq_edge._audio import SAMPLE_RATE, to_pcm
 from whisperq_edge._catalog import MODELS
 from whisperq_edge._convert.convert import convert_model
 from whisperq_edge._convert.open_source import open_source
-from whisperq_edge._convert.plan import Recipe, is_matrix, plan_types, write_recipe
+from whisperq_edge._convert.plan import Recipe, plan_types, write_recipe
 from whisperq_edge._convert.proof import activation_statistics
-from whisperq_edge._convert.report import Report, versions
+from whisperq_edge._convert.report import GROUPS, Report, versions
 from whisperq_edge._convert.sensitivity import Sensitivity, choose_types, scan
 from whisperq_edge._convert.source import Source, SourceTensor, check_tensors, expected_shapes, rows_of
 from whisperq_edge._convert.vocabulary import known_vocabulary, mel_filters
@@ -82,8 +82,6 @@ SCALES = {
     "q3_k": "6-bit per 16, f16 per 256",
     "q2_k": "4-bit scale and minimum per 16, two f16 per 256",
 }
-GROUPS = {"q6_k": 16, "q3_k": 16, "q2_k": 16}  # values that share a scale; 32 in all others
-OFFSET = ("q5_1", "q5_k", "q4_1", "q4_k", "q2_k")  # types with a minimum: not symmetric
 
 
 # ---- The model -------------------------------------------------------------------------------------------------------
@@ -476,7 +474,7 @@ def _best_uniform(types: list[dict[str, Any]], bits: float) -> str:
 def encoder_recipe(source: Source, budget: str, measured: Sequence[Sensitivity]) -> Recipe:
     """What ``--target-size`` chooses for the encoder when it may spend there what ``budget`` would. The decoder, random
     as it is, stays f16."""
-    matrices = [tensor for tensor in source.tensors if is_matrix(tensor)]
+    matrices = [tensor for tensor in source.tensors if tensor.is_matrix]
     without = ggml_bytes(source, plan_types(source, Recipe("f16"))) - sum(
         stored_bytes(tensor.n_values, "f16") for tensor in matrices
     )
@@ -494,7 +492,7 @@ def _saved(bench: Bench, recipe: Recipe) -> Path:
 def _counts(source: Source, recipe: Recipe) -> dict[str, int]:
     """How many of the encoder's matrices have each type, the largest type first."""
     plan = plan_types(source, recipe)
-    chosen = [plan[t.name].type for t in source.tensors if is_matrix(t) and t.name.startswith("encoder.")]
+    chosen = [plan[t.name].type for t in source.tensors if t.is_matrix and t.name.startswith("encoder.")]
     return {name: chosen.count(name) for name in sorted(set(chosen), key=lambda name: -TYPES[name].bits_per_value)}
 
 
@@ -582,9 +580,10 @@ def schemes_table() -> str:
     for name in ("f16", *BLOCK_TYPES):
         mb, mib = ((MODELS["base"].file_bytes(name) / unit) for unit in (1e6, 2**20))
         english = MODELS["base.en"].file_bytes(name) / 2**20
-        quantised = name in BLOCK_TYPES
-        group = str(GROUPS.get(name, 32)) if quantised else "-"
-        symmetric = ("no" if name in OFFSET else "yes") if quantised else "-"
+        group = symmetric = "-"
+        if name in GROUPS:
+            n_values, has_zero = GROUPS[name]
+            group, symmetric = str(n_values), "yes" if has_zero else "no"
         bits = f"{TYPES[name].bits_per_value:g}"
         rows.append((f"`{name}`", bits, group, symmetric, SCALES[name], f"{mb:.2f}", f"{mib:.2f}", f"{english:.2f}"))
     header = ("type", "bits per weight", "group", "symmetric", "scales", "base, MB", "base, MiB", "base.en, MiB")

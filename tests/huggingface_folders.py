@@ -84,6 +84,8 @@ def bits(values: Float32, type: str) -> bytes:
 
 
 def weights(dims: Dims = MICRO, type: str = "f32", seed: int = 0) -> dict[str, Stored]:
+    """Unlike those of ``make_model`` no tensor is all zeros or ones: a reader that takes one for another is found
+    out. They are not made to be run. Names and order are transformers' own."""
     rng = np.random.default_rng(seed)
     return {
         name: Stored(type.upper(), shape, bits(rng.standard_normal(shape, np.float32), type))

@@ -14,6 +14,7 @@ from typing import BinaryIO, Callable, NamedTuple, Optional, Union
 
 import numpy as np
 import numpy.typing as npt
+from whisperq_edge._convert.source import Dims, expected_shapes
 
 __all__ = [
     "PRESETS",
@@ -37,19 +38,6 @@ NANO = REPOSITORY / "python" / "whisperq_edge" / "assets" / "ggml-nano.en.bin"
 MAGIC = 0x67676D6C
 N_FFT = 201
 QUANTIZATION_VERSION = 2
-
-
-class Dims(NamedTuple):
-    n_mels: int
-    n_audio_ctx: int
-    n_audio_state: int
-    n_audio_head: int
-    n_audio_layer: int
-    n_text_ctx: int
-    n_text_state: int
-    n_text_head: int
-    n_text_layer: int
-    n_vocab: int
 
 
 def _dims(n_state: int, n_audio_layer: int, n_text_layer: int, n_vocab: int, n_mels: int = 80) -> Dims:
@@ -208,41 +196,11 @@ TYPES: dict[str, StoredType] = {
 Shape = tuple[int, ...]
 
 
-def _layer_norm(name: str, n_state: int) -> Iterator[tuple[str, Shape]]:
-    yield f"{name}.weight", (n_state,)
-    yield f"{name}.bias", (n_state,)
-
-
-def _linear(name: str, n_in: int, n_out: int, bias: bool = True) -> Iterator[tuple[str, Shape]]:
-    yield f"{name}.weight", (n_out, n_in)
-    if bias:
-        yield f"{name}.bias", (n_out,)
-
-
-def _block(prefix: str, n_state: int, attentions: Sequence[str]) -> Iterator[tuple[str, Shape]]:
-    for attention in attentions:
-        for projection in ("query", "key", "value", "out"):
-            yield from _linear(f"{prefix}.{attention}.{projection}", n_state, n_state, bias=projection != "key")
-        yield from _layer_norm(f"{prefix}.{attention}_ln", n_state)
-    yield from _linear(f"{prefix}.mlp.0", n_state, 4 * n_state)
-    yield from _linear(f"{prefix}.mlp.2", 4 * n_state, n_state)
-    yield from _layer_norm(f"{prefix}.mlp_ln", n_state)
-
-
 def tensor_shapes(dims: Dims) -> Iterator[tuple[str, Shape]]:
-    """Name and shape of every tensor, numpy's order (the row length last), in the order of an OpenAI checkpoint."""
-    yield "encoder.positional_embedding", (dims.n_audio_ctx, dims.n_audio_state)
-    for name, n_in in (("conv1", dims.n_mels), ("conv2", dims.n_audio_state)):
-        yield f"encoder.{name}.weight", (dims.n_audio_state, n_in, 3)
-        yield f"encoder.{name}.bias", (dims.n_audio_state, 1)
-    for layer in range(dims.n_audio_layer):
-        yield from _block(f"encoder.blocks.{layer}", dims.n_audio_state, ("attn",))
-    yield from _layer_norm("encoder.ln_post", dims.n_audio_state)
-    yield "decoder.positional_embedding", (dims.n_text_ctx, dims.n_text_state)
-    yield "decoder.token_embedding.weight", (dims.n_vocab, dims.n_text_state)
-    for layer in range(dims.n_text_layer):
-        yield from _block(f"decoder.blocks.{layer}", dims.n_text_state, ("attn", "cross_attn"))
-    yield from _layer_norm("decoder.ln", dims.n_text_state)
+    """Name and shape of every tensor as files have it, numpy's order (the row length last), in the order of an OpenAI
+    checkpoint: biases of convolutions are columns."""
+    for name, shape in expected_shapes(dims).items():
+        yield name, (*shape, 1) if name in ("encoder.conv1.bias", "encoder.conv2.bias") else shape
 
 
 def _type_of(name: str, shape: Shape, ftype: str) -> str:

@@ -101,7 +101,7 @@ def test_the_source_is_hashed_once(original: Path, entry: Path, monkeypatch: pyt
     def refuse(paths: Any) -> str:
         raise AssertionError(f"{paths} hashed again")
 
-    monkeypatch.setattr(_cache, "_sha256_of", refuse)
+    monkeypatch.setattr(_cache, "sha256_of_files", refuse)
     assert cached_model(original, "q8_0") == entry
 
 
@@ -177,14 +177,14 @@ def test_the_hash_of_a_source_that_is_being_written_is_not_kept(
 ) -> None:
     source = tmp_path / "m.bin"
     shutil.copy(original, source)
-    sha256_of = _cache._sha256_of
+    sha256_of = _cache.sha256_of_files
 
     def hash_then_write(paths: Any) -> str:
         digest = sha256_of(paths)
         source.write_bytes(original.read_bytes()[:-1])
         return digest
 
-    monkeypatch.setattr(_cache, "_sha256_of", hash_then_write)
+    monkeypatch.setattr(_cache, "sha256_of_files", hash_then_write)
     assert _cache._source_sha256(source) == sha256_of([original])
     assert not folder.exists()
 
@@ -259,13 +259,13 @@ def test_an_entry_that_was_touched_is_read_again_once(
 ) -> None:
     os.utime(entry)
     hashed: list[Any] = []
-    sha256_of = _cache._sha256_of
+    sha256_of = _cache.sha256_of_files
 
     def counted(paths: Any) -> str:
         hashed.append(paths)
         return sha256_of(paths)
 
-    monkeypatch.setattr(_cache, "_sha256_of", counted)
+    monkeypatch.setattr(_cache, "sha256_of_files", counted)
     for _ in range(2):
         assert cached_model(original, "q8_0") == entry
     assert hashed == [[entry]] and runs == []

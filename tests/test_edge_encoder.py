@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import threading
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
@@ -59,45 +59,85 @@ def test_f32_is_exact(model: Path, mel: Floats, isa: str) -> None:
 
 
 @pytest.mark.parametrize("isa", ISAS)
-@pytest.mark.parametrize("type_name", ["f16", *BLOCK_TYPES])
-def test_types_are_as_good_as_in_the_ggml_engine(
-    model: Path, mel: Floats, isa: str, type_name: str, tmp_path: Path
-) -> None:
-    """Against the f32 model: that of f16 is small, that of block types at most 1.05 times what exact arithmetic on
-    the quantised weights has, plus that of inputs in 8 bits (as ggml has it: blocks of 32)."""
-    made = convert_model(model, tmp_path / "model.bin", type=type_name, proof="tensors").path
-    original = reference_encoder.encode(reference_encoder.weights_of(model), mel_for(model, mel), SHORT)
-    found = EdgeEncoder(made, isa, 2).encode(mel_for(model, mel), SHORT)
-    error = relative_error(found, original)
-    if type_name == "f16":
-        assert error <= 2e-3
-        return
-    of_weights = relative_error(
-        reference_encoder.encode(reference_encoder.weights_of(made), mel_for(model, mel), SHORT), original
-    )
-    of_inputs = 0.008 if type_name == "q8_0" else 0.012
-    assert error <= 1.05 * np.hypot(of_weights, of_inputs)
+def test_f16_is_close(model: Path, mel: Floats, isa: str, tmp_path: Path) -> None:
+    made = convert_model(model, tmp_path / "model.bin", type="f16", proof="tensors").path
+    expected = reference_encoder.encode(reference_encoder.weights_of(model), mel_for(model, mel), SHORT)
+    assert relative_error(EdgeEncoder(made, isa, 2).encode(mel_for(model, mel), SHORT), expected) <= 2e-3
+
+
+# ---- The ggml engine -------------------------------------------------------------------------------------------------
+
+
+class Window(NamedTuple):
+    """A model in f32, 30 s, and what exact arithmetic makes of them."""
+
+    model: Path
+    pcm: Floats
+    mel: Floats
+    expected: npt.NDArray[np.float64]
+    isas: list[str]
+
+
+def slow(name: str) -> Any:
+    return pytest.param(name, marks=pytest.mark.slow)
+
+
+LARGE_V3_OF_TWO_LAYERS = Dims(128, 1500, 1280, 20, 2, 448, 1280, 20, 1, 51866)
+HEARD = {
+    "micro": PRESETS["micro"],
+    "three heads": SHAPES["three heads"],
+    **{name: PRESETS[name] for name in ("tiny", "base", "small")},
+    "large-v3 of two layers": LARGE_V3_OF_TWO_LAYERS,
+}
+
+
+@pytest.fixture(scope="module", params=[name if name in ("micro", "three heads") else slow(name) for name in HEARD])
+def window(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory, sample_pcm: Floats) -> Window:
+    dims = HEARD[request.param]
+    path = write_random_model(tmp_path_factory.mktemp("heard") / "f32.bin", dims, "f32", seed=4)
+    pcm = np.zeros(480000, np.float32)
+    pcm[: len(sample_pcm)] = sample_pcm
+    mel = _core.log_mel_spectrogram(pcm, mel_filters(dims.n_mels))
+    expected = reference_encoder.encode(reference_encoder.weights_of(path), mel, dims.n_audio_ctx)
+    # What the kernels of each ISA are worth shows on small models; on large ones the best shows what it adds up to.
+    return Window(path, pcm, mel, expected, ISAS if dims.n_audio_state < 384 else ISAS[-1:])
+
+
+def heard_by_ggml(path: Path, pcm: Floats) -> Floats:
+    from whisperq_edge._convert.probe import run_probe
+
+    # The decoder gets any token. Fused attention leaves padding unmasked: it is off by more than q8_0 is.
+    return run_probe(path, pcm, [[50257]], flash_attention=False).audio_features
+
+
+def test_f32_is_exact_on_a_window(window: Window) -> None:
+    for isa in window.isas:
+        error = relative_error(EdgeEncoder(window.model, isa, 2).encode(window.mel), window.expected)
+        print(f"{isa}: {error:.1e}")
+        assert error <= 1e-5, isa
+
+
+def test_the_ggml_engine_hears_the_same(window: Window, tmp_path: Path) -> None:
+    """Or its errors would be no measure of ours."""
+    f16 = convert_model(window.model, tmp_path / "f16.bin", type="f16", proof="tensors").path
+    assert relative_error(heard_by_ggml(f16, window.pcm), window.expected) < 5e-3
 
 
 @pytest.mark.parametrize("type_name", BLOCK_TYPES)
-def test_no_worse_than_ggml_on_the_same_file(type_name: str, tmp_path: Path, sample_pcm: Floats) -> None:
-    """Real shapes (tiny), real audio: both engines hear the same samples."""
-    from whisperq_edge._convert.probe import run_probe
-
-    f32 = write_random_model(tmp_path / "f32.bin", "tiny.en", "f32", seed=4)
-    made = convert_model(f32, tmp_path / "model.bin", type=type_name, proof="tensors").path
-    f16 = convert_model(f32, tmp_path / "f16.bin", type="f16", proof="tensors").path
-    pcm = np.zeros(480000, np.float32)
-    pcm[: len(sample_pcm)] = sample_pcm
-    mel = _core.log_mel_spectrogram(pcm, mel_filters(80))
-    expected = EdgeEncoder(f32, "auto", 2).encode(mel)  # to 1e-5, see above
-    theirs = run_probe(made, pcm, [[50257]], flash_attention=False).audio_features
-    assert relative_error(run_probe(f16, pcm, [[50257]], flash_attention=False).audio_features, expected) < 5e-3
-    ours = EdgeEncoder(made, "auto", 2).encode(mel)
-    assert relative_error(ours, expected) <= 1.05 * relative_error(theirs, expected)
+def test_types_are_as_good_as_in_the_ggml_engine(window: Window, type_name: str, tmp_path: Path) -> None:
+    """The errors of both engines on the same file, each against the f32 model in exact arithmetic."""
+    made = convert_model(window.model, tmp_path / "model.bin", type=type_name, proof="tensors").path
+    theirs = relative_error(heard_by_ggml(made, window.pcm), window.expected)
+    for isa in window.isas:
+        ours = relative_error(EdgeEncoder(made, isa, 2).encode(window.mel), window.expected)
+        print(f"{isa}: {ours:.5f}, ggml: {theirs:.5f}, ratio {ours / theirs:.3f}")
+        assert ours <= 1.05 * theirs, isa
 
 
-@pytest.mark.parametrize("shape", ["tiny.en", pytest.param("base", marks=pytest.mark.slow)])
+# ---- openai/whisper --------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("shape", ["tiny.en", *map(slow, ("tiny", "base", "small"))])
 def test_openai_whisper_agrees(shape: str, tmp_path: Path, mel: Floats) -> None:
     torch = pytest.importorskip("torch")
     whisper_model = pytest.importorskip("whisper.model")
@@ -108,9 +148,17 @@ def test_openai_whisper_agrees(shape: str, tmp_path: Path, mel: Floats) -> None:
         dims.n_mels, dims.n_audio_ctx, dims.n_audio_state, dims.n_audio_head, dims.n_audio_layer
     )
     encoder.load_state_dict({name: torch.from_numpy(w).float() for name, w in weights.items()})
+    inputs = mel[: dims.n_mels]
     with torch.no_grad():
-        theirs = encoder(torch.from_numpy(mel[None, : dims.n_mels]))[0].numpy()
-    assert relative_error(EdgeEncoder(path, "auto", 2).encode(mel[: dims.n_mels]), theirs) <= 1e-5
+        theirs = encoder(torch.from_numpy(inputs[None]))[0].numpy()
+    f16 = convert_model(path, tmp_path / "f16.bin", type="f16", proof="tensors").path
+    for file, most in ((path, 1e-5), (f16, 2e-3)):
+        error = relative_error(EdgeEncoder(file, "auto", 2).encode(inputs), theirs)
+        print(f"{shape} {file.stem}: {error:.1e}")
+        assert error <= most, file.stem
+
+
+# ---- Whatever the call -----------------------------------------------------------------------------------------------
 
 
 def test_threads_and_calls_give_the_same_bytes(model: Path, mel: Floats) -> None:

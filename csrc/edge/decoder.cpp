@@ -25,8 +25,19 @@ int64_t score_stride(int64_t n_keys) {
     return kernels::n_key_blocks(n_keys) * kKeyBlock;
 }
 
-bool wants_float_cache(const DecoderWeights& weights) {
-    return weights.token_embedding.format == kernels::Format::f32;
+// Keys and values in the precision of the weights that they come from: f16 or int8 keep more of them than those have.
+// The audio's, which every step of every sequence reads whole, in int8; a sequence's own are few.
+kernels::CacheType audio_type(const Linear& key) {
+    if (key.format == kernels::Format::f32) return kernels::CacheType::f32;
+    return key.format == kernels::Format::f16 ? kernels::CacheType::f16 : kernels::CacheType::int8;
+}
+
+kernels::CacheType self_type(const Linear& key) {
+    return key.format == kernels::Format::f32 ? kernels::CacheType::f32 : kernels::CacheType::f16;
+}
+
+const DecoderLayer& first_layer(const Model& model) {
+    return model.decoder().layers.front();
 }
 
 }  // namespace
@@ -81,19 +92,20 @@ TextDecoder::TextDecoder(Model& model)
       kernels_(model.kernels()),
       n_state_(model.hparams().n_text_state),
       n_head_(model.hparams().n_text_head),
-      shape_{model.hparams().n_text_layer, n_head_, !wants_float_cache(model.decoder())} {}
+      self_shape_{model.hparams().n_text_layer, n_head_, self_type(first_layer(model).attention.key)},
+      audio_shape_{model.hparams().n_text_layer, n_head_, audio_type(first_layer(model).cross_attention.key)} {}
 
 std::shared_ptr<const AudioCache> TextDecoder::listen(const float* audio_features, int64_t n_ctx) {
     if (n_ctx < 1 || n_ctx > model_.hparams().n_audio_ctx) {
         throw Error(Status::internal, "listen: " + std::to_string(n_ctx) + " audio tokens");
     }
-    auto audio = std::make_shared<AudioCache>(shape_, n_ctx);
+    auto audio = std::make_shared<AudioCache>(audio_shape_, n_ctx);
     const auto lock = model_.lock();
     Machine& machine = model_.machine();
     float* keys = reserve_floats(qkv_, 2 * n_ctx * n_state_);
     float* values = keys + n_ctx * n_state_;
     const int64_t n_blocks = kernels::n_key_blocks(n_ctx);
-    for (int64_t layer = 0; layer < shape_.n_layer; ++layer) {
+    for (int64_t layer = 0; layer < self_shape_.n_layer; ++layer) {
         const AttentionWeights& weights = model_.decoder().layers[static_cast<size_t>(layer)].cross_attention;
         multiply(machine, {audio_features, n_ctx, n_state_}, nullptr,
                  {{&weights.key, keys, {}}, {&weights.value, values, {}}});
@@ -107,7 +119,7 @@ std::shared_ptr<const AudioCache> TextDecoder::listen(const float* audio_feature
 }
 
 std::unique_ptr<Sequence> TextDecoder::begin(std::shared_ptr<const AudioCache> audio) {
-    return std::unique_ptr<Sequence>(new Sequence(shape_, std::move(audio)));
+    return std::unique_ptr<Sequence>(new Sequence(self_shape_, std::move(audio)));
 }
 
 void TextDecoder::copy(const Sequence& from, Sequence& to) {
@@ -147,7 +159,7 @@ void TextDecoder::check(const std::vector<Pass>& passes) const {
         }
         if (pass.scores.heads != nullptr) {
             for (const auto& [layer, head] : *pass.scores.heads) {
-                if (layer < 0 || layer >= shape_.n_layer || head < 0 || head >= n_head_) refuse("no such head");
+                if (layer < 0 || layer >= self_shape_.n_layer || head < 0 || head >= n_head_) refuse("no such head");
             }
         }
         seen.push_back(pass.sequence);
@@ -162,7 +174,7 @@ void TextDecoder::embed(const Batch& batch, float* x) const {
     for (int64_t r = 0; r < batch.n_rows(); ++r) {
         const Batch::Row& row = batch.rows[static_cast<size_t>(r)];
         float* to = x + r * n_state_;
-        kernels::unpack_row(embedding.format, embedding.packed.data(), row.pass->tokens[row.token], embedding.k, to);
+        kernels::unpack_row(embedding.format, embedding.packed.data, row.pass->tokens[row.token], embedding.k, to);
         const float* position = weights.positions.data() + row.position * n_state_;
         for (int64_t i = 0; i < n_state_; ++i) to[i] += position[i];
     }
@@ -188,9 +200,10 @@ void TextDecoder::attend_to_tokens(const AttentionWeights& weights, int64_t laye
         const CachedHead cached = row.pass->sequence->cache_.head(layer, head);
         const int64_t n_keys = row.position + 1, stride = score_stride(n_keys);
         float* scores = machine.scratch_floats(worker);
-        kernels_.score_keys(q + at, n_state_, 1, cached.blocks, cached.keys, shape_.half, n_keys, scores, stride);
+        kernels_.score_keys(q + at, n_state_, 1, cached.blocks, cached.keys, self_shape_.type, n_keys, scores, stride);
         kernels_.softmax(scores, n_keys);
-        kernels_.mix_values(scores, stride, 1, cached.blocks, cached.values, shape_.half, n_keys, heads + at, n_state_);
+        kernels_.mix_values(scores, stride, 1, cached.blocks, cached.values, self_shape_.type, n_keys, heads + at,
+                            n_state_);
     });
     kernels::Epilogue add;
     add.residual = x;
@@ -222,12 +235,13 @@ void TextDecoder::attend_to_audio(const AttentionWeights& weights, int64_t layer
         const CachedHead cached = part.audio->head(layer, head);
         const int64_t n_keys = part.audio->n_ctx(), stride = score_stride(n_keys);
         float* scores = machine.scratch_floats(worker);
-        kernels_.score_keys(q + at, n_state_, part.n, cached.blocks, cached.keys, shape_.half, n_keys, scores, stride);
+        kernels_.score_keys(q + at, n_state_, part.n, cached.blocks, cached.keys, audio_shape_.type, n_keys, scores,
+                            stride);
         for (int64_t i = 0; i < part.n; ++i) {
             batch.keep_scores(batch.rows[static_cast<size_t>(part.first + i)], layer, head, scores + i * stride);
             kernels_.softmax(scores + i * stride, n_keys);
         }
-        kernels_.mix_values(scores, stride, part.n, cached.blocks, cached.values, shape_.half, n_keys, heads + at,
+        kernels_.mix_values(scores, stride, part.n, cached.blocks, cached.values, audio_shape_.type, n_keys, heads + at,
                             n_state_);
     });
     kernels::Epilogue add;

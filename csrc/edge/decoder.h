@@ -77,7 +77,7 @@ class TextDecoder {
     Model& model_;
     const kernels::KernelTable& kernels_;
     int64_t n_state_, n_head_;
-    CacheShape shape_;
+    CacheShape self_shape_, audio_shape_;
     AlignedBuffer rows_, qkv_, hidden_, logits_;
 };
 

@@ -3,26 +3,66 @@
 #include <algorithm>
 #include <cstring>
 
+#include "core/large_pages.h"
+
 namespace whisperq::edge {
 namespace {
 
+using kernels::CacheType;
 using kernels::kHeadSize;
 using kernels::kKeyBlock;
 using kernels::n_key_blocks;
 
-// Writes n floats as the cache has them.
-void store(const kernels::KernelTable& kernels, bool half, const float* values, int64_t n, uint8_t* to) {
-    if (half) {
+// Writes n floats as a cache of floats has them.
+void store(const kernels::KernelTable& kernels, CacheType type, const float* values, int64_t n, uint8_t* to) {
+    if (type == CacheType::f16) {
         kernels.float_to_half(values, n, reinterpret_cast<uint16_t*>(to));
     } else {
         std::memcpy(to, values, static_cast<size_t>(n) * sizeof(float));
     }
 }
 
+size_t value_bytes(CacheType type) {
+    return type == CacheType::f16 ? 2 : 4;
+}
+
 template <class Value>
 void spread(const Value* key, int64_t column, uint8_t* to) {
     auto* block = reinterpret_cast<Value*>(to);
     for (int64_t i = 0; i < kHeadSize; ++i) block[i * kKeyBlock + column] = key[i];
+}
+
+// What a block lacks of tokens is 0.
+void put_floats(const kernels::KernelTable& kernels, CacheType type, const float* keys, const float* values,
+                int64_t stride, int64_t n, uint8_t* key_block, uint8_t* value_block) {
+    alignas(kCacheLine) float key_floats[kHeadSize * kKeyBlock] = {};
+    alignas(kCacheLine) float value_floats[kKeyBlock * kHeadSize] = {};
+    for (int64_t j = 0; j < n; ++j) {
+        spread(keys + j * stride, j, reinterpret_cast<uint8_t*>(key_floats));
+        std::memcpy(value_floats + j * kHeadSize, values + j * stride, kHeadSize * sizeof(float));
+    }
+    store(kernels, type, key_floats, kHeadSize * kKeyBlock, key_block);
+    store(kernels, type, value_floats, kHeadSize * kKeyBlock, value_block);
+}
+
+void put_codes(const kernels::KernelTable& kernels, const float* keys, const float* values, int64_t stride, int64_t n,
+               uint8_t* key_block, uint8_t* value_block) {
+    constexpr int64_t kCodes = kKeyBlock * kHeadSize, kGroup = 4;
+    float key_scales[kKeyBlock] = {}, value_scales[kKeyBlock] = {};
+    int8_t codes[kHeadSize];
+    std::memset(key_block, 0, kCodes);
+    std::memset(value_block, 0, kCodes);
+    for (int64_t j = 0; j < n; ++j) {
+        kernels.quantize_head(keys + j * stride, codes, key_scales + j);
+        for (int64_t g = 0; g < kHeadSize / kGroup; ++g) {
+            std::memcpy(key_block + (g * kKeyBlock + j) * kGroup, codes + g * kGroup, kGroup);
+        }
+        kernels.quantize_head(values + j * stride, codes, value_scales + j);
+        uint8_t* group = value_block + j / kGroup * kHeadSize * kGroup + j % kGroup;
+        for (int64_t i = 0; i < kHeadSize; ++i) group[i * kGroup] = static_cast<uint8_t>(codes[i]);
+    }
+    std::memcpy(key_block + kCodes, key_scales, sizeof key_scales);
+    std::memcpy(value_block + kCodes, value_scales, sizeof value_scales);
 }
 
 }  // namespace
@@ -67,14 +107,14 @@ void SelfCache::put(const kernels::KernelTable& kernels, int64_t layer, int64_t 
     alignas(kCacheLine) uint8_t stored[kHeadSize * sizeof(float)];
     for (int64_t h = 0; h < shape_.n_head; ++h) {
         const CachedHead at = head(layer, h);
-        store(kernels, shape_.half, key + h * kHeadSize, kHeadSize, stored);
-        if (shape_.half) {
+        store(kernels, shape_.type, key + h * kHeadSize, kHeadSize, stored);
+        if (shape_.type == CacheType::f16) {
             spread(reinterpret_cast<const uint16_t*>(stored), column, page + at.keys);
         } else {
             spread(reinterpret_cast<const float*>(stored), column, page + at.keys);
         }
-        uint8_t* values = page + at.values + static_cast<size_t>(column * kHeadSize) * shape_.value_bytes();
-        store(kernels, shape_.half, value + h * kHeadSize, kHeadSize, values);
+        uint8_t* values = page + at.values + static_cast<size_t>(column * kHeadSize) * value_bytes(shape_.type);
+        store(kernels, shape_.type, value + h * kHeadSize, kHeadSize, values);
     }
 }
 
@@ -87,6 +127,7 @@ CachedHead SelfCache::head(int64_t layer, int64_t head) const noexcept {
 
 AudioCache::AudioCache(const CacheShape& shape, int64_t n_ctx)
     : shape_(shape), n_ctx_(n_ctx), data_(shape.page_bytes() * static_cast<size_t>(n_key_blocks(n_ctx))) {
+    prefer_large_pages(data_.data(), data_.size());
     for (int64_t b = 0; b < n_key_blocks(n_ctx); ++b) {
         blocks_.push_back(data_.data() + static_cast<size_t>(b) * shape.block_bytes());
     }
@@ -104,16 +145,13 @@ CachedHead AudioCache::head(int64_t layer, int64_t head) const noexcept {
 void AudioCache::put_block(const kernels::KernelTable& kernels, int64_t layer, int64_t head, int64_t b,
                            const float* keys, const float* values, int64_t stride) {
     const int64_t n = std::min(kKeyBlock, n_ctx_ - b * kKeyBlock);
-    alignas(kCacheLine) float key_block[kHeadSize * kKeyBlock] = {};
-    alignas(kCacheLine) float value_block[kKeyBlock * kHeadSize] = {};
-    for (int64_t j = 0; j < n; ++j) {
-        spread(keys + j * stride, j, reinterpret_cast<uint8_t*>(key_block));
-        std::memcpy(value_block + j * kHeadSize, values + j * stride, kHeadSize * sizeof(float));
+    uint8_t* key_block = data_.data() + head_offset(layer, head) + static_cast<size_t>(b) * shape_.block_bytes();
+    uint8_t* value_block = key_block + blocks_.size() * shape_.block_bytes();
+    if (shape_.type == CacheType::int8) {
+        put_codes(kernels, keys, values, stride, n, key_block, value_block);
+    } else {
+        put_floats(kernels, shape_.type, keys, values, stride, n, key_block, value_block);
     }
-    const size_t at = head_offset(layer, head) + static_cast<size_t>(b) * shape_.block_bytes();
-    store(kernels, shape_.half, key_block, kHeadSize * kKeyBlock, data_.data() + at);
-    store(kernels, shape_.half, value_block, kHeadSize * kKeyBlock,
-          data_.data() + at + blocks_.size() * shape_.block_bytes());
 }
 
 }  // namespace whisperq::edge

@@ -10,17 +10,14 @@
 
 namespace whisperq::edge {
 
-// What the caches of a model have in common. f16 keeps more than what quantised or f16 weights leave of a key.
+// What the caches of a model have in common.
 struct CacheShape {
     int64_t n_layer;
     int64_t n_head;
-    bool half;
+    kernels::CacheType type;
 
-    size_t value_bytes() const noexcept { return half ? 2 : 4; }
     // One head's keys, or its values, of kKeyBlock tokens.
-    size_t block_bytes() const noexcept {
-        return static_cast<size_t>(kernels::kKeyBlock * kernels::kHeadSize) * value_bytes();
-    }
+    size_t block_bytes() const noexcept { return kernels::key_block_bytes(type); }
     // Keys and values of all layers and heads of kKeyBlock tokens.
     size_t page_bytes() const noexcept { return static_cast<size_t>(2 * n_layer * n_head) * block_bytes(); }
 };
@@ -31,8 +28,8 @@ struct CachedHead {
     size_t keys, values;  // offsets
 };
 
-// The cache of one sequence: a list of pages, each of kKeyBlock tokens of all layers. Copies share the pages that are
-// full and never change, so that a beam which splits costs one page.
+// The cache of one sequence, in f32 or f16: a list of pages, each of kKeyBlock tokens of all layers. Copies share the
+// pages that are full and never change, so that a beam which splits costs one page.
 class SelfCache {
   public:
     explicit SelfCache(const CacheShape& shape) : shape_(shape) {}

@@ -14,6 +14,11 @@ using kernels::kTileColumns;
 // Enough tasks that threads which were held up elsewhere do not hold up the others.
 constexpr int64_t kTasksPerThread = 4;
 
+// Up to so many strips of input, weights are multiplied as they are packed; for more, it pays to expand them first.
+constexpr int64_t kStripsFromPacked = 2;
+// Tiles of a task then: enough to hide its start, few enough for every thread to get some.
+constexpr int64_t kPackedTiles = 8;
+
 bool is_block_format(const Linear& linear) {
     return kernels::info(linear.format).bits != 0;
 }
@@ -79,6 +84,7 @@ class Input {
 // A group of tiles of one product times some of the strips: what a thread does at a time.
 struct Part {
     const Product* product;
+    bool packed;  // weights as they are, or expanded first
     int64_t first_tile, n_tiles;
     int64_t first_strip, n_strips;
 
@@ -86,8 +92,7 @@ struct Part {
     int64_t n_columns() const { return std::min(n_tiles * kTileColumns, product->linear->n - first_column()); }
     const uint8_t* tile(int64_t i) const {
         const Linear& linear = *product->linear;
-        return linear.packed.data() +
-               static_cast<size_t>(first_tile + i) * kernels::tile_bytes(linear.format, linear.k);
+        return linear.packed.data + static_cast<size_t>(first_tile + i) * kernels::tile_bytes(linear.format, linear.k);
     }
     kernels::Epilogue epilogue(int64_t out_offset) const {
         kernels::Epilogue moved = product->epilogue;
@@ -98,25 +103,60 @@ struct Part {
     }
 };
 
+// How the weights of a product are taken.
+struct Grain {
+    bool packed;    // as they are, or expanded first
+    int64_t tiles;  // of a task
+};
+
+Grain grain_of(const Linear& linear, int64_t n_strips, int64_t tiles_per_call) {
+    const bool packed = n_strips <= kStripsFromPacked && linear.format != Format::f32;
+    return {packed, packed ? kPackedTiles : tiles_per_call};
+}
+
 std::vector<Part> cut(const std::vector<Product>& products, int64_t n_strips, int64_t tiles_per_call,
                       int64_t n_threads) {
     int64_t n_groups = 0;
     for (const Product& product : products) {
-        n_groups += ceil_divide(kernels::n_tiles(product.linear->n), tiles_per_call);
+        n_groups +=
+            ceil_divide(kernels::n_tiles(product.linear->n), grain_of(*product.linear, n_strips, tiles_per_call).tiles);
     }
     const int64_t cuts = std::clamp<int64_t>(ceil_divide(kTasksPerThread * n_threads, n_groups), 1, n_strips);
     const int64_t strips_at_once = ceil_divide(n_strips, cuts);
     std::vector<Part> parts;
     for (const Product& product : products) {
         const int64_t n_tiles = kernels::n_tiles(product.linear->n);
-        for (int64_t tile = 0; tile < n_tiles; tile += tiles_per_call) {
+        const Grain grain = grain_of(*product.linear, n_strips, tiles_per_call);
+        for (int64_t tile = 0; tile < n_tiles; tile += grain.tiles) {
+            const int64_t n = std::min(grain.tiles, n_tiles - tile);
+            if (grain.packed) {
+                parts.push_back({&product, true, tile, n, 0, n_strips});
+                continue;
+            }
             for (int64_t strip = 0; strip < n_strips; strip += strips_at_once) {
-                parts.push_back({&product, tile, std::min(tiles_per_call, n_tiles - tile), strip,
-                                 std::min(strips_at_once, n_strips - strip)});
+                parts.push_back({&product, false, tile, n, strip, std::min(strips_at_once, n_strips - strip)});
             }
         }
     }
     return parts;
+}
+
+void multiply_packed(const Machine& machine, const Input& input, const Part& part) {
+    const Linear& linear = *part.product->linear;
+    const Rows& rows = input.rows();
+    for (int64_t i = part.first_strip; i < part.first_strip + part.n_strips; ++i) {
+        const int64_t row = i * kStripRows, offset = row * linear.n + part.first_column();
+        float* out = part.product->out + offset;
+        if (linear.format == Format::f16) {
+            machine.kernels().multiply_half(
+                rows.data + row * rows.stride, rows.stride, reinterpret_cast<const uint16_t*>(part.tile(0)),
+                part.n_tiles, linear.k, input.rows_of_strip(i), part.n_columns(), out, linear.n, part.epilogue(offset));
+        } else {
+            machine.kernels().multiply_packed(linear.format, input.strip(i), part.tile(0), part.n_tiles, linear.k,
+                                              input.rows_of_strip(i), part.n_columns(), out, linear.n,
+                                              part.epilogue(offset));
+        }
+    }
 }
 
 void multiply_blocks(const Machine& machine, const Input& input, const Part& part, uint8_t* expanded) {
@@ -186,8 +226,13 @@ void multiply(Machine& machine, const Rows& rows, const LayerNormWeights* norm, 
     const std::vector<Part> parts = cut(products, input.n_strips(), tiles_per_call, machine.pool().size());
     machine.pool().run(static_cast<int64_t>(parts.size()), [&](int64_t i, int worker) {
         const Part& part = parts[static_cast<size_t>(i)];
-        const bool blocks = is_block_format(*part.product->linear);
-        (blocks ? multiply_blocks : multiply_floats)(machine, input, part, machine.scratch(worker));
+        if (part.packed) {
+            multiply_packed(machine, input, part);
+        } else if (is_block_format(*part.product->linear)) {
+            multiply_blocks(machine, input, part, machine.scratch(worker));
+        } else {
+            multiply_floats(machine, input, part, machine.scratch(worker));
+        }
     });
 }
 

@@ -21,7 +21,7 @@ class Model {
     const model::Hparams& hparams() const noexcept { return hparams_; }
     const EncoderWeights& encoder() const noexcept { return encoder_; }
     const DecoderWeights& decoder() const noexcept { return decoder_; }
-    uint64_t packed_bytes() const noexcept;
+    uint64_t packed_bytes() const noexcept { return arena_.n_bytes(); }
 
     const kernels::KernelTable& kernels() const noexcept { return kernels_; }
     ThreadPool& pool() noexcept { return pool_; }
@@ -33,6 +33,7 @@ class Model {
   private:
     const kernels::KernelTable& kernels_;
     model::Hparams hparams_;
+    Arena arena_;
     EncoderWeights encoder_;
     DecoderWeights decoder_;
     ThreadPool pool_;

@@ -2,6 +2,7 @@
 
 #include <algorithm>
 
+#include "core/large_pages.h"
 #include "core/status.h"
 #include "kernels/pack.h"
 
@@ -13,6 +14,9 @@ using kernels::FormatInfo;
 
 // Rows are read and packed this many bytes at a time: no copy of a whole matrix beside its packed form.
 constexpr uint64_t kChunkBytes = 1 << 20;
+
+// What is not used of the last piece is never touched, and so takes no memory.
+constexpr size_t kArenaChunkBytes = 64 << 20;
 
 const FormatInfo& format_of(const model::ModelFile& file, const model::TensorInfo& tensor) {
     for (const FormatInfo& format : kernels::kFormats) {
@@ -43,20 +47,35 @@ std::vector<float> taps_outermost(const std::vector<float>& values, int64_t n_in
     return ordered;
 }
 
-Linear empty_linear(Format format, int64_t n, int64_t k) {
+}  // namespace
+
+Arena::Piece Arena::take(size_t n_bytes) {
+    const size_t whole = (n_bytes + kCacheLine - 1) / kCacheLine * kCacheLine;
+    if (whole > left_) {
+        left_ = std::max(whole, kArenaChunkBytes);
+        chunks_.emplace_back(left_);
+        prefer_large_pages(chunks_.back().data(), left_);
+    }
+    const AlignedBuffer& chunk = chunks_.back();
+    const Piece piece{chunks_.back().data() + (chunk.size() - left_), n_bytes};
+    left_ -= whole;
+    n_taken_ += n_bytes;
+    return piece;
+}
+
+WeightReader::WeightReader(const model::ModelFile& file, const kernels::KernelTable& kernels, ThreadPool& pool,
+                           Arena& arena)
+    : file_(file), kernels_(kernels), pool_(pool), arena_(arena), stream_(file.path, std::ios::binary) {
+    if (!stream_) throw Error(Status::model_not_found, file.path.string() + " cannot be opened");
+}
+
+Linear WeightReader::empty_linear(Format format, int64_t n, int64_t k) {
     Linear linear;
     linear.format = format;
     linear.n = n;
     linear.k = k;
-    linear.packed = AlignedBuffer(kernels::packed_bytes(format, n, k));
+    linear.packed = arena_.take(kernels::packed_bytes(format, n, k));
     return linear;
-}
-
-}  // namespace
-
-WeightReader::WeightReader(const model::ModelFile& file, const kernels::KernelTable& kernels, ThreadPool& pool)
-    : file_(file), kernels_(kernels), pool_(pool), stream_(file.path, std::ios::binary) {
-    if (!stream_) throw Error(Status::model_not_found, file.path.string() + " cannot be opened");
 }
 
 const model::TensorInfo& WeightReader::find(const std::string& name) const {
@@ -105,7 +124,7 @@ Linear WeightReader::matrix(const std::string& name) {
         pool_.run(kernels::n_tiles(count), [&](int64_t i, int) {
             const int64_t row = i * kernels::kTileColumns;
             kernels::pack_rows(linear.format, rows_.data() + static_cast<uint64_t>(row) * row_bytes, first + row,
-                               std::min(kernels::kTileColumns, count - row), linear.k, linear.packed.data());
+                               std::min(kernels::kTileColumns, count - row), linear.k, linear.packed.data);
         });
     }
     return linear;
@@ -133,7 +152,7 @@ Linear WeightReader::convolution(const std::string& name) {
     const std::vector<float> ordered = taps_outermost(floats(name + ".weight"), n_in);
     Linear linear = empty_linear(Format::f32, n_out, 3 * n_in);
     kernels::pack_rows(Format::f32, reinterpret_cast<const uint8_t*>(ordered.data()), 0, n_out, linear.k,
-                       linear.packed.data());
+                       linear.packed.data);
     linear.bias = floats(name + ".bias");
     return linear;
 }

@@ -16,12 +16,29 @@
 
 namespace whisperq::edge {
 
+// Memory of all packed weights, in few large pieces, in the order in which they are used.
+class Arena {
+  public:
+    struct Piece {
+        uint8_t* data = nullptr;
+        size_t n_bytes = 0;
+    };
+    // n_bytes, aligned and not initialised, as long as the arena lives. Throws std::bad_alloc.
+    Piece take(size_t n_bytes);
+    size_t n_bytes() const noexcept { return n_taken_; }
+
+  private:
+    std::vector<AlignedBuffer> chunks_;
+    size_t left_ = 0;  // of the last chunk
+    size_t n_taken_ = 0;
+};
+
 // A packed matrix of n output columns and k values each (kernels/pack.h), and the bias, if it has one.
 struct Linear {
     kernels::Format format = kernels::Format::f32;
     int64_t n = 0;
     int64_t k = 0;
-    AlignedBuffer packed;
+    Arena::Piece packed;
     std::vector<float> bias;  // n values, or none
 
     const float* bias_or_null() const noexcept { return bias.empty() ? nullptr : bias.data(); }
@@ -72,7 +89,7 @@ struct DecoderWeights {
 // file has become shorter since it was checked.
 class WeightReader {
   public:
-    WeightReader(const model::ModelFile& file, const kernels::KernelTable& kernels, ThreadPool& pool);
+    WeightReader(const model::ModelFile& file, const kernels::KernelTable& kernels, ThreadPool& pool, Arena& arena);
 
     Linear linear(const std::string& name, bool has_bias);
     Linear matrix(const std::string& name);
@@ -84,12 +101,14 @@ class WeightReader {
     std::vector<float> floats(const std::string& name);
 
   private:
+    Linear empty_linear(kernels::Format format, int64_t n, int64_t k);
     const model::TensorInfo& find(const std::string& name) const;
     void read(const model::TensorInfo& tensor, uint64_t offset, void* to, uint64_t n_bytes);
 
     const model::ModelFile& file_;
     const kernels::KernelTable& kernels_;
     ThreadPool& pool_;
+    Arena& arena_;
     std::ifstream stream_;
     std::vector<uint8_t> rows_;  // of a matrix, before they are packed
 };

@@ -1,12 +1,15 @@
 // Attention over cached keys and values, for each instruction set by what it knows of rows of 16 floats. Included by
 // the tables' sources only, each of which compiles its own copy for its own instructions.
 //
-// `Lanes` has a type Row and: zero, load (floats or f16), store, add_product(sum, row, factor), add, greater, scaled,
-// power_of_e(row, subtracted) = e^(row -
-// subtracted), greatest_lane, sum_of_lanes.
+// `Lanes` has a type Row and: zero, load (floats, f16), load_unaligned, store, store_codes (rounded to int8),
+// magnitude, multiply, add_product(sum, row, factor), add, greater, scaled, power_of_e(row, subtracted) = e^(row -
+// subtracted), greatest_lane, sum_of_lanes; and a type Dots of 16 sums of int8 products: start_signed(sum of the codes
+// that will be given), add_signed(dots, 16 x 4 codes, 4 codes for every lane), start_unsigned and add_unsigned for
+// codes that are not negative, to_floats.
 #pragma once
 
 #include <cstdint>
+#include <cstring>
 
 #include "kernels/kernels.h"
 
@@ -16,9 +19,37 @@ namespace {
 constexpr float kInverseRootHeadSize = 0.125f;  // 1 / sqrt(kHeadSize)
 constexpr int kRowsOfValue = kHeadSize / kKeyBlock;
 
+constexpr float kLeastNormal = 1.17549435e-38f;  // below it a scale has no inverse to rely on
+
+inline const float* scales_of(const int8_t* block) {
+    return reinterpret_cast<const float*>(block + kKeyBlock * kHeadSize);
+}
+
+inline int32_t four_codes(const int8_t* codes) {
+    int32_t four;
+    memcpy(&four, codes, sizeof four);
+    return four;
+}
+
 template <class Value>
 const Value* block_at(const uint8_t* const* blocks, size_t offset, int64_t b) {
     return reinterpret_cast<const Value*>(blocks[b] + offset);
+}
+
+// ---- Rounding
+
+template <class Lanes>
+void quantize_head(const float* values, int8_t* codes, float* scale) {
+    auto greatest = Lanes::magnitude(Lanes::load_unaligned(values));
+    for (int64_t i = kKeyBlock; i < kHeadSize; i += kKeyBlock) {
+        greatest = Lanes::greater(greatest, Lanes::magnitude(Lanes::load_unaligned(values + i)));
+    }
+    const float wanted = Lanes::greatest_lane(greatest) / 127.0f;
+    *scale = wanted < kLeastNormal ? 0.0f : wanted;
+    const float inverse = wanted < kLeastNormal ? 0.0f : 1.0f / wanted;
+    for (int64_t i = 0; i < kHeadSize; i += kKeyBlock) {
+        Lanes::store_codes(codes + i, Lanes::scaled(Lanes::load_unaligned(values + i), inverse));
+    }
 }
 
 // ---- Scores
@@ -56,16 +87,15 @@ void score_query(const float* q, const uint8_t* const* blocks, size_t offset, in
 
 // Several queries, which share what is loaded.
 template <class Lanes, class Value, int kQueries>
-void score_some(const float* q, int64_t q_stride, const Value* keys, float* scores, int64_t scores_stride) {
+void score_some(const float* q, int64_t q_stride, const Value* keys_of_block, float* scores, int64_t scores_stride) {
     typename Lanes::Row sums[kQueries];
     for (auto& sum : sums) sum = Lanes::zero();
-    for (int64_t i = 0; i < kHeadSize; ++i, keys += kKeyBlock) {
-        const auto row = Lanes::load(keys);
+    for (int64_t i = 0; i < kHeadSize; ++i) {
+        const auto row = Lanes::load(keys_of_block + i * kKeyBlock);
         for (int m = 0; m < kQueries; ++m) sums[m] = Lanes::add_product(sums[m], row, q[m * q_stride + i]);
     }
-    for (int m = 0; m < kQueries; ++m) {
+    for (int m = 0; m < kQueries; ++m)
         Lanes::store(scores + m * scores_stride, Lanes::scaled(sums[m], kInverseRootHeadSize));
-    }
 }
 
 template <class Lanes, class Value>
@@ -85,11 +115,46 @@ void score_keys_of(const float* q, int64_t q_stride, int64_t n_queries, const ui
     }
 }
 
+// Four codes of q at a time, in every lane, with those of 16 keys.
+template <class Lanes>
+void score_block(const int8_t* q, float q_scale, int32_t q_sum, const int8_t* keys, float* scores) {
+    auto dots = Lanes::start_signed(q_sum);
+    for (int64_t g = 0; g < kHeadSize / 4; ++g) {
+        dots = Lanes::add_signed(dots, keys + g * 4 * kKeyBlock, four_codes(q + 4 * g));
+    }
+    const auto scales = Lanes::load(scales_of(keys));
+    Lanes::store(scores,
+                 Lanes::multiply(Lanes::to_floats(dots), Lanes::scaled(scales, q_scale * kInverseRootHeadSize)));
+}
+
+template <class Lanes>
+void score_codes(const float* q, int64_t q_stride, int64_t n_queries, const uint8_t* const* blocks, size_t offset,
+                 int64_t n_keys, float* scores, int64_t scores_stride) {
+    for (int64_t m = 0; m < n_queries; ++m) {
+        alignas(kAlignment) int8_t codes[kHeadSize];
+        float scale;
+        quantize_head<Lanes>(q + m * q_stride, codes, &scale);
+        int32_t sum = 0;
+        for (const int8_t code : codes) sum += code;
+        for (int64_t b = 0; b < n_key_blocks(n_keys); ++b) {
+            score_block<Lanes>(codes, scale, sum, block_at<int8_t>(blocks, offset, b),
+                               scores + m * scores_stride + b * kKeyBlock);
+        }
+    }
+}
+
 template <class Lanes>
 void score_keys(const float* q, int64_t q_stride, int64_t n_queries, const uint8_t* const* blocks, size_t offset,
-                bool half, int64_t n_keys, float* scores, int64_t scores_stride) {
-    (half ? score_keys_of<Lanes, uint16_t> : score_keys_of<Lanes, float>)(q, q_stride, n_queries, blocks, offset,
-                                                                          n_keys, scores, scores_stride);
+                CacheType type, int64_t n_keys, float* scores, int64_t scores_stride) {
+    switch (type) {
+        case CacheType::f32:
+            return score_keys_of<Lanes, float>(q, q_stride, n_queries, blocks, offset, n_keys, scores, scores_stride);
+        case CacheType::f16:
+            return score_keys_of<Lanes, uint16_t>(q, q_stride, n_queries, blocks, offset, n_keys, scores,
+                                                  scores_stride);
+        case CacheType::int8:
+            return score_codes<Lanes>(q, q_stride, n_queries, blocks, offset, n_keys, scores, scores_stride);
+    }
 }
 
 // ---- Probabilities
@@ -123,24 +188,23 @@ void softmax(float* scores, int64_t n) {
 // them.
 template <class Lanes, class Value, int kQueries, int kColumns>
 void mix_some(const float* probabilities, int64_t stride, const uint8_t* const* blocks, size_t offset, int64_t n_keys,
-              float* out, int64_t out_stride) {
+              int64_t first, float* out, int64_t out_stride) {
     typename Lanes::Row sums[kQueries][kColumns];
     for (auto& row : sums) {
         for (auto& sum : row) sum = Lanes::zero();
     }
     for (int64_t b = 0; b < n_key_blocks(n_keys); ++b, probabilities += kKeyBlock) {
         const Value* values = block_at<Value>(blocks, offset, b);
-        for (int64_t j = 0; j < kKeyBlock; ++j, values += kHeadSize) {
+        for (int64_t j = 0; j < kKeyBlock; ++j) {
             for (int c = 0; c < kColumns; ++c) {
-                const auto row = Lanes::load(values + c * kKeyBlock);
-                for (int m = 0; m < kQueries; ++m) {
+                const auto row = Lanes::load(values + j * kHeadSize + first + c * kKeyBlock);
+                for (int m = 0; m < kQueries; ++m)
                     sums[m][c] = Lanes::add_product(sums[m][c], row, probabilities[m * stride + j]);
-                }
             }
         }
     }
     for (int m = 0; m < kQueries; ++m) {
-        for (int c = 0; c < kColumns; ++c) Lanes::store(out + m * out_stride + c * kKeyBlock, sums[m][c]);
+        for (int c = 0; c < kColumns; ++c) Lanes::store(out + m * out_stride + first + c * kKeyBlock, sums[m][c]);
     }
 }
 
@@ -150,23 +214,62 @@ void mix_values_of(const float* probabilities, int64_t stride, int64_t n_queries
     constexpr int kColumns = kRowsOfValue / 2;
     int64_t m = 0;
     for (; m + 2 <= n_queries; m += 2) {
-        for (int c = 0; c < kRowsOfValue; c += kColumns) {
-            mix_some<Lanes, Value, 2, kColumns>(probabilities + m * stride, stride, blocks,
-                                                offset + static_cast<size_t>(c * kKeyBlock) * sizeof(Value), n_keys,
-                                                out + m * out_stride + c * kKeyBlock, out_stride);
+        for (int64_t first = 0; first < kHeadSize; first += kColumns * kKeyBlock) {
+            mix_some<Lanes, Value, 2, kColumns>(probabilities + m * stride, stride, blocks, offset, n_keys, first,
+                                                out + m * out_stride, out_stride);
         }
     }
     if (m < n_queries) {
-        mix_some<Lanes, Value, 1, kRowsOfValue>(probabilities + m * stride, stride, blocks, offset, n_keys,
+        mix_some<Lanes, Value, 1, kRowsOfValue>(probabilities + m * stride, stride, blocks, offset, n_keys, 0,
                                                 out + m * out_stride, out_stride);
+    }
+}
+
+// The probabilities of a block times the scales of its values, as codes in [0, 127] times the factor that is returned.
+template <class Lanes>
+float round_probabilities(const float* probabilities, const int8_t* values, int8_t* codes) {
+    const auto products = Lanes::multiply(Lanes::load(probabilities), Lanes::load(scales_of(values)));
+    const float greatest = Lanes::greatest_lane(products);
+    Lanes::store_codes(codes, Lanes::scaled(products, greatest < kLeastNormal ? 0.0f : 127.0f / greatest));
+    return greatest * (1.0f / 127.0f);
+}
+
+template <class Lanes>
+void mix_codes(const float* probabilities, int64_t stride, int64_t n_queries, const uint8_t* const* blocks,
+               size_t offset, int64_t n_keys, float* out, int64_t out_stride) {
+    for (int64_t m = 0; m < n_queries; ++m) {
+        typename Lanes::Row sums[kRowsOfValue];
+        for (auto& sum : sums) sum = Lanes::zero();
+        for (int64_t b = 0; b < n_key_blocks(n_keys); ++b) {
+            const int8_t* values = block_at<int8_t>(blocks, offset, b);
+            alignas(kAlignment) int8_t codes[kKeyBlock];
+            const float factor = round_probabilities<Lanes>(probabilities + m * stride + b * kKeyBlock, values, codes);
+            for (int c = 0; c < kRowsOfValue; ++c) {
+                auto dots = Lanes::start_unsigned();
+                for (int64_t g = 0; g < kKeyBlock / 4; ++g) {
+                    dots = Lanes::add_unsigned(dots, values + (g * kHeadSize + c * kKeyBlock) * 4,
+                                               four_codes(codes + 4 * g));
+                }
+                sums[c] = Lanes::add_product(sums[c], Lanes::to_floats(dots), factor);
+            }
+        }
+        for (int c = 0; c < kRowsOfValue; ++c) Lanes::store(out + m * out_stride + c * kKeyBlock, sums[c]);
     }
 }
 
 template <class Lanes>
 void mix_values(const float* probabilities, int64_t stride, int64_t n_queries, const uint8_t* const* blocks,
-                size_t offset, bool half, int64_t n_keys, float* out, int64_t out_stride) {
-    (half ? mix_values_of<Lanes, uint16_t> : mix_values_of<Lanes, float>)(probabilities, stride, n_queries, blocks,
-                                                                          offset, n_keys, out, out_stride);
+                size_t offset, CacheType type, int64_t n_keys, float* out, int64_t out_stride) {
+    switch (type) {
+        case CacheType::f32:
+            return mix_values_of<Lanes, float>(probabilities, stride, n_queries, blocks, offset, n_keys, out,
+                                               out_stride);
+        case CacheType::f16:
+            return mix_values_of<Lanes, uint16_t>(probabilities, stride, n_queries, blocks, offset, n_keys, out,
+                                                  out_stride);
+        case CacheType::int8:
+            return mix_codes<Lanes>(probabilities, stride, n_queries, blocks, offset, n_keys, out, out_stride);
+    }
 }
 
 }  // namespace

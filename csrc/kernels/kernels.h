@@ -87,6 +87,21 @@ using MultiplyStrip = void (*)(const uint8_t* strip, const uint8_t* expanded, in
                                bool has_minimum, int64_t n_rows, int64_t n_columns, float* out, int64_t out_stride,
                                const Epilogue& epilogue);
 
+// multiply_strip with weights as they are packed, for inputs of one strip, or few: to expand a tile costs as much as to
+// multiply it with a strip. `tiles` are n_tiles (any number) packed tiles of a block format, tile_bytes(format, k)
+// apart. A sum is the same, to the bit, as that of expand_tile and multiply_strip.
+using MultiplyPacked = void (*)(Format format, const uint8_t* strip, const uint8_t* tiles, int64_t n_tiles, int64_t k,
+                                int64_t n_rows, int64_t n_columns, float* out, int64_t out_stride,
+                                const Epilogue& epilogue);
+
+// The epilogue of the columns from `first` on.
+static inline Epilogue moved_to(const Epilogue& epilogue, int64_t first) {
+    Epilogue moved = epilogue;
+    if (moved.bias != nullptr) moved.bias += first;
+    if (moved.residual != nullptr) moved.residual += first;
+    return moved;
+}
+
 // ---- Floats
 // ----------------------------------------------------------------------------------------------------------
 
@@ -95,6 +110,12 @@ using MultiplyStrip = void (*)(const uint8_t* strip, const uint8_t* expanded, in
 using MultiplyFloat = void (*)(const float* input, int64_t input_stride, const float* panel, int64_t n_tiles, int64_t k,
                                int64_t n_rows, int64_t n_columns, float* out, int64_t out_stride,
                                const Epilogue& epilogue);
+
+// The same with n_tiles (any number) packed tiles of f16[k][kTileColumns], for inputs of few rows; the same to the bit
+// as half_to_float and multiply_float.
+using MultiplyHalf = void (*)(const float* input, int64_t input_stride, const uint16_t* tiles, int64_t n_tiles,
+                              int64_t k, int64_t n_rows, int64_t n_columns, float* out, int64_t out_stride,
+                              const Epilogue& epilogue);
 
 // f16 to float, n values.
 using HalfToFloat = void (*)(const uint16_t* half, int64_t n, float* out);
@@ -132,27 +153,47 @@ static constexpr size_t attention_scratch_floats(int64_t n_keys) {
 
 // ---- Attention over a cache, for a decoder's few queries
 //
-// The keys and values of one head lie in blocks of kKeyBlock, in f16 (`half`) or f32, wherever a cache puts them: block
-// b is at blocks[b] + offset. What a block has beyond n_keys must be finite.
+// The keys and values of one head lie in blocks of kKeyBlock, wherever a cache puts them: block b is at
+// blocks[b] + offset. What a block has beyond n_keys must be finite.
 //
 //   keys     value[kHeadSize][kKeyBlock]   16 keys side by side
 //   values   value[kKeyBlock][kHeadSize]   16 values one after the other
+//
+// Blocks of int8, as dot product instructions take them, have a float scale for each key or value (value = scale *
+// code, codes in [-127, 127]) behind the codes:
+//
+//   keys     code[kHeadSize / 4][kKeyBlock][4]   code[g][j][i] is value 4 g + i of key j
+//   values   code[kKeyBlock / 4][kHeadSize][4]   code[g][i][j] is value i of the token 4 g + j
+//   float    scale[kKeyBlock]
 inline constexpr int64_t kKeyBlock = 16;
+
+enum class CacheType : uint8_t { f32, f16, int8 };
 
 static constexpr int64_t n_key_blocks(int64_t n_keys) {
     return (n_keys + kKeyBlock - 1) / kKeyBlock;
 }
+static constexpr size_t key_block_bytes(CacheType type) {
+    return static_cast<size_t>(type == CacheType::f32   ? kKeyBlock * kHeadSize * 4
+                               : type == CacheType::f16 ? kKeyBlock * kHeadSize * 2
+                                                        : kKeyBlock * (kHeadSize + 4));
+}
 
-// scores[m][j] = q[m] . key[j] / 8, all of them for whole blocks; rows of q and scores lie a stride apart.
+// codes[i] = round(values[i] / scale) of kHeadSize values, scale = max |value| / 127 (0 for what has no scale that is a
+// normal float; then all codes are 0).
+using QuantizeHead = void (*)(const float* values, int8_t* codes, float* scale);
+
+// scores[m][j] = q[m] . key[j] / 8, all of them for whole blocks; rows of q and scores lie a stride apart. Scores do
+// not depend on how many queries there are.
 using ScoreKeys = void (*)(const float* q, int64_t q_stride, int64_t n_queries, const uint8_t* const* blocks,
-                           size_t offset, bool half, int64_t n_keys, float* scores, int64_t scores_stride);
+                           size_t offset, CacheType type, int64_t n_keys, float* scores, int64_t scores_stride);
 
 // softmax of n scores in place. There is room for whole blocks; what is beyond n becomes 0.
 using Softmax = void (*)(float* scores, int64_t n);
 
-// out[m] = sum_j probabilities[m][j] * value[j]. Probabilities beyond n_keys are 0.
+// out[m] = sum_j probabilities[m][j] * value[j]. Probabilities beyond n_keys are 0. For values in int8, the 16
+// probabilities of a block, times the scales of its values, are rounded to codes in [0, 127] of the greatest of them.
 using MixValues = void (*)(const float* probabilities, int64_t stride, int64_t n_queries, const uint8_t* const* blocks,
-                           size_t offset, bool half, int64_t n_keys, float* out, int64_t out_stride);
+                           size_t offset, CacheType type, int64_t n_keys, float* out, int64_t out_stride);
 
 struct KernelTable {
     const char* isa;  // scalar avx2 avx512vnni avx512bf16 neon neon_dotprod neon_i8mm
@@ -161,8 +202,10 @@ struct KernelTable {
     ExpandTile expand_tile;
     MultiplyStrip multiply_strip;
     int64_t tiles_per_call;  // of multiply_strip and multiply_float: as many as its registers hold
+    MultiplyPacked multiply_packed;
 
     MultiplyFloat multiply_float;
+    MultiplyHalf multiply_half;
     HalfToFloat half_to_float;
     FloatToHalf float_to_half;
 
@@ -170,6 +213,7 @@ struct KernelTable {
     Gelu gelu;
     Attention attention;
 
+    QuantizeHead quantize_head;
     ScoreKeys score_keys;
     Softmax softmax;
     MixValues mix_values;

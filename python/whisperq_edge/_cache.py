@@ -28,7 +28,7 @@ from typing import IO, Any, Callable, NamedTuple, Optional, Union
 
 from ._core import read_model_file
 from ._errors import ModelError, OptionError
-from ._files import atomic_write
+from ._files import atomic_write, sha256_of_files
 from ._native import load_ggml
 from ._types import TYPES
 
@@ -220,7 +220,7 @@ def _accept(entry: Path, model: Optional[str]) -> bool:
     try:
         status = entry.stat()
         is_known = status.st_mtime_ns == record.mtime_ns
-        if status.st_size != record.n_bytes or not (is_known or _sha256_of([entry]) == record.sha256):
+        if status.st_size != record.n_bytes or not (is_known or sha256_of_files([entry]) == record.sha256):
             return False
         read_model_file(entry)
     except (OSError, ModelError):
@@ -250,7 +250,7 @@ def _source_sha256(path: Path) -> str:
     known = _load_sources().get(str(path.absolute()))
     if isinstance(known, dict) and known.get("stamp") == stamp and isinstance(known.get("sha256"), str):
         return str(known["sha256"])
-    digest = _sha256_of(_source_files(path))
+    digest = sha256_of_files(_source_files(path))
     if _stamp(path) == stamp:  # else it is being written: no hash of it lasts
         _remember_source(path, {"stamp": stamp, "sha256": digest})
     return digest
@@ -273,20 +273,6 @@ def _source_files(path: Path) -> Sequence[Path]:
     from ._convert.open_source import open_source
 
     return open_source(path).files
-
-
-def _sha256_of(paths: Sequence[Path]) -> str:
-    digests = []
-    for path in paths:
-        digest = hashlib.sha256()
-        with open(path, "rb", buffering=0) as file:
-            for block in iter(lambda: file.read(1 << 20), b""):
-                digest.update(block)
-        digests.append(digest.hexdigest())
-    if len(digests) == 1:
-        return digests[0]
-    listing = "".join(f"{digest}  {path.name}\n" for digest, path in zip(digests, paths))
-    return hashlib.sha256(listing.encode("utf-8")).hexdigest()
 
 
 def _load_sources() -> dict[str, Any]:

@@ -10,10 +10,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Optional, Union
 
-from ._convert.source import Dims, expected_shapes
-from ._errors import ModelNotFoundError
+from ._convert.source import Dims, Source, SourceTensor, expected_shapes
+from ._errors import InternalError, ModelNotFoundError
 from ._native import data_file
-from ._types import TYPES, fitting_type
 
 __all__ = [
     "ALIASES",
@@ -152,35 +151,37 @@ def resolve_model(name_or_path: Union[str, os.PathLike[str]]) -> Path:
 
 # ---- Sizes -----------------------------------------------------------------------------------------------------------
 
-# A ggml file: magic and 11 int32 of header; two int32 and the mel filters; the vocabulary; the tensors.
-_HEADER_BYTES = 48
-_N_FFT_BINS = 201
-# Number of tokens, then each with its length: the vocabularies that we write (tests/test_catalog.py counts them).
-_VOCABULARY_BYTES = {_ENGLISH: 521859, _MULTILINGUAL: 508089, _WITH_CANTONESE: 508089}
+# The writer's own sums, for a model whose weights are nowhere. It is imported when they are asked for: most who look
+# for a name convert nothing.
 
 
-def _stored_type(name: str, shape: tuple[int, ...], type: str) -> str:
-    """Of a tensor in a file of ``type``: vectors and positions are f32, convolutions f16 (f32 in a file of f32)."""
-    if len(shape) == 1 or name.endswith("positional_embedding"):
-        return "f32"
-    if len(shape) == 3:
-        return "f32" if type == "f32" else "f16"
-    return type
+def _without_weights(dims: Dims) -> Source:
+    def nothing(first: int, count: int) -> bytes:
+        raise InternalError("weights of the catalog were asked for")
 
-
-def _tensor_bytes(shape: tuple[int, ...], type: str) -> int:
-    return math.prod(shape[:-1]) * TYPES[type].row_bytes(shape[-1])
+    tensors = [SourceTensor(name, shape, "f32", nothing) for name, shape in expected_shapes(dims).items()]
+    return Source(Path(), "catalog", [], dims, tensors)
 
 
 @functools.cache
-def _weight_bytes(dims: Dims, type: str) -> tuple[int, int]:
-    """Bytes of all weights, and of what a file says about each of them: name, type and shape."""
-    weights = headers = 0
-    for name, shape in expected_shapes(dims).items():
-        weights += _tensor_bytes(shape, _stored_type(name, shape, type))
-        n_dims = 2 if name in ("encoder.conv1.bias", "encoder.conv2.bias") else len(shape)  # stored as a column
-        headers += 12 + 4 * n_dims + len(name)
-    return weights, headers
+def _header_bytes(n_vocab: int, n_mels: int) -> int:
+    """Of the header of a file, mel filters and vocabulary included."""
+    from ._convert.vocabulary import known_vocabulary, mel_filters
+    from ._convert.writer import header_bytes
+
+    source = _without_weights(MODELS["nano.en"].dims._replace(n_vocab=n_vocab, n_mels=n_mels))
+    source.vocabulary, source.mel_filters = known_vocabulary(n_vocab), mel_filters(n_mels)
+    return header_bytes(source)
+
+
+@functools.cache
+def _tensor_bytes(dims: Dims, type: str) -> tuple[int, int]:
+    """Bytes of all weights, and of what a file says about each of them."""
+    from ._convert.plan import Recipe, plan_types
+    from ._convert.writer import tensor_bytes
+
+    source = _without_weights(dims)
+    return tensor_bytes(source, plan_types(source, Recipe(type)))
 
 
 def file_bytes(dims: Dims, type: str) -> int:
@@ -190,9 +191,7 @@ def file_bytes(dims: Dims, type: str) -> int:
         dims: with one of Whisper's own vocabularies.
         type: of the matrices. One whose blocks do not fill their rows is the next larger one, as in the file.
     """
-    weights, headers = _weight_bytes(dims, fitting_type(type, dims.n_audio_state))
-    mel_filters = 8 + 4 * dims.n_mels * _N_FFT_BINS
-    return _HEADER_BYTES + mel_filters + _VOCABULARY_BYTES[dims.n_vocab] + headers + weights
+    return _header_bytes(dims.n_vocab, dims.n_mels) + sum(_tensor_bytes(dims, type))
 
 
 _CACHE_PADDING = 256  # positions of a cache are a multiple of it
@@ -216,7 +215,7 @@ def memory_bytes(dims: Dims, type: str) -> int:
     The Python process and the audio come on top. Pages that are never touched (most of the decoder's logits) do not
     count as resident, so the growth of a process stays below this figure.
     """
-    weights, _ = _weight_bytes(dims, fitting_type(type, dims.n_audio_state))
+    weights, _ = _tensor_bytes(dims, type)
     return weights + _cache_bytes(dims) + _compute_bytes(dims)
 
 

@@ -1,17 +1,19 @@
-"""Files that appear under their final name whole or not at all."""
+"""Files that appear under their final name whole or not at all, and the identity of what is in them."""
 
 from __future__ import annotations
 
 import contextlib
 import errno
+import hashlib
 import os
 import secrets
 import shutil
 import stat
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
+from pathlib import Path
 from typing import IO, Any, Optional, Union
 
-__all__ = ["atomic_write", "reserve", "sync_directory", "temporary_beside"]
+__all__ = ["atomic_write", "reserve", "sha256_of_file", "sha256_of_files", "sync_directory", "temporary_beside"]
 
 _BINARY = getattr(os, "O_BINARY", 0)
 _NOT_INHERITED = getattr(os, "O_NOINHERIT", 0) | getattr(os, "O_CLOEXEC", 0)
@@ -79,6 +81,24 @@ def reserve(stream: IO[bytes], n_bytes: int, path: Union[str, os.PathLike[str]])
             return  # a file system that cannot reserve: writing will tell
         free = f"{shutil.disk_usage(os.path.dirname(os.path.realpath(os.fspath(path)))).free / 1e6:.1f} MB are free"
         raise OSError(error.errno, f"{needed} and {free}: {error.strerror}", os.fspath(path)) from error
+
+
+def sha256_of_file(path: Union[str, os.PathLike[str]]) -> str:
+    """Hexadecimal sha256 of a file's bytes, which are read piece by piece."""
+    digest = hashlib.sha256()
+    with open(path, "rb", buffering=0) as file:
+        for block in iter(lambda: file.read(1 << 20), b""):
+            digest.update(block)
+    return digest.hexdigest()
+
+
+def sha256_of_files(paths: Sequence[Path]) -> str:
+    """Of one file its own sha256; of several that of the list of theirs, by name."""
+    digests = [sha256_of_file(path) for path in paths]
+    if len(digests) == 1:
+        return digests[0]
+    listing = "".join(f"{digest}  {path.name}\n" for digest, path in zip(digests, paths))
+    return hashlib.sha256(listing.encode("utf-8")).hexdigest()
 
 
 def sync_directory(path: str) -> None:

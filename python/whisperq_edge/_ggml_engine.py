@@ -18,6 +18,7 @@ from ._errors import OptionError
 from ._native import data_file, drain_log, load_ggml
 from ._options import TranscribeOptions
 from ._result import Segment, StageTime, compression_ratio
+from ._types import MIXED, is_matrix
 from ._words import Piece, group_words
 
 __all__ = ["EngineResult", "GgmlEngine", "matrix_types"]
@@ -44,17 +45,15 @@ _FIXED: dict[str, tuple[tuple[Any, ...], str]] = {
     "seed": ((None,), "whisper.cpp seeds its sampling itself, the same way in every call; allowed: None"),
 }
 
-_NO_MATRICES = ("positional_embedding", "bias")  # of two dimensions, and f32 in every file
-
 _NEVER_BELOW = -1e9  # a log probability or entropy threshold that nothing falls below
 _NEVER_ABOVE = 2.0  # a probability threshold that nothing exceeds
 
 
 def matrix_types(file: ModelFile) -> dict[str, str]:
     """The type of every matrix of a file of mixed types, for ``_ggml.Engine``; empty for any other file."""
-    if file.ftype != "mixed":
+    if file.ftype != MIXED:
         return {}
-    return {t.name: t.type for t in file.tensors if len(t.dims) == 2 and not t.name.endswith(_NO_MATRICES)}
+    return {t.name: t.type for t in file.tensors if is_matrix(t.name, len(t.dims))}
 
 
 @dataclass(frozen=True)

@@ -1,12 +1,16 @@
-"""The types that weights may have, and what people call them."""
+"""The types that weights may have, which of the tensors may have them, and what people call them."""
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import dataclass
 
 from ._errors import OptionError
 
-__all__ = ["TYPES", "TYPE_ALIASES", "TensorType", "fitting_type", "resolve_type"]
+__all__ = ["MIXED", "TYPES", "TYPE_ALIASES", "TensorType", "common_type", "fitting_type", "is_matrix", "resolve_type"]
+
+MIXED = "mixed"
+"""In place of a type: the matrices of a model have several."""
 
 
 @dataclass(frozen=True)
@@ -104,3 +108,19 @@ def fitting_type(name: str, row_size: int) -> str:
         key=lambda type: (type.bits_per_value, type.ggml_id),
     )
     return next(type.name for type in (wanted, *larger) if type.fits(row_size))
+
+
+def is_matrix(name: str, n_dims: int) -> bool:
+    """Whether a tensor is one of the matrices (linear layers and the token embedding), which take any type.
+
+    Args:
+        name: openai/whisper's. Positions are a table, and the biases that files store as columns are vectors.
+        n_dims: convolutions have three.
+    """
+    return n_dims == 2 and not name.endswith(("positional_embedding", "bias"))
+
+
+def common_type(types: Iterable[str]) -> str:
+    """The one type that all of them are, else :data:`MIXED`."""
+    different = set(types)
+    return different.pop() if len(different) == 1 else MIXED

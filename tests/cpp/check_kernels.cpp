@@ -142,9 +142,9 @@ class StripReader {
     std::unique_ptr<Guarded<uint8_t>> identity_;
 };
 
-double greatest_magnitude(const float* values) {
+double greatest_of(const float* values, int64_t n) {
     double greatest = 0.0;
-    for (int64_t i = 0; i < kBlock; ++i) greatest = std::max(greatest, std::fabs(static_cast<double>(values[i])));
+    for (int64_t i = 0; i < n; ++i) greatest = std::max(greatest, std::fabs(static_cast<double>(values[i])));
     return greatest;
 }
 
@@ -155,7 +155,7 @@ constexpr double kLeastScale = 0x1p-125;
 // `exact_ties` says that scale is 1: then these are ties, and go to even.
 void check_quantised_block(const float* input, const double* got, const double* scalar, bool exact_ties, int64_t row,
                            Report& report) {
-    const double scale = greatest_magnitude(input) / 127.0;
+    const double scale = greatest_of(input, kBlock) / 127.0;
     const double slack = 4 * 127 * kEps;  // of a quotient
     for (int64_t i = 0; i < kBlock; ++i) {
         const auto x = static_cast<double>(input[i]);
@@ -340,7 +340,7 @@ void check_scalar_strip(Checker& checker) {
             std::memcpy(&scale, block + kBlock * kStripRows + 4 * r, 4);
             std::memcpy(&sum, block + kBlock * kStripRows + 4 * (kStripRows + r), 4);
             std::memcpy(&offset, block + kBlock * kStripRows + 4 * (2 * kStripRows + r), 4);
-            const double want = r < kRows ? greatest_magnitude(values) / 127.0 : 0.0;
+            const double want = r < kRows ? greatest_of(values, kBlock) / 127.0 : 0.0;
             report.compare(static_cast<double>(scale), want, kEps * want, "scale");
             for (int64_t i = 0; i < kBlock; ++i) {
                 const auto code = static_cast<int8_t>(block[(i / 4 * kStripRows + r) * 4 + i % 4]);
@@ -596,7 +596,7 @@ class QuantisedInputs {
     // The codes that were read, times the exact scale: the product that is judged must not be its own measure.
     static std::vector<double> exact_values(const float* input, std::vector<double> values) {
         for (size_t b = 0; b < values.size(); b += kBlock) {
-            const double scale = greatest_magnitude(input + b) / 127.0;
+            const double scale = greatest_of(input + b, kBlock) / 127.0;
             for (size_t i = b; i < b + kBlock; ++i) values[i] = std::nearbyint(values[i] / scale) * scale;
         }
         return values;
@@ -695,6 +695,119 @@ void check_multiply_float(Checker& checker) {
                 if (shape.n_values > 384 && pattern != Pattern::normal) continue;
                 check_float_case(checker, pattern, n, shape.n_values, shape.stride, report);
             }
+        }
+    }
+    checker.close(report);
+}
+
+// ---- multiply_packed and multiply_half: the same to the bit as with expanded weights, which were proven above
+// -----------------------------------------------------------------------------------------------
+
+// All epilogues at once: a bias, GELU, and a residual.
+struct AllEndings {
+    Guarded<float> bias, residual;
+    k::Epilogue epilogue;
+
+    AllEndings(int64_t n, int64_t out_values, Random& random) : bias(n), residual(out_values) {
+        fill(Pattern::normal, bias.data(), n, random);
+        fill(Pattern::normal, residual.data(), out_values, random);
+        epilogue.bias = bias.data();
+        epilogue.residual = residual.data();
+        epilogue.gelu = true;
+    }
+};
+
+void check_same_rows(const Guarded<float>& got, const Guarded<float>& want, int64_t n_rows, int64_t n, int64_t stride,
+                     Report& report) {
+    report.require(got.intact(), "wrote outside");
+    for (int64_t r = 0; r < n_rows; ++r) {
+        for (int64_t c = 0; c < n; ++c) report.require(got[r * stride + c] == want[r * stride + c], "another sum");
+        if (r + 1 < n_rows) report.require(got.untouched(r * stride + n, (r + 1) * stride), "wrote behind its columns");
+    }
+}
+
+void check_packed_case(Checker& checker, const k::FormatInfo& f, Weights weights, int64_t n, int64_t n_values,
+                       int64_t n_rows, Report& report) {
+    Random random(static_cast<uint64_t>(n * 1000 + n_values + n_rows));
+    const std::vector<uint8_t> rows = random_rows(f, weights, n, n_values, random);
+    Guarded<uint8_t> packed(static_cast<int64_t>(k::packed_bytes(f.format, n, n_values)));
+    k::pack_rows(f.format, rows.data(), 0, n, n_values, packed.data());
+    Guarded<float> input(n_rows * n_values);
+    fill(weights == Weights::random ? Pattern::normal : Pattern::all_max, input.data(), input.size(), random);
+    Guarded<uint8_t> strip(static_cast<int64_t>(k::strip_bytes(n_values)));
+    checker.table.quantize_strip(input.data(), n_values, n_rows, n_values, strip.data());
+
+    const int64_t stride = n + 5, out_values = (n_rows - 1) * stride + n;
+    const AllEndings ending(n, out_values, random);
+    Guarded<float> got(out_values), want(out_values);
+    checker.table.multiply_packed(f.format, strip.data(), packed.data(), k::n_tiles(n), n_values, n_rows, n, got.data(),
+                                  stride, ending.epilogue);
+    Guarded<uint8_t> expanded(checker.table.tiles_per_call * static_cast<int64_t>(k::expanded_bytes(n_values)));
+    for (int64_t t = 0; t < k::n_tiles(n); t += checker.table.tiles_per_call) {
+        const int64_t n_tiles = std::min(checker.table.tiles_per_call, k::n_tiles(n) - t), first = t * kTileColumns;
+        for (int64_t i = 0; i < n_tiles; ++i) {
+            checker.table.expand_tile(
+                f.format, packed.data() + (t + i) * static_cast<int64_t>(k::tile_bytes(f.format, n_values)), n_values,
+                expanded.data() + i * static_cast<int64_t>(k::expanded_bytes(n_values)));
+        }
+        checker.table.multiply_strip(strip.data(), expanded.data(), n_tiles, n_values, f.has_minimum, n_rows,
+                                     std::min(n - first, n_tiles * kTileColumns), want.data() + first, stride,
+                                     k::moved_to(ending.epilogue, first));
+    }
+    check_same_rows(got, want, n_rows, n, stride, report);
+}
+
+void check_multiply_packed(Checker& checker) {
+    for (const k::FormatInfo& format : kFormats) {
+        if (format.bits == 0) continue;
+        char name[32];
+        std::snprintf(name, sizeof name, "multiply_packed %s", format.name);
+        Report report(checker.table.isa, name);
+        for (const int64_t n_values : {32, 64, 512}) {
+            if (checker.quick && n_values > 64) continue;
+            for (const int64_t n : {1, 15, 16, 17, 48, 81}) {
+                for (int64_t n_rows = 1; n_rows <= kStripRows; ++n_rows) {
+                    for (const Weights weights : {Weights::random, Weights::all_min, Weights::all_max}) {
+                        report.at("n=%d, k=%d, %d rows", static_cast<int>(n), static_cast<int>(n_values),
+                                  static_cast<int>(n_rows));
+                        check_packed_case(checker, format, weights, n, n_values, n_rows, report);
+                    }
+                }
+            }
+        }
+        checker.close(report);
+    }
+}
+
+void check_half_case(Checker& checker, int64_t n, int64_t n_values, int64_t n_rows, Report& report) {
+    report.at("n=%d, k=%d, %d rows", static_cast<int>(n), static_cast<int>(n_values), static_cast<int>(n_rows));
+    Random random(static_cast<uint64_t>(n * 1000 + n_values + n_rows));
+    Guarded<uint16_t> tiles(k::n_tiles(n) * n_values * kTileColumns);
+    for (int64_t i = 0; i < tiles.size(); ++i) tiles[i] = random.half(8, 16);
+    Guarded<float> panel(tiles.size());
+    checker.table.half_to_float(tiles.data(), tiles.size(), panel.data());
+    const int64_t input_stride = n_values + 3, stride = n + 5, out_values = (n_rows - 1) * stride + n;
+    Guarded<float> input((n_rows - 1) * input_stride + n_values), got(out_values), want(out_values);
+    fill(Pattern::normal, input.data(), input.size(), random);
+    const AllEndings ending(n, out_values, random);
+    checker.table.multiply_half(input.data(), input_stride, tiles.data(), k::n_tiles(n), n_values, n_rows, n,
+                                got.data(), stride, ending.epilogue);
+    for (int64_t t = 0; t < k::n_tiles(n); t += checker.table.tiles_per_call) {
+        const int64_t n_tiles = std::min(checker.table.tiles_per_call, k::n_tiles(n) - t), first = t * kTileColumns;
+        checker.table.multiply_float(input.data(), input_stride, panel.data() + first * n_values, n_tiles, n_values,
+                                     n_rows, std::min(n - first, n_tiles * kTileColumns), want.data() + first, stride,
+                                     k::moved_to(ending.epilogue, first));
+    }
+    check_same_rows(got, want, n_rows, n, stride, report);
+}
+
+void check_multiply_half(Checker& checker) {
+    Report report(checker.table.isa, "multiply_half");
+    for (const int64_t n_values : {1, 33, 64, 512}) {
+        if (checker.quick && n_values > 64) continue;
+        for (const int64_t n : {1, 15, 16, 17, 48, 81, 130}) {
+            for (int64_t n_rows = 1; n_rows <= kStripRows; ++n_rows)
+                check_half_case(checker, n, n_values, n_rows, report);
         }
     }
     checker.close(report);
@@ -1050,19 +1163,24 @@ void check_attention(Checker& checker) {
 // Keys or values in blocks that lie anywhere, as a cache has them, and the numbers that are in them.
 class CacheBlocks {
   public:
-    CacheBlocks(bool half, bool keys, int64_t n_keys, Random& random) : n_keys_(n_keys) {
-        const int64_t per_block = k::kKeyBlock * k::kHeadSize, size = half ? 2 : 4;
+    CacheBlocks(k::CacheType type, bool keys, int64_t n_keys, Random& random)
+        : type_(type), numbers_(static_cast<size_t>(n_keys * k::kHeadSize)) {
         for (int64_t b = 0; b < k::n_key_blocks(n_keys); ++b) {
-            memory_.push_back(std::make_unique<Guarded<uint8_t>>(kOffset + per_block * size));
+            const auto bytes = static_cast<int64_t>(k::key_block_bytes(type));
+            memory_.push_back(std::make_unique<Guarded<uint8_t>>(kOffset + bytes));
+            std::memset(memory_.back()->data(), 0, static_cast<size_t>(kOffset + bytes));
             blocks_.push_back(memory_.back()->data());
         }
-        numbers_.resize(static_cast<size_t>(n_keys * k::kHeadSize));
-        for (int64_t j = 0; j < k::n_key_blocks(n_keys) * k::kKeyBlock; ++j) {
+        for (int64_t j = 0; j < n_keys; ++j) {
+            uint8_t* block = memory_[static_cast<size_t>(j / k::kKeyBlock)]->data() + kOffset;
+            const int64_t in_block = j % k::kKeyBlock;
+            const float scale = 0.01f + 0.01f * static_cast<float>(random.uniform());
+            if (type == k::CacheType::int8) {
+                std::memcpy(block + k::kKeyBlock * k::kHeadSize + in_block * 4, &scale, sizeof scale);
+            }
             for (int64_t i = 0; i < k::kHeadSize; ++i) {
-                const int64_t in_block = j % k::kKeyBlock;
-                const int64_t at = keys ? i * k::kKeyBlock + in_block : in_block * k::kHeadSize + i;
-                const float value = j < n_keys ? random.normal() : 0.0f;
-                put(half, memory_[static_cast<size_t>(j / k::kKeyBlock)]->data() + kOffset + at * size, value, j, i);
+                numbers_[static_cast<size_t>(j * k::kHeadSize + i)] =
+                    put(block, place(keys, in_block, i), scale, random);
             }
         }
     }
@@ -1071,69 +1189,133 @@ class CacheBlocks {
     static constexpr size_t offset() { return kOffset; }
     double number(int64_t j, int64_t i) const { return numbers_[static_cast<size_t>(j * k::kHeadSize + i)]; }
 
+    // How far rounded probabilities may move value i of a mix: half a step a token, times its code, at most. A block's
+    // step is the greatest of its probabilities times scales, by 127.
+    double rounding(const float* probabilities, int64_t i) const {
+        double moved = 0.0;
+        for (size_t b = 0; b < blocks_.size(); ++b) {
+            double greatest = 0.0, codes = 0.0;
+            for (int64_t j = 0; j < k::kKeyBlock; ++j) {
+                float scale;
+                const uint8_t* block = blocks_[b] + kOffset;
+                std::memcpy(&scale, block + k::kKeyBlock * k::kHeadSize + j * 4, sizeof scale);
+                const float probability = probabilities[static_cast<int64_t>(b) * k::kKeyBlock + j];
+                greatest = std::max(greatest, static_cast<double>(scale) * static_cast<double>(probability));
+                codes += std::abs(static_cast<int8_t>(block[place(false, j, i)]));
+            }
+            moved += 1.01 * 0.5 * greatest / 127 * codes;
+        }
+        return moved;
+    }
+
   private:
     static constexpr int64_t kOffset = 128;
 
-    void put(bool half, uint8_t* to, float value, int64_t j, int64_t i) {
-        double number = static_cast<double>(value);
-        if (half) {
-            uint16_t bits;
-            k::kScalarTable.float_to_half(&value, 1, &bits);
-            std::memcpy(to, &bits, sizeof bits);
-            number = half_value(bits);
-        } else {
-            std::memcpy(to, &value, sizeof value);
+    // Of value i of key (or value) j in a block.
+    int64_t place(bool keys, int64_t j, int64_t i) const {
+        if (type_ == k::CacheType::int8) {
+            return keys ? (i / 4 * k::kKeyBlock + j) * 4 + i % 4 : (j / 4 * k::kHeadSize + i) * 4 + j % 4;
         }
-        if (j < n_keys_) numbers_[static_cast<size_t>(j * k::kHeadSize + i)] = number;
+        return keys ? i * k::kKeyBlock + j : j * k::kHeadSize + i;
     }
 
-    int64_t n_keys_;
+    double put(uint8_t* block, int64_t at, float scale, Random& random) const {
+        const float value = random.normal();
+        if (type_ == k::CacheType::int8) {
+            const auto code = static_cast<int8_t>(random.below(255) - 127);
+            block[at] = static_cast<uint8_t>(code);
+            return static_cast<double>(scale) * code;
+        }
+        if (type_ == k::CacheType::f16) {
+            uint16_t bits;
+            k::kScalarTable.float_to_half(&value, 1, &bits);
+            std::memcpy(block + at * 2, &bits, sizeof bits);
+            return half_value(bits);
+        }
+        std::memcpy(block + at * 4, &value, sizeof value);
+        return static_cast<double>(value);
+    }
+
+    k::CacheType type_;
     std::vector<std::unique_ptr<Guarded<uint8_t>>> memory_;
     std::vector<const uint8_t*> blocks_;
     std::vector<double> numbers_;
 };
 
-void check_score_keys_case(Checker& checker, bool half, int64_t n_queries, int64_t n_keys, Report& report) {
+void check_quantize_head(Checker& checker) {
+    Report report(checker.table.isa, "quantize_head");
+    for (const Pattern pattern : kPatterns) {
+        report.at("%s", name_of(pattern));
+        Random random(7);
+        Guarded<float> values(k::kHeadSize);
+        fill(pattern, values.data(), values.size(), random);
+        Guarded<int8_t> codes(k::kHeadSize);
+        float scale = -1.0f;
+        checker.table.quantize_head(values.data(), codes.data(), &scale);
+        report.require(codes.intact(), "wrote outside");
+        double greatest = 0.0;
+        for (int64_t i = 0; i < k::kHeadSize; ++i)
+            greatest = std::max(greatest, std::fabs(static_cast<double>(values[i])));
+        const double exact = greatest / 127;
+        if (exact < kLeastScale) {
+            report.compare(static_cast<double>(scale), exact, kLeastScale, "scale", 0, 0);
+        } else {
+            report.compare(static_cast<double>(scale), exact, 2 * kEps * exact, "scale", 0, 0);
+        }
+        for (int64_t i = 0; i < k::kHeadSize; ++i) {
+            report.require(codes[i] >= -127, "code -128");
+            const double tolerance = exact < kLeastScale ? 128 * kLeastScale : exact * (0.5 + 4 * 127 * kEps);
+            report.compare(static_cast<double>(scale) * codes[i], static_cast<double>(values[i]), tolerance, "value", 0,
+                           i);
+        }
+    }
+    checker.close(report);
+}
+
+void check_score_keys_case(Checker& checker, k::CacheType type, int64_t n_queries, int64_t n_keys, Report& report) {
     Random random(static_cast<uint64_t>(n_keys * 100 + n_queries));
-    const CacheBlocks keys(half, true, n_keys, random);
+    const CacheBlocks keys(type, true, n_keys, random);
     const int64_t q_stride = k::kHeadSize + 5, padded = k::n_key_blocks(n_keys) * k::kKeyBlock, stride = padded + 16;
     Guarded<float> q((n_queries - 1) * q_stride + k::kHeadSize), scores((n_queries - 1) * stride + padded);
     fill(Pattern::normal, q.data(), q.size(), random);
-    checker.table.score_keys(q.data(), q_stride, n_queries, keys.blocks(), keys.offset(), half, n_keys, scores.data(),
+    checker.table.score_keys(q.data(), q_stride, n_queries, keys.blocks(), keys.offset(), type, n_keys, scores.data(),
                              stride);
     report.require(scores.intact(), "wrote outside");
     for (int64_t m = 0; m < n_queries; ++m) {
         Guarded<float> alone(padded);  // a query's scores do not depend on the others
-        checker.table.score_keys(q.data() + m * q_stride, q_stride, 1, keys.blocks(), keys.offset(), half, n_keys,
+        checker.table.score_keys(q.data() + m * q_stride, q_stride, 1, keys.blocks(), keys.offset(), type, n_keys,
                                  alone.data(), padded);
+        // Half of the step that a query is rounded to moves a score by that much times its key, at most.
+        const double step = type == k::CacheType::int8 ? greatest_of(q.data() + m * q_stride, k::kHeadSize) / 127 : 0.0;
         for (int64_t j = 0; j < n_keys; ++j) {
-            double want = 0.0, terms = 0.0;
+            double want = 0.0, terms = 0.0, moved = 0.0;
             for (int64_t i = 0; i < k::kHeadSize; ++i) {
                 const double term = static_cast<double>(q[m * q_stride + i]) * keys.number(j, i) / 8;
                 want += term;
                 terms += std::fabs(term);
+                moved += 0.5 * step * std::fabs(keys.number(j, i)) / 8;
             }
-            report.compare(static_cast<double>(scores[m * stride + j]), want, kEps * std::sqrt(66.0) * terms, "score",
-                           m, j);
+            report.compare(static_cast<double>(scores[m * stride + j]), want,
+                           1.01 * moved + kEps * std::sqrt(66.0) * terms, "score", m, j);
             report.require(scores[m * stride + j] == alone[j], "depends on the other queries");
         }
     }
 }
 
-void check_mix_values_case(Checker& checker, bool half, int64_t n_queries, int64_t n_keys, Report& report) {
+void check_mix_values_case(Checker& checker, k::CacheType type, int64_t n_queries, int64_t n_keys, Report& report) {
     Random random(static_cast<uint64_t>(n_keys * 100 + n_queries));
-    const CacheBlocks values(half, false, n_keys, random);
+    const CacheBlocks values(type, false, n_keys, random);
     const int64_t padded = k::n_key_blocks(n_keys) * k::kKeyBlock, out_stride = k::kHeadSize + 16;
     Guarded<float> p((n_queries - 1) * padded + padded), out((n_queries - 1) * out_stride + k::kHeadSize);
     for (int64_t i = 0; i < p.size(); ++i) {
         p[i] = i % padded < n_keys ? static_cast<float>(random.uniform()) / static_cast<float>(n_keys) : 0.0f;
     }
-    checker.table.mix_values(p.data(), padded, n_queries, values.blocks(), values.offset(), half, n_keys, out.data(),
+    checker.table.mix_values(p.data(), padded, n_queries, values.blocks(), values.offset(), type, n_keys, out.data(),
                              out_stride);
     report.require(out.intact(), "wrote outside");
     for (int64_t m = 0; m < n_queries; ++m) {
         Guarded<float> alone(k::kHeadSize);
-        checker.table.mix_values(p.data() + m * padded, padded, 1, values.blocks(), values.offset(), half, n_keys,
+        checker.table.mix_values(p.data() + m * padded, padded, 1, values.blocks(), values.offset(), type, n_keys,
                                  alone.data(), out_stride);
         for (int64_t i = 0; i < k::kHeadSize; ++i) {
             double want = 0.0, terms = 0.0;
@@ -1142,7 +1324,8 @@ void check_mix_values_case(Checker& checker, bool half, int64_t n_queries, int64
                 want += term;
                 terms += std::fabs(term);
             }
-            const double tolerance = kEps * std::sqrt(static_cast<double>(n_keys + 2)) * terms;
+            double tolerance = kEps * std::sqrt(static_cast<double>(n_keys + 2)) * terms;
+            if (type == k::CacheType::int8) tolerance += values.rounding(p.data() + m * padded, i);
             report.compare(static_cast<double>(out[m * out_stride + i]), want, tolerance, "value", m, i);
             report.require(out[m * out_stride + i] == alone[i], "depends on the other queries");
         }
@@ -1152,13 +1335,13 @@ void check_mix_values_case(Checker& checker, bool half, int64_t n_queries, int64
 template <class Case>
 void check_cached(Checker& checker, const char* kernel, const Case& check_case) {
     Report report(checker.table.isa, kernel);
-    for (const bool half : {false, true}) {
+    for (const k::CacheType type : {k::CacheType::f32, k::CacheType::f16, k::CacheType::int8}) {
         for (const int64_t n_keys : {1, 15, 16, 17, 63, 64, 100, 448, 1500}) {
             if (checker.quick && n_keys > 100) continue;
             for (const int64_t n_queries : {1, 2, 3, 4, 5, 8}) {
-                report.at("%s, %d queries, %d keys", half ? "f16" : "f32", static_cast<int>(n_queries),
+                report.at("type %d, %d queries, %d keys", static_cast<int>(type), static_cast<int>(n_queries),
                           static_cast<int>(n_keys));
-                check_case(checker, half, n_queries, n_keys, report);
+                check_case(checker, type, n_queries, n_keys, report);
             }
         }
     }
@@ -1214,11 +1397,14 @@ std::vector<Result> check_isa(const k::KernelTable& table, bool quick) {
     check_quantize(checker);
     check_multiply_strip(checker);
     check_multiply_float(checker);
+    check_multiply_packed(checker);
+    check_multiply_half(checker);
     check_half_to_float(checker);
     check_float_to_half(checker);
     check_layer_norm(checker);
     check_gelu(checker);
     check_attention(checker);
+    check_quantize_head(checker);
     check_cached(checker, "score_keys", check_score_keys_case);
     check_softmax(checker);
     check_cached(checker, "mix_values", check_mix_values_case);

@@ -12,6 +12,7 @@
 #include "kernels/arm/neon_layout.h"
 #include "kernels/arm/neon_math.h"
 #include "kernels/arm/neon_norm.h"
+#include "kernels/arm/neon_packed.h"
 #include "kernels/arm/neon_product.h"
 #include "kernels/arm/neon_quantize.h"
 #include "kernels/cached_attention.h"
@@ -168,6 +169,18 @@ struct Product {
     }
 };
 
+// What neon_packed.h asks for: pairs of products in int16, then pairs of pairs in int32.
+struct Dot {
+    int32x4_t first = vdupq_n_s32(0), second = vdupq_n_s32(0);  // two lanes for each of two columns
+
+    WHISPERQ_INLINE void add(int8x16_t columns, int8x16_t values) {
+        first = vpadalq_s16(first, vmull_s8(vget_low_s8(columns), vget_low_s8(values)));
+        second = vpadalq_s16(second, vmull_high_s8(columns, values));
+    }
+    WHISPERQ_INLINE int32x4_t sums() const { return vpaddq_s32(first, second); }
+    WHISPERQ_INLINE static int64_t code_at(int64_t row, int64_t group) { return row * kBlock + group * kGroup; }
+};
+
 }  // namespace
 
 extern const KernelTable kNeonTable = {
@@ -176,12 +189,15 @@ extern const KernelTable kNeonTable = {
     expand_tile<Order>,
     multiply_strip<Product>,
     kTilesPerCall,
+    multiply_packed<Dot>,
     multiply_float,
+    multiply_half,
     half_to_float,
     float_to_half,
     layer_norm,
     gelu,
     attention,
+    quantize_head<Lanes>,
     score_keys<Lanes>,
     softmax<Lanes>,
     mix_values<Lanes>,

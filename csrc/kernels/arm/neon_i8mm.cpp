@@ -12,6 +12,7 @@
 #include "kernels/arm/neon_layout.h"
 #include "kernels/arm/neon_math.h"
 #include "kernels/arm/neon_norm.h"
+#include "kernels/arm/neon_packed.h"
 #include "kernels/arm/neon_product.h"
 #include "kernels/arm/neon_quantize.h"
 #include "kernels/cached_attention.h"
@@ -137,27 +138,41 @@ struct Product {
 
     static void multiply_part(const uint8_t* strip, const uint8_t* part, int64_t n_blocks, bool has_minimum,
                               int64_t n_rows, float* sums) {
-        with_row_count(n_rows, [&](auto count) {
-            constexpr int kPairs = (decltype(count)::kRows + 1) / 2;
-            if (has_minimum) {
-                multiply<kPairs, true>(strip, part, n_blocks, sums);
-            } else {
-                multiply<kPairs, false>(strip, part, n_blocks, sums);
-            }
-        });
+        multiply_rows<Product, 2>(strip, part, n_blocks, has_minimum, n_rows, sums);
+    }
+};
+
+// What neon_packed.h asks for.
+struct Dot {
+    int32x4_t sum = vdupq_n_s32(0);
+
+    WHISPERQ_INLINE void add(int8x16_t columns, int8x16_t values) { sum = vdotq_s32(sum, columns, values); }
+    WHISPERQ_INLINE int32x4_t sums() const { return sum; }
+    WHISPERQ_INLINE static int64_t code_at(int64_t row, int64_t group) {
+        return row / 2 * 2 * kBlock + group / 2 * 2 * kStep + row % 2 * kStep + group % 2 * kGroup;
     }
 };
 
 }  // namespace
 
 extern const KernelTable kNeonI8mmTable = {
-    "neon_i8mm",        quantize_strip<Order>,
-    expand_tile<Order>, multiply_strip<Product>,
-    kTilesPerCall,      multiply_float,
-    half_to_float,      float_to_half,
-    layer_norm,         gelu,
-    attention,          score_keys<Lanes>,
-    softmax<Lanes>,     mix_values<Lanes>,
+    "neon_i8mm",
+    quantize_strip<Order>,
+    expand_tile<Order>,
+    multiply_strip<Product>,
+    kTilesPerCall,
+    multiply_packed<Dot>,
+    multiply_float,
+    multiply_half,
+    half_to_float,
+    float_to_half,
+    layer_norm,
+    gelu,
+    attention,
+    quantize_head<Lanes>,
+    score_keys<Lanes>,
+    softmax<Lanes>,
+    mix_values<Lanes>,
 };
 
 }  // namespace whisperq::kernels

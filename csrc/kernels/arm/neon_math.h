@@ -90,6 +90,19 @@ struct Lanes {
         return {{widened(vget_low_u16(low)), widened(vget_high_u16(low)), widened(vget_low_u16(high)),
                  widened(vget_high_u16(high))}};
     }
+    WHISPERQ_INLINE static Row load_unaligned(const float* from) { return load_row(from); }
+    WHISPERQ_INLINE static void store_codes(int8_t* to, const Row& row) {
+        const int16x8_t low = vmovn_high_s32(vmovn_s32(vcvtnq_s32_f32(row.quad[0])), vcvtnq_s32_f32(row.quad[1]));
+        const int16x8_t high = vmovn_high_s32(vmovn_s32(vcvtnq_s32_f32(row.quad[2])), vcvtnq_s32_f32(row.quad[3]));
+        vst1q_s8(to, vmovn_high_s16(vmovn_s16(low), high));
+    }
+    WHISPERQ_INLINE static Row magnitude(const Row& row) {
+        return {{vabsq_f32(row.quad[0]), vabsq_f32(row.quad[1]), vabsq_f32(row.quad[2]), vabsq_f32(row.quad[3])}};
+    }
+    WHISPERQ_INLINE static Row multiply(const Row& a, const Row& b) {
+        return {{vmulq_f32(a.quad[0], b.quad[0]), vmulq_f32(a.quad[1], b.quad[1]), vmulq_f32(a.quad[2], b.quad[2]),
+                 vmulq_f32(a.quad[3], b.quad[3])}};
+    }
     WHISPERQ_INLINE static void store(float* to, const Row& row) { store_row(to, row); }
     WHISPERQ_INLINE static Row add_product(const Row& sum, const Row& row, float factor) {
         return {{vfmaq_n_f32(sum.quad[0], row.quad[0], factor), vfmaq_n_f32(sum.quad[1], row.quad[1], factor),
@@ -119,12 +132,60 @@ struct Lanes {
         return vaddvq_f32(vaddq_f32(vaddq_f32(row.quad[0], row.quad[1]), vaddq_f32(row.quad[2], row.quad[3])));
     }
 
+#if defined(__ARM_FEATURE_DOTPROD)
+    struct Dots {
+        int32x4_t quad[kQuads];
+    };
+    WHISPERQ_INLINE static Dots start_unsigned() {
+        const int32x4_t none = vdupq_n_s32(0);
+        return {{none, none, none, none}};
+    }
+    WHISPERQ_INLINE static Dots add_signed(Dots dots, const int8_t* codes, int32_t four) {
+        const int8x16_t by = vreinterpretq_s8_s32(vdupq_n_s32(four));
+        for (int64_t i = 0; i < kQuads; ++i) dots.quad[i] = vdotq_s32(dots.quad[i], vld1q_s8(codes + 16 * i), by);
+        return dots;
+    }
+    WHISPERQ_INLINE static Row to_floats(const Dots& dots) {
+        return {{vcvtq_f32_s32(dots.quad[0]), vcvtq_f32_s32(dots.quad[1]), vcvtq_f32_s32(dots.quad[2]),
+                 vcvtq_f32_s32(dots.quad[3])}};
+    }
+#else
+    struct Dots {
+        int32x4_t half[2 * kQuads];  // two lanes for each of two keys or values
+    };
+    WHISPERQ_INLINE static Dots start_unsigned() {
+        const int32x4_t none = vdupq_n_s32(0);
+        return {{none, none, none, none, none, none, none, none}};
+    }
+    WHISPERQ_INLINE static Dots add_signed(Dots dots, const int8_t* codes, int32_t four) {
+        const int8x8_t by = vreinterpret_s8_s32(vdup_n_s32(four));
+        for (int64_t i = 0; i < 2 * kQuads; ++i) {
+            dots.half[i] = vpadalq_s16(dots.half[i], vmull_s8(vld1_s8(codes + 8 * i), by));
+        }
+        return dots;
+    }
+    WHISPERQ_INLINE static Row to_floats(const Dots& dots) {
+        return {{vcvtq_f32_s32(vpaddq_s32(dots.half[0], dots.half[1])),
+                 vcvtq_f32_s32(vpaddq_s32(dots.half[2], dots.half[3])),
+                 vcvtq_f32_s32(vpaddq_s32(dots.half[4], dots.half[5])),
+                 vcvtq_f32_s32(vpaddq_s32(dots.half[6], dots.half[7]))}};
+    }
+#endif
+    WHISPERQ_INLINE static Dots start_signed(int32_t) {
+        return start_unsigned();
+    }
+    WHISPERQ_INLINE static Dots add_unsigned(const Dots& dots, const int8_t* codes, int32_t four) {
+        return add_signed(dots, codes, four);
+    }
+
   private:
     WHISPERQ_INLINE static Row filled(float value) {
         const float32x4_t all = vdupq_n_f32(value);
         return {{all, all, all, all}};
     }
-    WHISPERQ_INLINE static float32x4_t widened(uint16x4_t half) { return vcvt_f32_f16(vreinterpret_f16_u16(half)); }
+    WHISPERQ_INLINE static float32x4_t widened(uint16x4_t half) {
+        return vcvt_f32_f16(vreinterpret_f16_u16(half));
+    }
     WHISPERQ_INLINE static float32x4_t power_of_e(float32x4_t x) {
         return exp2_of(vmulq_n_f32(x, 1.44269504088896341f));
     }

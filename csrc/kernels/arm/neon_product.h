@@ -7,6 +7,21 @@
 namespace whisperq::kernels {
 namespace {
 
+// Calls `Product::multiply<n, has_minimum>(strip, part, n_blocks, sums)` for as many times kRowsAtOnce rows as there
+// are.
+template <class Product, int kRowsAtOnce>
+WHISPERQ_INLINE void multiply_rows(const uint8_t* strip, const uint8_t* part, int64_t n_blocks, bool has_minimum,
+                                   int64_t n_rows, float* sums) {
+    with_row_count(n_rows, [&](auto count) {
+        constexpr int kCount = (decltype(count)::kRows + kRowsAtOnce - 1) / kRowsAtOnce;
+        if (has_minimum) {
+            Product::template multiply<kCount, true>(strip, part, n_blocks, sums);
+        } else {
+            Product::template multiply<kCount, false>(strip, part, n_blocks, sums);
+        }
+    });
+}
+
 // `Product::multiply_part(strip, part, n_blocks, has_minimum, n_rows, sums)` writes the sums of the part's columns to
 // sums[r][0..].
 template <class Product>

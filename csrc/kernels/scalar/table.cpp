@@ -131,18 +131,22 @@ float packed_half(const FormatInfo& format, const uint8_t* block, int64_t index)
     return half_to_float(half);
 }
 
+ExpandedBlock expand_block(const FormatInfo& f, const uint8_t* packed) {
+    ExpandedBlock block;
+    for (int64_t c = 0; c < kTileColumns; ++c) {
+        for (int64_t i = 0; i < kBlock; ++i) {
+            block.codes[i / kGroup][c][i % kGroup] = static_cast<int8_t>(code_at(f, packed, c, i) - f.zero_point);
+        }
+        block.scales[c] = packed_half(f, packed, c);
+        block.minima[c] = f.has_minimum ? packed_half(f, packed, kTileColumns + c) : 0.0f;
+    }
+    return block;
+}
+
 void expand_tile(Format format, const uint8_t* tile, int64_t k, uint8_t* expanded) {
     const FormatInfo& f = info(format);
     for (int64_t b = 0; b < k / kBlock; ++b) {
-        const uint8_t* packed = tile + b * f.tile_bytes;
-        ExpandedBlock block;
-        for (int64_t c = 0; c < kTileColumns; ++c) {
-            for (int64_t i = 0; i < kBlock; ++i) {
-                block.codes[i / kGroup][c][i % kGroup] = static_cast<int8_t>(code_at(f, packed, c, i) - f.zero_point);
-            }
-            block.scales[c] = packed_half(f, packed, c);
-            block.minima[c] = f.has_minimum ? packed_half(f, packed, kTileColumns + c) : 0.0f;
-        }
+        const ExpandedBlock block = expand_block(f, tile + b * f.tile_bytes);
         memcpy(expanded + b * kExpandedBlockBytes, &block, sizeof block);
     }
 }
@@ -187,6 +191,29 @@ void multiply_strip(const uint8_t* strip, const uint8_t* expanded, int64_t, int6
     }
 }
 
+void multiply_packed(Format format, const uint8_t* strip, const uint8_t* tiles, int64_t n_tiles, int64_t k,
+                     int64_t n_rows, int64_t n_columns, float* out, int64_t out_stride, const Epilogue& epilogue) {
+    const FormatInfo& f = info(format);
+    for (int64_t tile = 0; tile < n_tiles; ++tile) {
+        const int64_t first = tile * kTileColumns;
+        float sums[kStripRows][kTileColumns] = {};
+        for (int64_t b = 0; b < k / kBlock; ++b, tiles += f.tile_bytes) {
+            const ExpandedBlock weight = expand_block(f, tiles);
+            const auto* input = reinterpret_cast<const StripBlock*>(strip + b * kStripBlockBytes);
+            for (int64_t r = 0; r < n_rows; ++r) {
+                for (int64_t c = 0; c < kTileColumns; ++c) {
+                    sums[r][c] += dot_of_blocks(*input, r, weight, c, f.has_minimum);
+                }
+            }
+        }
+        for (int64_t r = 0; r < n_rows; ++r) {
+            for (int64_t c = 0; c < kTileColumns && first + c < n_columns; ++c) {
+                finish(sums[r][c], r, first + c, epilogue, out, out_stride);
+            }
+        }
+    }
+}
+
 void multiply_float(const float* input, int64_t input_stride, const float* panel, int64_t, int64_t k, int64_t n_rows,
                     int64_t n_columns, float* out, int64_t out_stride, const Epilogue& epilogue) {
     for (int64_t r = 0; r < n_rows; ++r) {
@@ -194,6 +221,19 @@ void multiply_float(const float* input, int64_t input_stride, const float* panel
             const float* column = panel + c / kTileColumns * k * kTileColumns + c % kTileColumns;
             float sum = 0.0f;
             for (int64_t i = 0; i < k; ++i) sum += input[r * input_stride + i] * column[i * kTileColumns];
+            finish(sum, r, c, epilogue, out, out_stride);
+        }
+    }
+}
+
+void multiply_half(const float* input, int64_t input_stride, const uint16_t* tiles, int64_t, int64_t k, int64_t n_rows,
+                   int64_t n_columns, float* out, int64_t out_stride, const Epilogue& epilogue) {
+    for (int64_t r = 0; r < n_rows; ++r) {
+        for (int64_t c = 0; c < n_columns; ++c) {
+            const uint16_t* column = tiles + c / kTileColumns * k * kTileColumns + c % kTileColumns;
+            float sum = 0.0f;
+            for (int64_t i = 0; i < k; ++i)
+                sum += input[r * input_stride + i] * half_to_float(column[i * kTileColumns]);
             finish(sum, r, c, epilogue, out, out_stride);
         }
     }
@@ -257,29 +297,58 @@ void attention(const float* q, int64_t q_stride, const float* k, int64_t k_strid
 // ---- Attention over a cache
 // -----------------------------------------------------------------------------------------------
 
-// Element `i` of the block b of a cache.
-float cached(const uint8_t* const* blocks, size_t offset, bool half, int64_t b, int64_t i) {
-    const uint8_t* block = blocks[b] + offset;
-    if (half) {
+void quantize_head(const float* values, int8_t* codes, float* scale) {
+    float greatest = 0.0f;
+    for (int64_t i = 0; i < kHeadSize; ++i) greatest = fmaxf(greatest, fabsf(values[i]));
+    *scale = scale_of(greatest);
+    for (int64_t i = 0; i < kHeadSize; ++i) {
+        codes[i] = static_cast<int8_t>(*scale == 0.0f ? 0 : static_cast<int>(nearbyintf(values[i] / *scale)));
+    }
+}
+
+// Value i of key (or value) j of a cache of floats, `at` being its place in the block.
+float cached(const uint8_t* block, CacheType type, int64_t at) {
+    if (type == CacheType::f16) {
         uint16_t bits;
-        memcpy(&bits, block + i * 2, sizeof bits);
+        memcpy(&bits, block + at * 2, sizeof bits);
         return half_to_float(bits);
     }
     float value;
-    memcpy(&value, block + i * 4, sizeof value);
+    memcpy(&value, block + at * 4, sizeof value);
     return value;
 }
 
+float scale_of_code(const uint8_t* block, int64_t j) {
+    float scale;
+    memcpy(&scale, block + kKeyBlock * kHeadSize + j * 4, sizeof scale);
+    return scale;
+}
+
+float score_of_codes(const float* q, const uint8_t* block, int64_t j) {
+    int8_t codes[kHeadSize];
+    float scale;
+    quantize_head(q, codes, &scale);
+    int32_t products = 0;
+    for (int64_t i = 0; i < kHeadSize; ++i) {
+        products += codes[i] * static_cast<int8_t>(block[(i / kGroup * kKeyBlock + j) * kGroup + i % kGroup]);
+    }
+    return scale * scale_of_code(block, j) * static_cast<float>(products);
+}
+
+float score_of(const float* q, const uint8_t* block, CacheType type, int64_t j) {
+    if (type == CacheType::int8) return score_of_codes(q, block, j);
+    float sum = 0.0f;
+    for (int64_t i = 0; i < kHeadSize; ++i) sum += q[i] * cached(block, type, i * kKeyBlock + j);
+    return sum;
+}
+
 void score_keys(const float* q, int64_t q_stride, int64_t n_queries, const uint8_t* const* blocks, size_t offset,
-                bool half, int64_t n_keys, float* scores, int64_t scores_stride) {
+                CacheType type, int64_t n_keys, float* scores, int64_t scores_stride) {
     const float scale = 1.0f / sqrtf(static_cast<float>(kHeadSize));
     for (int64_t m = 0; m < n_queries; ++m) {
         for (int64_t j = 0; j < n_key_blocks(n_keys) * kKeyBlock; ++j) {
-            float sum = 0.0f;
-            for (int64_t i = 0; i < kHeadSize; ++i) {
-                sum += q[m * q_stride + i] * cached(blocks, offset, half, j / kKeyBlock, i * kKeyBlock + j % kKeyBlock);
-            }
-            scores[m * scores_stride + j] = scale * sum;
+            const uint8_t* block = blocks[j / kKeyBlock] + offset;
+            scores[m * scores_stride + j] = scale * score_of(q + m * q_stride, block, type, j % kKeyBlock);
         }
     }
 }
@@ -289,16 +358,42 @@ void softmax_blocks(float* scores, int64_t n) {
     for (int64_t j = n; j < n_key_blocks(n) * kKeyBlock; ++j) scores[j] = 0.0f;
 }
 
+// out += sum of the values of a block times their probabilities
+void mix_floats(const float* probabilities, const uint8_t* block, CacheType type, float* out) {
+    for (int64_t j = 0; j < kKeyBlock; ++j) {
+        for (int64_t i = 0; i < kHeadSize; ++i) out[i] += probabilities[j] * cached(block, type, j * kHeadSize + i);
+    }
+}
+
+void mix_codes(const float* probabilities, const uint8_t* block, float* out) {
+    float products[kKeyBlock], greatest = 0.0f;
+    for (int64_t j = 0; j < kKeyBlock; ++j) {
+        products[j] = probabilities[j] * scale_of_code(block, j);
+        greatest = fmaxf(greatest, products[j]);
+    }
+    const float factor = scale_of(greatest);
+    for (int64_t i = 0; i < kHeadSize; ++i) {
+        int32_t sum = 0;
+        for (int64_t j = 0; j < kKeyBlock; ++j) {
+            const int code = factor == 0.0f ? 0 : static_cast<int>(nearbyintf(products[j] / factor));
+            sum += code * static_cast<int8_t>(block[(j / kGroup * kHeadSize + i) * kGroup + j % kGroup]);
+        }
+        out[i] += factor * static_cast<float>(sum);
+    }
+}
+
 void mix_values(const float* probabilities, int64_t stride, int64_t n_queries, const uint8_t* const* blocks,
-                size_t offset, bool half, int64_t n_keys, float* out, int64_t out_stride) {
+                size_t offset, CacheType type, int64_t n_keys, float* out, int64_t out_stride) {
     for (int64_t m = 0; m < n_queries; ++m) {
-        for (int64_t i = 0; i < kHeadSize; ++i) {
-            float sum = 0.0f;
-            for (int64_t j = 0; j < n_keys; ++j) {
-                const float value = cached(blocks, offset, half, j / kKeyBlock, j % kKeyBlock * kHeadSize + i);
-                sum += probabilities[m * stride + j] * value;
+        float* row = out + m * out_stride;
+        for (int64_t i = 0; i < kHeadSize; ++i) row[i] = 0.0f;
+        for (int64_t b = 0; b < n_key_blocks(n_keys); ++b) {
+            const float* some = probabilities + m * stride + b * kKeyBlock;
+            if (type == CacheType::int8) {
+                mix_codes(some, blocks[b] + offset, row);
+            } else {
+                mix_floats(some, blocks[b] + offset, type, row);
             }
-            out[m * out_stride + i] = sum;
         }
     }
 }
@@ -306,8 +401,9 @@ void mix_values(const float* probabilities, int64_t stride, int64_t n_queries, c
 }  // namespace
 
 const KernelTable kScalarTable = {
-    "scalar",        quantize_strip, expand_tile, multiply_strip, kTilesPerCall, multiply_float, half_to_float_n,
-    float_to_half_n, layer_norm,     gelu_n,      attention,      score_keys,    softmax_blocks, mix_values,
+    "scalar",       quantize_strip, expand_tile,     multiply_strip,  kTilesPerCall, multiply_packed,
+    multiply_float, multiply_half,  half_to_float_n, float_to_half_n, layer_norm,    gelu_n,
+    attention,      quantize_head,  score_keys,      softmax_blocks,  mix_values,
 };
 
 }  // namespace whisperq::kernels

@@ -12,6 +12,7 @@
 #include "kernels/x86/avx2_attention_int16.h"
 #include "kernels/x86/avx2_float.h"
 #include "kernels/x86/avx2_math.h"
+#include "kernels/x86/avx2_packed.h"
 #include "kernels/x86/avx2_quantised.h"
 
 namespace whisperq::kernels {
@@ -105,8 +106,9 @@ void attention(const float* q, int64_t q_stride, const float* k, int64_t k_strid
 }  // namespace
 
 const KernelTable kAvx2Table = {
-    "avx2",        quantize_strip, expand_tile, multiply_strip, kPanelTiles,       multiply_float, half_to_float,
-    float_to_half, layer_norm,     gelu,        attention,      score_keys<Lanes>, softmax<Lanes>, mix_values<Lanes>,
+    "avx2",         quantize_strip,       expand_tile,       multiply_strip, kPanelTiles,       multiply_packed,
+    multiply_float, multiply_half,        half_to_float,     float_to_half,  layer_norm,        gelu,
+    attention,      quantize_head<Lanes>, score_keys<Lanes>, softmax<Lanes>, mix_values<Lanes>,
 };
 
 }  // namespace whisperq::kernels

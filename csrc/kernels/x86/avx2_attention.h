@@ -157,6 +157,19 @@ inline void scale_row(float* row, float factor) {
     }
 }
 
+// Makes `greatest`, of a block of keys, the greatest score so far where it is that, and scales what was summed up by
+// the lesser one: the probabilities, and their products with values in `row`.
+inline void raise_greatest(float greatest, bool is_first, float* greatest_so_far, float* sum, float* row) {
+    if (is_first) {
+        *greatest_so_far = greatest;
+    } else if (greatest > *greatest_so_far) {
+        const float factor = exp2_of(*greatest_so_far - greatest);
+        scale_row(row, factor);
+        *sum *= factor;
+        *greatest_so_far = greatest;
+    }
+}
+
 // The sums over what their probabilities sum up to.
 inline void store_rows(float* sums, const float* divisors, int64_t n, float* out, int64_t out_stride) {
     for (int64_t r = 0; r < n; ++r) {
@@ -170,14 +183,7 @@ inline void update_softmax(const AttentionScratch& at, int64_t n_rows, int64_t n
     for (int64_t r = 0; r < n_rows; ++r) {
         float* scores = at.scores + r * kKeysAtOnce;
         const float greatest = greatest_of(scores, n_keys);
-        if (is_first) {
-            softmax->greatest[r] = greatest;
-        } else if (greatest > softmax->greatest[r]) {
-            const float factor = exp2_of(softmax->greatest[r] - greatest);
-            scale_row(at.sums + r * kHeadSize, factor);
-            softmax->sum[r] *= factor;
-            softmax->greatest[r] = greatest;
-        }
+        raise_greatest(greatest, is_first, &softmax->greatest[r], &softmax->sum[r], at.sums + r * kHeadSize);
         softmax->sum[r] += exponentiate(scores, n_keys, softmax->greatest[r]);
     }
 }

@@ -226,14 +226,7 @@ inline void update_softmax(const Int16Scratch& at, int64_t n_rows, int64_t n_key
     for (int64_t r = 0; r < n_rows; ++r) {
         const float* scores = at.scores + r * kKeysAtOnce;
         const float greatest = greatest_of(scores, n_keys) * softmax->scale[r];
-        if (is_first) {
-            softmax->greatest[r] = greatest;
-        } else if (greatest > softmax->greatest[r]) {
-            const float factor = exp2_of(softmax->greatest[r] - greatest);
-            scale_row(at.sums + r * kHeadSize, factor);
-            softmax->sum[r] *= factor;
-            softmax->greatest[r] = greatest;
-        }
+        raise_greatest(greatest, is_first, &softmax->greatest[r], &softmax->sum[r], at.sums + r * kHeadSize);
         softmax->sum[r] += quantize_probabilities(scores, n_keys, softmax->scale[r], softmax->greatest[r],
                                                   at.probabilities + r * kKeysAtOnce);
     }

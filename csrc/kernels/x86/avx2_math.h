@@ -101,6 +101,18 @@ struct Lanes {
         const auto* from = reinterpret_cast<const __m128i*>(half);
         return {_mm256_cvtph_ps(_mm_loadu_si128(from)), _mm256_cvtph_ps(_mm_loadu_si128(from + 1))};
     }
+    static Row load_unaligned(const float* from) { return load(from); }
+    static void store_codes(int8_t* to, Row row) {
+        const __m256i words = _mm256_packs_epi32(_mm256_cvtps_epi32(row.low), _mm256_cvtps_epi32(row.high));
+        const __m256i ordered = _mm256_permute4x64_epi64(words, 0xd8);
+        const __m128i bytes = _mm_packs_epi16(_mm256_castsi256_si128(ordered), _mm256_extracti128_si256(ordered, 1));
+        _mm_storeu_si128(reinterpret_cast<__m128i*>(to), bytes);
+    }
+    static Row magnitude(Row row) {
+        const __m256 sign = _mm256_set1_ps(-0.0f);
+        return {_mm256_andnot_ps(sign, row.low), _mm256_andnot_ps(sign, row.high)};
+    }
+    static Row multiply(Row a, Row b) { return {_mm256_mul_ps(a.low, b.low), _mm256_mul_ps(a.high, b.high)}; }
     static void store(float* to, Row row) {
         _mm256_storeu_ps(to, row.low);
         _mm256_storeu_ps(to + kLanes, row.high);
@@ -121,7 +133,32 @@ struct Lanes {
     static float greatest_lane(Row row) { return kernels::greatest_lane(_mm256_max_ps(row.low, row.high)); }
     static float sum_of_lanes(Row row) { return kernels::sum_of_lanes(_mm256_add_ps(row.low, row.high)); }
 
+    // |four| times codes with the signs of four: pairs are at most 2 * 127 * 127, which int16 holds.
+    struct Dots {
+        __m256i low, high;
+    };
+    static Dots start_signed(int32_t) { return start_unsigned(); }
+    static Dots add_signed(Dots dots, const int8_t* codes, int32_t four) {
+        const __m256i by = _mm256_set1_epi32(four), size = _mm256_abs_epi8(by);
+        return {add_pairs(dots.low, size, _mm256_sign_epi8(eight_times_four(codes), by)),
+                add_pairs(dots.high, size, _mm256_sign_epi8(eight_times_four(codes + 32), by))};
+    }
+    static Dots start_unsigned() { return {_mm256_setzero_si256(), _mm256_setzero_si256()}; }
+    static Dots add_unsigned(Dots dots, const int8_t* codes, int32_t four) {
+        const __m256i by = _mm256_set1_epi32(four);
+        return {add_pairs(dots.low, by, eight_times_four(codes)),
+                add_pairs(dots.high, by, eight_times_four(codes + 32))};
+    }
+    static Row to_floats(Dots dots) { return {_mm256_cvtepi32_ps(dots.low), _mm256_cvtepi32_ps(dots.high)}; }
+
   private:
+    static __m256i eight_times_four(const int8_t* codes) {
+        return _mm256_loadu_si256(reinterpret_cast<const __m256i*>(codes));
+    }
+    static __m256i add_pairs(__m256i sum, __m256i not_negative, __m256i codes) {
+        const __m256i pairs = _mm256_maddubs_epi16(not_negative, codes);
+        return _mm256_add_epi32(sum, _mm256_madd_epi16(pairs, _mm256_set1_epi16(1)));
+    }
     static __m256 power_of_e(__m256 x, float subtracted) {
         constexpr float kLog2E = 1.44269504088896341f;
         return exp2_of(_mm256_mul_ps(_mm256_sub_ps(x, _mm256_set1_ps(subtracted)), _mm256_set1_ps(kLog2E)));

@@ -107,7 +107,13 @@ struct Lanes {
     static Row load(const uint16_t* half) {
         return _mm512_cvtph_ps(_mm256_load_si256(reinterpret_cast<const __m256i*>(half)));
     }
+    static Row load_unaligned(const float* from) { return _mm512_loadu_ps(from); }
     static void store(float* to, Row row) { _mm512_storeu_ps(to, row); }
+    static void store_codes(int8_t* to, Row row) {
+        _mm_storeu_si128(reinterpret_cast<__m128i*>(to), _mm512_cvtepi32_epi8(_mm512_cvtps_epi32(row)));
+    }
+    static Row magnitude(Row row) { return _mm512_abs_ps(row); }
+    static Row multiply(Row a, Row b) { return _mm512_mul_ps(a, b); }
     static Row add_product(Row sum, Row row, float factor) { return _mm512_fmadd_ps(row, _mm512_set1_ps(factor), sum); }
     static Row add(Row a, Row b) { return _mm512_add_ps(a, b); }
     static Row greater(Row a, Row b) { return _mm512_max_ps(a, b); }
@@ -119,6 +125,19 @@ struct Lanes {
     }
     static float greatest_lane(Row row) { return _mm512_reduce_max_ps(row); }
     static float sum_of_lanes(Row row) { return _mm512_reduce_add_ps(row); }
+
+    // The instruction wants one side unsigned: codes + 128, of which 128 * sum is taken away from the start.
+    using Dots = __m512i;
+    static Dots start_signed(int32_t sum) { return _mm512_set1_epi32(-128 * sum); }
+    static Dots add_signed(Dots dots, const int8_t* codes, int32_t four) {
+        const __m512i shifted = _mm512_xor_si512(_mm512_loadu_si512(codes), _mm512_set1_epi8(-128));
+        return _mm512_dpbusd_epi32(dots, shifted, _mm512_set1_epi32(four));
+    }
+    static Dots start_unsigned() { return _mm512_setzero_si512(); }
+    static Dots add_unsigned(Dots dots, const int8_t* codes, int32_t four) {
+        return _mm512_dpbusd_epi32(dots, _mm512_set1_epi32(four), _mm512_loadu_si512(codes));
+    }
+    static Row to_floats(Dots dots) { return _mm512_cvtepi32_ps(dots); }
 };
 
 }  // namespace

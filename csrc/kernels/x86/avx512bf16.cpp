@@ -15,6 +15,7 @@
 #include "kernels/tables.h"
 #include "kernels/x86/avx512_attention.h"
 #include "kernels/x86/avx512_bf16.h"
+#include "kernels/x86/avx512_packed.h"
 #include "kernels/x86/avx512_product.h"
 #include "kernels/x86/avx512_quantize.h"
 #include "kernels/x86/avx512_rows.h"
@@ -31,8 +32,9 @@ void attention(const float* q, int64_t q_stride, const float* k, int64_t k_strid
 }  // namespace
 
 const KernelTable kAvx512Bf16Table = {
-    "avx512bf16",  quantize_strip, expand_tile, multiply_strip, kTilesPerCall,     multiply_float, half_to_float,
-    float_to_half, layer_norm,     gelu_values, attention,      score_keys<Lanes>, softmax<Lanes>, mix_values<Lanes>,
+    "avx512bf16",   quantize_strip,       expand_tile,       multiply_strip, kTilesPerCall,     multiply_packed,
+    multiply_float, multiply_half,        half_to_float,     float_to_half,  layer_norm,        gelu_values,
+    attention,      quantize_head<Lanes>, score_keys<Lanes>, softmax<Lanes>, mix_values<Lanes>,
 };
 
 }  // namespace whisperq::kernels

@@ -13,6 +13,7 @@
 #include "kernels/cached_attention.h"
 #include "kernels/tables.h"
 #include "kernels/x86/avx512_attention.h"
+#include "kernels/x86/avx512_packed.h"
 #include "kernels/x86/avx512_product.h"
 #include "kernels/x86/avx512_quantize.h"
 #include "kernels/x86/avx512_rows.h"
@@ -29,8 +30,9 @@ void attention(const float* q, int64_t q_stride, const float* k, int64_t k_strid
 }  // namespace
 
 const KernelTable kAvx512VnniTable = {
-    "avx512vnni",  quantize_strip, expand_tile, multiply_strip, kTilesPerCall,     multiply_float, half_to_float,
-    float_to_half, layer_norm,     gelu_values, attention,      score_keys<Lanes>, softmax<Lanes>, mix_values<Lanes>,
+    "avx512vnni",   quantize_strip,       expand_tile,       multiply_strip, kTilesPerCall,     multiply_packed,
+    multiply_float, multiply_half,        half_to_float,     float_to_half,  layer_norm,        gelu_values,
+    attention,      quantize_head<Lanes>, score_keys<Lanes>, softmax<Lanes>, mix_values<Lanes>,
 };
 
 }  // namespace whisperq::kernels

@@ -2,10 +2,15 @@
 
 ::
 
-    openai.py huggingface.py ctranslate2.py ggml.py     readers: a file or folder -> Source
-    plan.py                                             which type each tensor gets, and why
-    writer.py exports.py                                Source + plan -> ggml file, safetensors folder, OpenAI .pt
-    proof.py sensitivity.py report.py                   what it cost
+    convert.py                                          convert_model: all of the below in order
+    hub.py open_source.py                               what the user named -> a file or folder -> its reader
+    openai.py huggingface.py ctranslate2.py ggml.py     readers: a file or folder -> Source; the first two also write
+    torch_file.py pickle_reader.py zip_reader.py        what an OpenAI .pt or a pytorch_model.bin is made of
+    safetensors.py                                      files of that name, read and written
+    source.py vocabulary.py                             what every reader gives; tokens and mel filters that files lack
+    plan.py sensitivity.py                              which type each tensor gets, and why
+    rows.py writer.py                                   rows in another type; Source + plan -> ggml file
+    probe.py proof.py report.py                         what it cost
 
 Readers trust nothing and load nothing but the rows they are asked for. The arithmetic on rows is native
 (``_ggml.quantize_rows``).

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import hashlib
 import json
 import os
 import re
@@ -17,9 +16,9 @@ from typing import Any, Callable, Optional, Union
 from .. import _core
 from .._audio import to_pcm
 from .._errors import ConversionError, ModelNotFoundError, OptionError
-from .._files import atomic_write, temporary_beside
-from .._types import TYPES, resolve_type
-from .plan import MIXED, Choice, Recipe, file_type, parse_patterns, plan_types, read_recipe, write_recipe
+from .._files import atomic_write, sha256_of_files, temporary_beside
+from .._types import MIXED, TYPES, resolve_type
+from .plan import Choice, Recipe, file_type, parse_patterns, plan_types, read_recipe, write_recipe
 from .report import Report, file_entry, sidecar_path
 from .sensitivity import choose_types, scan
 from .source import Source
@@ -252,7 +251,7 @@ class _Job:
             n_bytes = sum(file.stat().st_size for file in files)
             report = Report(
                 source=_source_entry(model, source_sha256()),
-                destination=file_entry(path, n_bytes, _sha256_of(files), type_name, self.to),
+                destination=file_entry(path, n_bytes, sha256_of_files(files), type_name, self.to),
                 recipe={"type": type_name, "patterns": []},
                 tensors=[],
                 seconds=seconds,
@@ -364,22 +363,5 @@ def _write_sidecar(report: Report) -> None:
 def _source_sha256(files: Sequence[Path]) -> Iterator[Callable[[], str]]:
     """Hashes the source on a thread of its own while it is being converted."""
     with ThreadPoolExecutor(1, "whisperq-hash") as pool:
-        future: Future[str] = pool.submit(_sha256_of, files)
+        future: Future[str] = pool.submit(sha256_of_files, files)
         yield future.result
-
-
-def _sha256_of(files: Sequence[Path]) -> str:
-    """Of one file its own; of several that of the list of theirs, by name."""
-    digests = [_sha256_of_file(file) for file in files]
-    if len(digests) == 1:
-        return digests[0]
-    listing = "".join(f"{digest}  {file.name}\n" for digest, file in zip(digests, files))
-    return hashlib.sha256(listing.encode("utf-8")).hexdigest()
-
-
-def _sha256_of_file(path: Path) -> str:
-    digest = hashlib.sha256()
-    with open(path, "rb", buffering=0) as file:
-        for block in iter(lambda: file.read(1 << 20), b""):
-            digest.update(block)
-    return digest.hexdigest()

@@ -27,8 +27,8 @@ import numpy as np
 import numpy.typing as npt
 
 from .._errors import ModelFormatError, ModelNotFoundError, UnsupportedModelError
-from .ggml import ftype_of, quantized_note
-from .source import Dims, FileSlice, Source, SourceTensor, check_dims, check_tensors, expected_shapes
+from .ggml import quantized_note
+from .source import Dims, FileSlice, Source, SourceTensor, check_dims, check_tensors, expected_shapes, matrix_type
 from .vocabulary import END_OF_TEXT, token_bytes, vocabulary_name
 
 __all__ = ["MODEL_FILE", "SPECIFICATION", "is_ctranslate2", "open_ctranslate2"]
@@ -91,7 +91,7 @@ def open_ctranslate2(folder: Path) -> Source:
             dims=dims,
             tensors=tensors,
             vocabulary=vocabulary,
-            ftype=ftype_of(tensors),
+            ftype=matrix_type(tensors),
             notes=[*quantized_note(tensors), *notes],
         )
     )

@@ -12,9 +12,18 @@ import numpy as np
 import numpy.typing as npt
 
 from .._core import ModelFile, TensorInfo, read_model_file
-from .source import FLOAT_TYPES, FileSlice, Source, SourceTensor, check_dims, check_tensors, expected_shapes
+from .source import (
+    FLOAT_TYPES,
+    FileSlice,
+    Source,
+    SourceTensor,
+    check_dims,
+    check_tensors,
+    expected_shapes,
+    matrix_type,
+)
 
-__all__ = ["MAGIC", "ftype_of", "is_ggml", "open_ggml", "quantized_note"]
+__all__ = ["MAGIC", "is_ggml", "open_ggml", "quantized_note"]
 
 MAGIC = b"lmgg"
 """0x67676d6c in little-endian order."""
@@ -46,16 +55,10 @@ def open_ggml(path: Path) -> Source:
             tensors=tensors,
             vocabulary=model.vocabulary,
             mel_filters=_mel_filters(path, model),
-            ftype=ftype_of(tensors),
+            ftype=matrix_type(tensors),
             notes=quantized_note(tensors),
         )
     )
-
-
-def ftype_of(tensors: Iterable[SourceTensor]) -> str:
-    """The type that the matrices have, ``mixed`` for several. Convolutions and positions are no matrices."""
-    types = {t.type for t in tensors if len(t.shape) == 2 and not t.name.endswith("positional_embedding")}
-    return types.pop() if len(types) == 1 else "mixed"
 
 
 def quantized_note(tensors: Iterable[SourceTensor]) -> list[str]:

@@ -34,6 +34,7 @@ from .source import (
     check_dims,
     check_tensors,
     expected_shapes,
+    matrix_type,
     rows_of,
     sinusoids,
 )
@@ -169,7 +170,7 @@ def open_huggingface(folder: Path) -> Source:
         tensors=tensors,
         vocabulary=vocabulary,
         mel_filters=mel_filters,
-        ftype=_matrix_type(tensors),
+        ftype=matrix_type(tensors),
         notes=notes,
     )
     order = {name: index for index, name in enumerate(expected_shapes(dims))}
@@ -398,11 +399,6 @@ def _equal(one: SourceTensor, other: SourceTensor) -> bool:
     if one.where == other.where or 0 in one.shape or not one.shape:  # no matrix: check_tensors refuses it by its shape
         return True
     return all(one.read_rows(first, count) == other.read_rows(first, count) for first, count in chunks(one))
-
-
-def _matrix_type(tensors: list[SourceTensor]) -> str:
-    types = {tensor.type for tensor in tensors if len(tensor.shape) == 2 and tensor.name.endswith(".weight")}
-    return types.pop() if len(types) == 1 else "mixed"
 
 
 # ---- Tokenizer and mel filters ---------------------------------------------------------------------------------------

@@ -13,7 +13,7 @@ from .._errors import InternalError, ModelFormatError, OptionError
 from .._files import atomic_write
 from .rows import chunks, encode_rows
 from .safetensors import shown
-from .source import FLOAT_TYPES, Source, SourceTensor, check_dims, check_tensors
+from .source import FLOAT_TYPES, Source, SourceTensor, check_dims, check_tensors, matrix_type
 from .torch_file import TorchTensor, is_torch_file, read_torch_file
 
 __all__ = ["is_torch_file", "open_openai", "write_openai"]
@@ -47,7 +47,7 @@ def open_openai(path: Path) -> Source:
     if ignored:
         source.notes.append(f"Left out, for they are no weights: {', '.join(map(shown, ignored))}.")
     check_tensors(source)
-    source.ftype = _ftype(source.tensors)
+    source.ftype = matrix_type(source.tensors)
     return source
 
 
@@ -72,14 +72,6 @@ def _source_tensor(name: str, value: object, path: Path) -> SourceTensor:
     if value.type not in FLOAT_TYPES:
         raise ModelFormatError(value.where[0], value.where[1], f"{shown(name)} type", value.type, " ".join(FLOAT_TYPES))
     return SourceTensor(name, value.shape, value.type, value.read_rows, where=value.where)
-
-
-def _ftype(tensors: list[SourceTensor]) -> str:
-    """The type of the matrices; the positions are a table and no matrix."""
-    types = {
-        tensor.type for tensor in tensors if len(tensor.shape) > 1 and not tensor.name.endswith("positional_embedding")
-    }
-    return types.pop() if len(types) == 1 else "mixed"
 
 
 # ---- Writing ---------------------------------------------------------------------------------------------------------

@@ -15,12 +15,10 @@ from pathlib import Path
 from typing import Any, Union
 
 from .._errors import OptionError
-from .._types import TYPES, fitting_type, resolve_type
+from .._types import TYPES, common_type, fitting_type, resolve_type
 from .source import Source, SourceTensor
 
-__all__ = ["Choice", "Recipe", "is_matrix", "plan_types", "read_recipe", "write_recipe"]
-
-MIXED = "mixed"
+__all__ = ["Choice", "Recipe", "file_type", "plan_types", "read_recipe", "write_recipe"]
 
 
 @dataclass(frozen=True)
@@ -45,10 +43,6 @@ class Recipe:
 
     def __str__(self) -> str:
         return " ".join([self.type, *(f"{pattern}={type}" for pattern, type in self.patterns)])
-
-
-def is_matrix(tensor: SourceTensor) -> bool:
-    return len(tensor.shape) == 2 and not tensor.name.endswith("positional_embedding")
 
 
 def parse_patterns(texts: Iterable[str]) -> tuple[tuple[str, str], ...]:
@@ -140,7 +134,7 @@ def plan_types(source: Source, recipe: Recipe) -> dict[str, Choice]:
     Raises:
         OptionError: a pattern that matches no matrix.
     """
-    matrices = [tensor for tensor in source.tensors if is_matrix(tensor)]
+    matrices = [tensor for tensor in source.tensors if tensor.is_matrix]
     wanted = _wanted(matrices, recipe)
     if len(set(wanted.values())) == 1:
         chosen = _uniform(matrices, next(iter(wanted.values())))
@@ -151,9 +145,8 @@ def plan_types(source: Source, recipe: Recipe) -> dict[str, Choice]:
 
 
 def file_type(plan: Mapping[str, Choice], source: Source) -> str:
-    """The one type of all matrices, or ``mixed``."""
-    types = {plan[tensor.name].type for tensor in source.tensors if is_matrix(tensor)}
-    return types.pop() if len(types) == 1 else MIXED
+    """The one type that all matrices get, or ``mixed``."""
+    return common_type(plan[tensor.name].type for tensor in source.tensors if tensor.is_matrix)
 
 
 def _wanted(matrices: Sequence[SourceTensor], recipe: Recipe) -> dict[str, str]:

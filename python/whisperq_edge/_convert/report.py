@@ -13,10 +13,9 @@ from .._types import TYPES
 from .._version import __version__
 from .writer import TensorCost
 
-__all__ = ["Report", "sidecar_path"]
+__all__ = ["GROUPS", "Report", "sidecar_path"]
 
-# Values that share a scale, and whether zero is always one of the codes. A k-quant's block of 256 is divided again.
-_GROUPS = {
+GROUPS = {
     "q8_0": (32, True),
     "q5_1": (32, False),
     "q5_0": (32, True),
@@ -29,6 +28,8 @@ _GROUPS = {
     "q2_k": (16, False),
     "iq4_nl": (32, False),
 }
+"""Of a block type: how many values share a scale, and whether zero is always one of the values (not where an offset
+moves it, or no level is there). A k-quant's block of 256 is divided again."""
 
 
 def sidecar_path(destination: Path) -> Path:
@@ -37,7 +38,7 @@ def sidecar_path(destination: Path) -> Path:
 
 
 def _tensor_row(cost: TensorCost) -> dict[str, Any]:
-    group, symmetric = _GROUPS.get(cost.type, (None, None))
+    group, symmetric = GROUPS.get(cost.type, (None, None))
     return {
         "name": cost.name,
         "shape": list(cost.shape),

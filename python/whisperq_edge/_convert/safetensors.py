@@ -8,16 +8,15 @@ overlap and no hole.
 from __future__ import annotations
 
 import json
-import stat
 import struct
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Callable, NamedTuple, Optional, Union
 
-from .._errors import InternalError, ModelFormatError, ModelNotFoundError
+from .._errors import InternalError, ModelFormatError
 from .._files import atomic_write, reserve
-from .source import FileSlice, shown
+from .source import FileSlice, regular_file_bytes, shown
 
 __all__ = ["StoredTensor", "parse_json_object", "read_safetensors", "shown", "write_safetensors"]
 
@@ -140,18 +139,13 @@ def read_safetensors(path: Path) -> dict[str, StoredTensor]:
 
 def _read_header(path: Path) -> tuple[bytes, int]:
     """The JSON and the size of the file."""
-    try:
-        status = path.stat()
-    except FileNotFoundError:
-        raise ModelNotFoundError(f"there is no file {path}") from None
-    if not stat.S_ISREG(status.st_mode):  # to open a pipe would wait for ever
-        raise ModelFormatError(str(path), 0, "file", "a folder, pipe or device", "a regular file")
+    n_bytes = regular_file_bytes(path)
     with open(path, "rb") as file:
         start = file.read(_LENGTH_BYTES)
         if len(start) < _LENGTH_BYTES:
             raise ModelFormatError(str(path), 0, "file size", f"{len(start)} bytes", "at least 10 bytes")
         (length,) = struct.unpack("<Q", start)
-        most = min(_MOST_HEADER_BYTES, status.st_size - _LENGTH_BYTES)
+        most = min(_MOST_HEADER_BYTES, n_bytes - _LENGTH_BYTES)
         if not 2 <= length <= most:
             raise ModelFormatError(str(path), 0, "header length", str(length), f"2 to {most} bytes")
         header = file.read(length)
@@ -159,7 +153,7 @@ def _read_header(path: Path) -> tuple[bytes, int]:
         raise ModelFormatError(str(path), _LENGTH_BYTES, "header", f"{len(header)} bytes", f"{length} bytes")
     if header[:1] != b"{":
         raise ModelFormatError(str(path), _LENGTH_BYTES, "header", shown(header[:8]), "JSON that begins with '{'")
-    return header, status.st_size
+    return header, n_bytes
 
 
 def _entries(parsed: dict[str, object], header: bytes, path: Path) -> list[_Entry]:

@@ -22,7 +22,7 @@ import numpy.typing as npt
 from .. import _core
 from .._errors import OptionError
 from .._types import TYPES
-from .plan import Recipe, is_matrix, plan_types
+from .plan import Recipe, plan_types
 from .rows import convert_rows
 from .source import Dims, Source, SourceTensor
 from .writer import ggml_bytes, stored_bytes
@@ -83,7 +83,7 @@ def scan(
     tasks = [
         (tensor, type_name)
         for tensor in source.tensors
-        if is_matrix(tensor)
+        if tensor.is_matrix
         for type_name in CANDIDATES
         if TYPES[type_name].fits(tensor.row_size)
     ]
@@ -172,7 +172,7 @@ def _gain(name: str, frontier: Sequence[Sensitivity], step: int) -> tuple[float,
 def _fixed_bytes(source: Source) -> int:
     """Everything but the matrices' data: an f16 file less its matrices."""
     plan = plan_types(source, Recipe("f16"))
-    matrices = sum(stored_bytes(tensor.n_values, "f16") for tensor in source.tensors if is_matrix(tensor))
+    matrices = sum(stored_bytes(tensor.n_values, "f16") for tensor in source.tensors if tensor.is_matrix)
     return ggml_bytes(source, plan) - matrices
 
 

@@ -6,18 +6,22 @@ order of the axes: ``shape[-1]`` is the length of a row.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import stat
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
+from math import prod
 from pathlib import Path
 from typing import Callable, NamedTuple, Optional
 
 import numpy as np
 import numpy.typing as npt
 
-from .._errors import ModelFormatError, UnsupportedModelError
+from .._errors import ModelFormatError, ModelNotFoundError, UnsupportedModelError
+from .._types import common_type, is_matrix
 
 __all__ = [
     "FLOAT_TYPES",
+    "VALUE_BYTES",
     "Dims",
     "FileSlice",
     "Source",
@@ -25,6 +29,8 @@ __all__ = [
     "check_dims",
     "check_tensors",
     "expected_shapes",
+    "matrix_type",
+    "regular_file_bytes",
     "rows_of",
     "shown",
     "sinusoids",
@@ -32,6 +38,9 @@ __all__ = [
 
 FLOAT_TYPES = {"f32": 4, "f16": 2, "bf16": 2, "f64": 8}
 """Plain floats and the bytes of one value."""
+
+VALUE_BYTES = {**FLOAT_TYPES, "i8": 1}
+"""The same, and int8 with a scale for each row: every type of a source that is no block type of ggml."""
 
 _HEAD_SIZE = 64
 
@@ -71,6 +80,22 @@ _RANGES = {
     "n_text_layer": (1, 64),
     "n_vocab": (51864, 51866),
 }
+
+
+def regular_file_bytes(path: Path) -> int:
+    """Size of a file, found out before it is opened: to open a pipe would wait for ever.
+
+    Raises:
+        ModelNotFoundError: there is no such file.
+        ModelFormatError: it is a folder, pipe or device.
+    """
+    try:
+        status = path.stat()
+    except FileNotFoundError:
+        raise ModelNotFoundError(f"there is no file {path}") from None
+    if not stat.S_ISREG(status.st_mode):
+        raise ModelFormatError(str(path), 0, "file", "a folder, pipe or device", "a regular file")
+    return status.st_size
 
 
 def check_dims(values: dict[str, object], path: Path) -> Dims:
@@ -151,16 +176,21 @@ class SourceTensor:
     where: tuple[str, int] = ("", 0)
 
     @property
+    def is_matrix(self) -> bool:
+        """Whether it takes any type."""
+        return is_matrix(self.name, len(self.shape))
+
+    @property
     def row_size(self) -> int:
         return self.shape[-1]
 
     @property
     def n_rows(self) -> int:
-        return int(np.prod(self.shape[:-1], dtype=np.int64))
+        return prod(self.shape[:-1])
 
     @property
     def n_values(self) -> int:
-        return int(np.prod(self.shape, dtype=np.int64))
+        return prod(self.shape)
 
 
 @dataclass
@@ -188,6 +218,11 @@ class Source:
     mel_filters: Optional[npt.NDArray[np.float32]] = None
     ftype: str = "f32"
     notes: list[str] = field(default_factory=list)
+
+
+def matrix_type(tensors: Iterable[SourceTensor]) -> str:
+    """The type that the matrices have, ``mixed`` for several."""
+    return common_type(tensor.type for tensor in tensors if tensor.is_matrix)
 
 
 def _layer_norm(name: str, n_state: int) -> Iterator[tuple[str, tuple[int, ...]]]:

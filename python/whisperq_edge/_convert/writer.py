@@ -7,7 +7,7 @@ import hashlib
 import os
 import struct
 from collections import deque
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import IO, Any, Callable, Optional, Union
@@ -16,13 +16,13 @@ import numpy as np
 
 from .. import _core
 from .._errors import InternalError
-from .._files import reserve
-from .._types import TYPES
-from .plan import MIXED, Choice, file_type
+from .._files import reserve, sha256_of_file
+from .._types import MIXED, TYPES
+from .plan import Choice, file_type
 from .rows import chunks, convert_rows
-from .source import Source, SourceTensor
+from .source import VALUE_BYTES, Source, SourceTensor
 
-__all__ = ["TensorCost", "ggml_bytes", "verify", "write_ggml"]
+__all__ = ["TensorCost", "ggml_bytes", "header_bytes", "stored_bytes", "tensor_bytes", "verify", "write_ggml"]
 
 _MAGIC = 0x67676D6C
 _N_FFT = 201
@@ -61,10 +61,10 @@ def sqnr_db(squares: float, squared_error: float) -> Optional[float]:
 
 
 def stored_bytes(n_values: int, type_name: str) -> int:
+    """``n_values``: of whole rows; ``type_name``: of :class:`SourceTensor`."""
     if type_name in TYPES:
-        block = TYPES[type_name]
-        return n_values // block.block_size * block.block_bytes
-    return n_values * {"bf16": 2, "f64": 8, "i8": 1}[type_name]
+        return TYPES[type_name].row_bytes(n_values)
+    return n_values * VALUE_BYTES[type_name]
 
 
 def _stored_shape(tensor: SourceTensor) -> tuple[int, ...]:
@@ -103,13 +103,21 @@ def _file_header(source: Source, type_name: str) -> bytes:
     return b"".join(parts)
 
 
-def ggml_bytes(source: Source, plan: dict[str, Choice]) -> int:
+def ggml_bytes(source: Source, plan: Mapping[str, Choice]) -> int:
     """Size of the file that :func:`write_ggml` writes."""
-    total = len(_file_header(source, file_type(plan, source)))
-    for tensor in source.tensors:
-        type_name = plan[tensor.name].type
-        total += len(_tensor_header(tensor, type_name)) + stored_bytes(tensor.n_values, type_name)
-    return total
+    return header_bytes(source) + sum(tensor_bytes(source, plan))
+
+
+def header_bytes(source: Source) -> int:
+    """Of what comes before the tensors, which is the same for every type."""
+    return len(_file_header(source, MIXED))
+
+
+def tensor_bytes(source: Source, plan: Mapping[str, Choice]) -> tuple[int, int]:
+    """Of all weights, and of what the file says about each of them: name, type and shape."""
+    types = [(tensor, plan[tensor.name].type) for tensor in source.tensors]
+    weights = sum(stored_bytes(tensor.n_values, type_name) for tensor, type_name in types)
+    return weights, sum(len(_tensor_header(tensor, type_name)) for tensor, type_name in types)
 
 
 def write_ggml(
@@ -158,14 +166,10 @@ def verify(stream: IO[bytes], sha256: str) -> None:
     """
     stream.flush()
     os.fsync(stream.fileno())
-    digest = hashlib.sha256()
-    with open(stream.name, "rb", buffering=0) as file:
-        if hasattr(os, "posix_fadvise"):
-            with contextlib.suppress(OSError):
-                os.posix_fadvise(file.fileno(), 0, 0, os.POSIX_FADV_DONTNEED)
-        for block in iter(lambda: file.read(1 << 20), b""):
-            digest.update(block)
-    if digest.hexdigest() != sha256:
+    if hasattr(os, "posix_fadvise"):
+        with contextlib.suppress(OSError):
+            os.posix_fadvise(stream.fileno(), 0, 0, os.POSIX_FADV_DONTNEED)
+    if sha256_of_file(stream.name) != sha256:
         raise OSError(f"{stream.name}: the disk gives back other bytes than were written to it; nothing was kept")
 
 

@@ -7,7 +7,6 @@ they lie.
 
 from __future__ import annotations
 
-import stat
 import struct
 import zlib
 from dataclasses import dataclass
@@ -15,8 +14,8 @@ from io import BufferedReader
 from pathlib import Path
 from typing import NamedTuple
 
-from .._errors import ModelFormatError, ModelNotFoundError, UnsupportedModelError
-from .safetensors import shown
+from .._errors import ModelFormatError, UnsupportedModelError
+from .source import regular_file_bytes, shown
 
 __all__ = ["ZipEntry", "read_zip"]
 
@@ -114,14 +113,9 @@ def read_zip(path: Path) -> dict[str, ZipEntry]:
         ModelFormatError: it is damaged or is no zip file.
         UnsupportedModelError: encrypted, or packed by a method that torch does not use.
     """
-    try:
-        status = path.stat()
-    except FileNotFoundError:
-        raise ModelNotFoundError(f"there is no file {path}") from None
-    if not stat.S_ISREG(status.st_mode):  # to open a pipe would wait for ever
-        raise ModelFormatError(str(path), 0, "file", "a folder, pipe or device", "a regular file")
+    n_bytes = regular_file_bytes(path)
     with open(path, "rb") as file:
-        return _Zip(path, file, status.st_size).entries()
+        return _Zip(path, file, n_bytes).entries()
 
 
 class _Directory(NamedTuple):
