@@ -9,6 +9,7 @@ namespace whisperq::python {
 
 void bind_audio(pybind11::module_& m);
 void bind_cpu(pybind11::module_& m);
+void bind_decoding(pybind11::module_& m);
 void bind_edge(pybind11::module_& m);
 void bind_model(pybind11::module_& m);
 

@@ -1,5 +1,5 @@
 from os import PathLike
-from typing import Any, Union
+from typing import Any, Callable, Optional, Union
 
 import numpy as np
 import numpy.typing as npt
@@ -83,6 +83,110 @@ class EdgeModel:
     def n_threads(self) -> int: ...
     @property
     def packed_bytes(self) -> int: ...
+
+class DecodeOptions:
+    """What windows are decoded with, by openai/whisper's names (csrc/decoding/decode_options.h). Lists are assigned whole."""
+
+    def __init__(self) -> None: ...
+    eot: int
+    no_speech: int
+    no_timestamps: int
+    timestamp_begin: int
+    blank: list[int]
+    suppress_tokens: list[int]
+    temperature: float
+    beam_size: int
+    best_of: int
+    patience: Optional[float]
+    length_penalty: Optional[float]
+    sample_len: int
+    suppress_blank: bool
+    without_timestamps: bool
+    max_initial_timestamp_index: Optional[int]
+    repetition_penalty: float
+    no_repeat_ngram_size: int
+    seed: int
+
+class WindowRequest:
+    """The prompt of a window; ``stream`` is of random numbers, and names the window among all of this seed."""
+
+    def __init__(self, tokens: list[int], sot_index: int, stream: int = 0) -> None: ...
+    @property
+    def tokens(self) -> list[int]: ...
+    @property
+    def sot_index(self) -> int: ...
+    @property
+    def stream(self) -> int: ...
+
+class WindowResult:
+    """What was decoded from a window: tokens without prompt and eot. ``is_complete`` is False where it was stopped."""
+
+    @property
+    def tokens(self) -> list[int]: ...
+    @property
+    def sum_logprob(self) -> float: ...
+    @property
+    def avg_logprob(self) -> float: ...
+    @property
+    def no_speech_prob(self) -> float: ...
+    @property
+    def is_complete(self) -> bool: ...
+
+def decode_windows(
+    model: EdgeModel,
+    audios: list[EdgeAudio],
+    requests: list[WindowRequest],
+    options: DecodeOptions,
+    should_stop: Optional[Callable[[], bool]] = None,
+) -> tuple[list[WindowResult], dict[str, tuple[float, int]]]:
+    """Decodes windows together. Returns a result for each, and stage -> (ms, runs) of prompt, decode, batchd and sample.
+
+    Raises ValueError, which names the field, for what the model cannot be decoded with, and InferenceError where its
+    logits are no numbers or the rules leave no token. What ``should_stop`` and signal handlers raise comes out.
+    """
+
+class AlignRequest:
+    """The text of a window, without times, whose times are wanted; ``n_audio_tokens`` of 20 ms are audio."""
+
+    def __init__(self, sot_sequence: list[int], text_tokens: list[int], n_audio_tokens: int) -> None: ...
+    @property
+    def sot_sequence(self) -> list[int]: ...
+    @property
+    def text_tokens(self) -> list[int]: ...
+    @property
+    def n_audio_tokens(self) -> int: ...
+
+class AlignResult:
+    """The path along which text tokens (and eot behind them) and audio tokens go together, int64 ``[steps]`` each, and
+    the probability of each text token, float32."""
+
+    @property
+    def text_indices(self) -> npt.NDArray[np.int64]: ...
+    @property
+    def time_indices(self) -> npt.NDArray[np.int64]: ...
+    @property
+    def probabilities(self) -> npt.NDArray[np.float32]: ...
+    @property
+    def is_complete(self) -> bool: ...
+
+def align_windows(
+    model: EdgeModel,
+    audios: list[EdgeAudio],
+    requests: list[AlignRequest],
+    *,
+    heads: list[tuple[int, int]],
+    eot: int,
+    no_timestamps: int,
+    should_stop: Optional[Callable[[], bool]] = None,
+) -> tuple[list[AlignResult], dict[str, tuple[float, int]]]:
+    """Finds when tokens were said, by the cross attention of ``heads``, (layer, head). Returns and raises as
+    ``decode_windows``."""
+
+def dtw(cost: npt.NDArray[np.float64]) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.int64]]:
+    """The cheapest path through a matrix ``[n, m]`` from corner to corner: (text_indices, time_indices)."""
+
+def median_filter(x: npt.NDArray[np.float32], width: int = 7) -> npt.NDArray[np.float32]:
+    """Median of ``width`` values around each, along the last dimension, reflected at its ends."""
 
 def log_mel_spectrogram(
     pcm: npt.NDArray[np.float32],

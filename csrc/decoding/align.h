@@ -1,0 +1,59 @@
+// When each token was said, by where the cross attention looked: openai/whisper's find_alignment (whisper/timing.py),
+// up to the path that its words are read from.
+#pragma once
+
+#include <cstdint>
+#include <functional>
+#include <vector>
+
+#include "decoding/decode_windows.h"
+#include "decoding/language_model.h"
+#include "decoding/row_math.h"
+
+namespace whisperq::decoding {
+
+constexpr int64_t kMedianWidth = 7;
+
+// Where the tokens (rows) and the audio tokens (columns) meet, from first to last.
+struct AlignmentPath {
+    std::vector<int64_t> text_indices, time_indices;
+};
+
+// The path of least cost through a matrix [n][m] from corner to corner, by dynamic time warping. A step along both is
+// taken where it is below the two others, one along the rows likewise, and along the columns else.
+AlignmentPath dtw(const double* cost, int64_t n, int64_t m);
+
+// Median of `width` (odd) values around each of n, reflected at the ends; up to width / 2 values are left as they are.
+// `out` is another memory than `x`.
+void median_filter(const float* x, int64_t n, int64_t width, float* out);
+
+// How much each of rows [first_row, end_row) belongs to each of the first n_columns audio tokens: softmax over these,
+// less the mean and over the deviation of all tokens, median filter, mean over the heads. `scores` is
+// [n_heads][n_tokens][n_ctx] and changed. Where all tokens agree (openai: 0 / 0), the result is 0. Returns [end_row -
+// first_row][n_columns].
+std::vector<float> attention_matrix(float* scores, int64_t n_heads, int64_t n_tokens, int64_t n_ctx, int64_t n_columns,
+                                    int64_t first_row, int64_t end_row, const RowMath& math);
+
+struct AlignRequest {
+    std::vector<int32_t> sot_sequence;  // <|startoftranscript|>, language, task
+    std::vector<int32_t> text_tokens;   // without times
+    int64_t n_audio_tokens = 0;         // of the window that are audio: half of its frames
+};
+
+struct AlignResult {
+    AlignmentPath path;                // over text_tokens and eot, audio tokens of 20 ms
+    std::vector<float> probabilities;  // of each text token, among the tokens of text
+    bool is_complete = false;          // false: should_stop() came before
+};
+
+struct AlignOptions {
+    int32_t eot = -1, no_timestamps = -1;
+    LanguageModel::Heads heads;  // the model's alignment heads
+};
+
+// As decode_windows(). A window without text tokens has an empty path.
+std::vector<AlignResult> align_windows(LanguageModel& model, const std::vector<AlignRequest>& requests,
+                                       const AlignOptions& options, const std::function<bool()>& should_stop,
+                                       DecodeStages& stages);
+
+}  // namespace whisperq::decoding

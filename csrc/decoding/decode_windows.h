@@ -1,0 +1,47 @@
+// Windows of audio into tokens: openai/whisper's DecodingTask (whisper/decoding.py) for a batch of windows, each with a
+// prompt of its own, at its own length, ending on its own. All sequences of all windows go through the model together.
+#pragma once
+
+#include <cstdint>
+#include <functional>
+#include <vector>
+
+#include "decoding/decode_options.h"
+#include "decoding/language_model.h"
+
+namespace whisperq::decoding {
+
+struct WindowRequest {
+    std::vector<int32_t> tokens;  // the prompt: of the text before, <|startoftranscript|>, language, task, prefix
+    int64_t sot_index = 0;        // of <|startoftranscript|> in it
+    uint64_t stream = 0;          // of random numbers: whatever names the window, its place in the audio for one
+};
+
+struct WindowResult {
+    std::vector<int32_t> tokens;  // behind the prompt, without eot
+    float sum_logprob = 0;
+    double avg_logprob = 0;    // sum_logprob / (number of tokens + 1)
+    float no_speech_prob = 0;  // NaN without a no_speech token
+    bool is_complete = false;  // false: should_stop() came before; then tokens are missing
+};
+
+// Microseconds and runs by whisper.cpp's words: tokens of prompts, steps of a single sequence, sequences in steps of
+// several, and rows of logits that were filtered and sampled from.
+struct Stage {
+    int64_t us = 0, runs = 0;
+};
+
+struct DecodeStages {
+    Stage prompt, decode, batchd, sample;
+};
+
+// One result per request; window i of the model is that of requests[i]. should_stop() is asked between steps; `stages`
+// is added to.
+//
+// Throws std::invalid_argument for options and requests that the model cannot be decoded with, and
+// Error(Status::inference) where its logits are no numbers or the rules leave no token.
+std::vector<WindowResult> decode_windows(LanguageModel& model, const std::vector<WindowRequest>& requests,
+                                         const DecodeOptions& options, const std::function<bool()>& should_stop,
+                                         DecodeStages& stages);
+
+}  // namespace whisperq::decoding

@@ -1,0 +1,40 @@
+#include "decoding/edge_language_model.h"
+
+#include <utility>
+
+namespace whisperq::decoding {
+namespace {
+
+struct EdgeSequence final : LanguageModel::Sequence {
+    explicit EdgeSequence(std::unique_ptr<edge::Sequence> sequence) : sequence(std::move(sequence)) {}
+    std::unique_ptr<edge::Sequence> sequence;
+};
+
+}  // namespace
+
+EdgeLanguageModel::EdgeLanguageModel(edge::TextDecoder& decoder, std::vector<Audio> audios, std::string isa)
+    : decoder_(decoder), audios_(std::move(audios)), isa_(std::move(isa)) {}
+
+std::unique_ptr<LanguageModel::Sequence> EdgeLanguageModel::begin(size_t window) {
+    return std::make_unique<EdgeSequence>(decoder_.begin(audios_[window]));
+}
+
+void EdgeLanguageModel::copy(const Sequence& from, Sequence& to) {
+    decoder_.copy(*static_cast<const EdgeSequence&>(from).sequence, *static_cast<EdgeSequence&>(to).sequence);
+}
+
+void EdgeLanguageModel::decode(const std::vector<Pass>& passes) {
+    std::vector<edge::Pass> edge_passes;
+    edge_passes.reserve(passes.size());
+    for (const Pass& pass : passes) {
+        edge_passes.push_back({static_cast<EdgeSequence*>(pass.sequence)->sequence.get(),
+                               pass.tokens,
+                               pass.n_tokens,
+                               pass.first_logits,
+                               pass.logits,
+                               {pass.heads, pass.scores}});
+    }
+    decoder_.decode(edge_passes);
+}
+
+}  // namespace whisperq::decoding

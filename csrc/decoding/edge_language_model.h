@@ -1,0 +1,36 @@
+// Our own decoder as what decoding asks: the model of a batch of windows.
+#pragma once
+
+#include <memory>
+#include <string>
+#include <vector>
+
+#include "decoding/language_model.h"
+#include "edge/decoder.h"
+
+namespace whisperq::decoding {
+
+class EdgeLanguageModel final : public LanguageModel {
+  public:
+    using Audio = std::shared_ptr<const edge::AudioCache>;
+
+    // The decoder must live longer. `isa`: the name of its kernels.
+    EdgeLanguageModel(edge::TextDecoder& decoder, std::vector<Audio> audios, std::string isa);
+
+    int64_t n_vocab() const override { return decoder_.n_vocab(); }
+    int64_t n_text_ctx() const override { return decoder_.n_text_ctx(); }
+    size_t n_windows() const override { return audios_.size(); }
+    int64_t n_audio_ctx(size_t window) const override { return audios_[window]->n_ctx(); }
+    std::string isa() const override { return isa_; }
+
+    std::unique_ptr<Sequence> begin(size_t window) override;
+    void copy(const Sequence& from, Sequence& to) override;
+    void decode(const std::vector<Pass>& passes) override;
+
+  private:
+    edge::TextDecoder& decoder_;
+    const std::vector<Audio> audios_;
+    const std::string isa_;
+};
+
+}  // namespace whisperq::decoding

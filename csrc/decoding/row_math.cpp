@@ -1,0 +1,17 @@
+#include "decoding/row_math.h"
+
+#include <cstring>
+
+namespace whisperq::decoding {
+
+const RowMath& row_math_for([[maybe_unused]] const char* isa) {
+#ifdef WHISPERQ_HAVE_AVX512VNNI
+    if (std::strcmp(isa, "avx512vnni") == 0 || std::strcmp(isa, "avx512bf16") == 0) return kRowMathAvx512;
+#endif
+#ifdef WHISPERQ_HAVE_AVX2
+    if (std::strcmp(isa, "avx2") == 0) return kRowMathAvx2;
+#endif
+    return kRowMathBaseline;
+}
+
+}  // namespace whisperq::decoding
