@@ -92,6 +92,12 @@ class TranscribeOptions:
         log_progress: a progress bar of the library's own.
         carry_initial_prompt: openai/whisper's: put ``initial_prompt`` before every window.
         seed: of the sampling at temperatures above 0.
+        batch_size: this many chunks of the audio, cut by voice detection, are decoded together, each for itself (as
+            faster-whisper's ``BatchedInferencePipeline``). None: window after window, each knowing the one before.
+        audio_ctx: ``auto`` encodes short audio up to its end and a margin only, and does a window again in full when
+            its text looks wrong. None: always whole windows.
+        drop_silence: False decodes also the windows that voice detection and energy both call silent. None: where the
+            engine can tell, they are not.
     """
 
     language: Optional[str] = None
@@ -130,6 +136,9 @@ class TranscribeOptions:
     log_progress: bool = False
     carry_initial_prompt: bool = False
     seed: Optional[int] = None
+    batch_size: Optional[int] = None
+    audio_ctx: Optional[str] = None
+    drop_silence: Optional[bool] = None
 
     @classmethod
     def from_arguments(cls, arguments: dict[str, Any]) -> TranscribeOptions:
@@ -176,11 +185,13 @@ class TranscribeOptions:
 
     def _check(self) -> None:
         _one_of("task", self.task, ("transcribe", "translate"))
+        if self.audio_ctx not in (None, "auto"):
+            raise OptionError("audio_ctx", self.audio_ctx, "'auto' or None")
         for name in ("beam_size", "best_of", "language_detection_segments"):
             _at_least(name, getattr(self, name), 1)
         for name in ("no_repeat_ngram_size", "max_initial_timestamp"):
             _at_least(name, getattr(self, name), 0)
-        for name in ("max_new_tokens", "chunk_length"):
+        for name in ("max_new_tokens", "chunk_length", "batch_size"):
             if getattr(self, name) is not None:
                 _at_least(name, getattr(self, name), 1)
         for name in ("patience", "repetition_penalty"):

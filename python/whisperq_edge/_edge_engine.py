@@ -1,0 +1,632 @@
+"""The `edge` engine behind the engine face: options by faster-whisper's names, windows decoded by our own kernels.
+
+The loop over the windows is Python (``_longform``); what a window costs is native: its encoding, its decoding, its
+alignment. This module is what lies between: which tokens a window begins with, which temperature comes next, in which
+language, and over how much of the window the encoder has to run.
+"""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field, replace
+from typing import Any, Callable, NamedTuple, Optional, Protocol
+
+import numpy as np
+import numpy.typing as npt
+
+from ._errors import OptionError
+from ._ggml_engine import EngineResult
+from ._longform import (
+    Answer,
+    Chunk,
+    Prompt,
+    Step,
+    Window,
+    chunks_of_clips,
+    chunks_of_speech,
+    frames_per_window,
+    needs_fallback,
+    transcribe_in_batches,
+    transcribe_sequentially,
+    window_tokens,
+)
+from ._options import TranscribeOptions
+from ._result import Segment, StageTime, compression_ratio
+from ._tokenizer import Tokenizer, Vocabulary
+from ._vad import VadOptions, speech_spans
+from ._window_mel import FRAMES_PER_WINDOW, HOP_SAMPLES, WindowMel
+from ._word_times import Path, alignment_heads
+
+__all__ = [
+    "AlignRequest",
+    "DecodeOptions",
+    "Dropped",
+    "EdgeEngine",
+    "EdgeResult",
+    "FindSpans",
+    "HearSpeech",
+    "NativeModel",
+    "WindowRequest",
+]
+
+Floats = npt.NDArray[np.float32]
+
+_AUTO_CTX_MARGIN = 128  # audio tokens (2.56 s) that audio_ctx="auto" encodes behind the end of the audio
+_FRAMES_PER_AUDIO_TOKEN = 2
+
+
+# ---- What is native --------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class DecodeOptions:
+    """What windows are decoded with: ``decoding::DecodeOptions`` field by field (csrc/decoding/decode_options.h)."""
+
+    eot: int
+    no_speech: int
+    no_timestamps: int
+    timestamp_begin: int
+    blank: tuple[int, ...]
+    suppress_tokens: tuple[int, ...]
+    temperature: float
+    beam_size: int
+    best_of: int
+    patience: Optional[float]
+    length_penalty: Optional[float]
+    sample_len: int
+    suppress_blank: bool
+    without_timestamps: bool
+    max_initial_timestamp_index: Optional[int]
+    repetition_penalty: float
+    no_repeat_ngram_size: int
+    seed: int
+
+
+class WindowRequest(NamedTuple):
+    """What a window begins with, where sot is in it, and its name among the streams of random numbers."""
+
+    tokens: list[int]
+    sot_index: int
+    stream: int
+
+
+class AlignRequest(NamedTuple):
+    """What to align with a window's audio, of which ``n_audio_tokens`` (20 ms each) are not padding."""
+
+    sot_sequence: list[int]
+    text_tokens: list[int]
+    n_audio_tokens: int
+
+
+class WindowResult(Protocol):
+    """Of one window: the tokens behind its prompt, without the end of text."""
+
+    @property
+    def tokens(self) -> Sequence[int]: ...
+    @property
+    def avg_logprob(self) -> float: ...
+    @property
+    def no_speech_prob(self) -> float: ...
+
+
+class AlignResult(Protocol):
+    """See ``_word_times.Path``."""
+
+    @property
+    def text_indices(self) -> npt.NDArray[np.int64]: ...
+    @property
+    def time_indices(self) -> npt.NDArray[np.int64]: ...
+    @property
+    def probabilities(self) -> Sequence[float]: ...
+
+
+Stages = Mapping[str, tuple[float, int]]
+"""Milliseconds and runs by stage."""
+
+
+class NativeModel(Protocol):
+    """A model on native code. ``audio`` is whatever ``listen`` gives: a window, as the decoder hears it.
+
+    ``should_stop`` is asked between steps; what is returned after it said True is not looked at.
+    """
+
+    @property
+    def hparams(self) -> Mapping[str, int]: ...
+    def encode(self, mel: Floats, n_ctx: int) -> Floats:
+        """Audio features ``[n_ctx, n_audio_state]`` of mel ``[n_mels, frames]``."""
+
+    def listen(self, audio_features: Floats) -> Any: ...
+    def logits(self, audio: Any, tokens: Sequence[int], first: int) -> Floats:
+        """``[len(tokens) - first, n_vocab]``."""
+
+    def decode_windows(
+        self,
+        audios: Sequence[Any],
+        requests: Sequence[WindowRequest],
+        options: DecodeOptions,
+        should_stop: Callable[[], bool],
+    ) -> tuple[Sequence[WindowResult], Stages]:
+        """One result for each audio and request."""
+
+    def align_windows(
+        self,
+        audios: Sequence[Any],
+        requests: Sequence[AlignRequest],
+        heads: Sequence[tuple[int, int]],
+        should_stop: Callable[[], bool],
+    ) -> tuple[Sequence[AlignResult], Stages]:
+        """One result for each audio and request."""
+
+
+# ---- The engine ------------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Dropped:
+    """A part of the audio that was not decoded, in seconds, and why."""
+
+    start: float
+    end: float
+    reason: str
+
+
+@dataclass(frozen=True)
+class EdgeResult(EngineResult):
+    """``EngineResult``, and what was left out.
+
+    Attributes:
+        dropped: parts that were not decoded, in order.
+        n_short_windows: windows that ``audio_ctx`` encoded the beginning of only.
+        n_redone_windows: of these, those that looked wrong and were done again in full.
+    """
+
+    dropped: tuple[Dropped, ...] = ()
+    n_short_windows: int = 0
+    n_redone_windows: int = 0
+
+
+FindSpans = Callable[[Floats, Callable[[], bool]], Sequence[tuple[int, int]]]
+"""Spans ``(start, end)`` in samples, in order and disjoint, of what is looked for in float32 audio at 16 kHz. The
+second argument is ``should_stop``; on True the answer does not matter any more."""
+
+
+HearSpeech = Callable[[Floats, Callable[[], bool]], Floats]
+"""Probability of speech for every started window of 512 samples of float32 audio at 16 kHz."""
+
+
+class EdgeEngine:
+    """A model on our own kernels.
+
+    Args:
+        native: the model.
+        vocabulary: bytes of the tokens by id, as ``_core.ModelFile.vocabulary`` has them.
+        n_threads: that ``native`` runs on; the spectrogram takes as many.
+        hear_speech: the voice detector, for ``vad_filter`` and to cut audio into batches. None: batches are cut every
+            30 s.
+        find_silence: spans that nothing can be heard in, by voice detection and energy both; windows within one are not
+            decoded unless ``drop_silence`` is False. None: everything is decoded, as openai/whisper does.
+    """
+
+    name = "edge"
+    device = "cpu"
+
+    def __init__(
+        self,
+        native: NativeModel,
+        vocabulary: Sequence[bytes],
+        *,
+        n_threads: int = 0,
+        hear_speech: Optional[HearSpeech] = None,
+        find_silence: Optional[FindSpans] = None,
+    ) -> None:
+        self.n_threads = n_threads
+        self._native = native
+        self._hparams = dict(native.hparams)
+        self._vocabulary = Vocabulary(vocabulary, self._hparams["n_vocab"])
+        self._hear_speech = hear_speech
+        self._find_silence = find_silence
+
+    def transcribe(
+        self,
+        samples: Floats,
+        options: TranscribeOptions,
+        clips_s: Sequence[tuple[float, float]],
+        *,
+        on_languages: Callable[[list[tuple[str, float]]], None],
+        on_segment: Callable[[Segment], None],
+        on_progress: Callable[[float], None],
+        should_stop: Callable[[], bool],
+    ) -> EdgeResult:
+        """Runs over ``samples`` (float32, 16 kHz mono). Segments have times in seconds and ids from 0.
+
+        Args:
+            clips_s: the parts to hear, in seconds; empty: all.
+            on_languages: gets (code, probability), likeliest first, before the first segment.
+            on_progress: gets the fraction that is done.
+            should_stop: ends the call; what was reported until then stands.
+        """
+        call = _Call(self._native, self._hparams, self._vocabulary, options, samples, self.n_threads, should_stop)
+        try:
+            call.find_silence(self._find_silence)
+            clips = _clips(clips_s, call.n_frames)
+            if not call.is_silent_throughout(clips):
+                on_languages(call.choose_language())
+            for step in self._steps(call, clips, bool(clips_s)):
+                for segment in step.segments:
+                    on_segment(segment)
+                on_progress(min(step.seek / max(call.n_frames, 1), 1.0))
+        except _StoppedError:
+            return call.result(stopped=True)
+        return call.result(stopped=False)
+
+    def _steps(self, call: _Call, clips: list[Chunk], is_clipped: bool) -> Iterator[Step]:
+        prompt = Prompt(call.tokenizer, call.options, self._hparams["n_text_ctx"])
+        if call.options.batch_size is None:
+            return transcribe_sequentially(call.decode, call.options, prompt, clips, call.n_frames, call.is_silent)
+        if is_clipped or self._hear_speech is None:
+            chunks = chunks_of_clips(clips, call.options)
+        else:
+            chunks = chunks_of_speech(call.find_spans(self._speech_finder(call.options)), call.options)
+        return transcribe_in_batches(call.decode, call.options, prompt, chunks, call.n_frames, call.is_silent)
+
+    def _speech_finder(self, options: TranscribeOptions) -> FindSpans:
+        """By faster-whisper's options for batches: no span is longer than a window, and short pauses part spans."""
+        window_s = frames_per_window(options) / 100
+        if options.vad_parameters is None:
+            vad = VadOptions(min_silence_duration_ms=160, max_speech_duration_s=window_s)
+        else:
+            vad = replace(VadOptions.from_any(options.vad_parameters), max_speech_duration_s=window_s)
+
+        def find(samples: Floats, should_stop: Callable[[], bool]) -> Sequence[tuple[int, int]]:
+            probabilities = self.speech_probabilities(samples, should_stop)
+            return [] if should_stop() else speech_spans(probabilities, samples.size, vad)
+
+        return find
+
+    def speech_probabilities(self, samples: Floats, should_stop: Callable[[], bool]) -> Floats:
+        """Probability of speech for every started window of 512 samples (silero)."""
+        if self._hear_speech is None:
+            raise OptionError("vad_filter", True, "False: this engine was made without a voice detector (engine edge)")
+        return self._hear_speech(samples, should_stop)
+
+    def check(self, options: TranscribeOptions) -> None:
+        """Raises ``OptionError`` for the first option that this engine cannot honour."""
+        n_vocab, most_tokens = self._hparams["n_vocab"], self._hparams["n_text_ctx"] // 2
+        _check("log_progress", options.log_progress, not options.log_progress, "False: use on_progress")
+        _check("chunk_length", options.chunk_length, (options.chunk_length or 1) <= 30, "seconds up to 30, or None")
+        _check(
+            "max_new_tokens",
+            options.max_new_tokens,
+            (options.max_new_tokens or 0) <= most_tokens,
+            f"up to {most_tokens}, half of the model's text context, or None",
+        )
+        penalty = options.length_penalty
+        _check("length_penalty", penalty, penalty is None or 0 <= penalty <= 1, "0 to 1, or None")
+        if options.hallucination_silence_threshold is not None:
+            has_words = options.word_timestamps
+            _check(
+                "hallucination_silence_threshold",
+                options.hallucination_silence_threshold,
+                has_words,
+                "None without word_timestamps, which it goes by",
+            )
+        if options.batch_size is not None:
+            _check(
+                "hallucination_silence_threshold",
+                options.hallucination_silence_threshold,
+                options.hallucination_silence_threshold is None,
+                "None with a batch_size: chunks are not decoded again",
+            )
+        for token in options.suppress_tokens or ():
+            _check("suppress_tokens", token, -1 <= token < n_vocab, f"token ids from -1 to {n_vocab - 1}")
+        if options.initial_prompt is not None and not isinstance(options.initial_prompt, str):
+            for token in options.initial_prompt:
+                _check("initial_prompt", token, 0 <= token < n_vocab, f"token ids from 0 to {n_vocab - 1}")
+
+
+def _check(name: str, value: Any, holds: bool, allowed: str) -> None:
+    if not holds:
+        raise OptionError(name, value, f"{allowed} (engine edge)")
+
+
+def _clips(clips_s: Sequence[tuple[float, float]], n_frames: int) -> list[Chunk]:
+    """The clips in frames, within the audio; without any, all of it."""
+    if not clips_s:
+        return [(0, n_frames)]
+    edges = [(round(start * 100), min(round(end * 100), n_frames)) for start, end in clips_s]
+    return [(start, end - start) for start, end in edges if start < end]
+
+
+# ---- One call --------------------------------------------------------------------------------------------------------
+
+
+class _StoppedError(Exception):
+    """The caller asked to stop."""
+
+
+@dataclass
+class _Clock:
+    """Time and runs of the stages."""
+
+    stages: dict[str, StageTime] = field(default_factory=dict)
+
+    @contextmanager
+    def timed(self, stage: str) -> Iterator[None]:
+        began_s = time.perf_counter()
+        try:
+            yield
+        finally:
+            self.add(stage, (time.perf_counter() - began_s) * 1000, 1)
+
+    def add(self, stage: str, ms: float, runs: int) -> None:
+        self.stages[stage] = self.stages.get(stage, StageTime()) + StageTime(ms, runs)
+
+
+class _Call:
+    """One ``transcribe``: decodes windows of one audio."""
+
+    def __init__(
+        self,
+        native: NativeModel,
+        hparams: Mapping[str, int],
+        vocabulary: Vocabulary,
+        options: TranscribeOptions,
+        samples: Floats,
+        n_threads: int,
+        should_stop: Callable[[], bool],
+    ) -> None:
+        self.options = options
+        self.tokenizer = Tokenizer(vocabulary, options.language, options.task)
+        self._vocabulary = vocabulary
+        self._native = native
+        self._hparams = hparams
+        self._samples = samples
+        self._should_stop = should_stop
+        self._clock = _Clock()
+        with self._clock.timed("mel"):
+            self._mel = WindowMel(samples, hparams["n_mels"], n_threads=n_threads, should_stop=should_stop)
+        self._heads = alignment_heads(hparams)
+        self._silence: list[tuple[int, int]] = []
+        self._dropped: list[Dropped] = []
+        self._n_short = 0
+        self._n_redone = 0
+
+    @property
+    def n_frames(self) -> int:
+        return self._mel.n_frames
+
+    def result(self, stopped: bool) -> EdgeResult:
+        return EdgeResult(self._clock.stages, stopped, tuple(self._dropped), self._n_short, self._n_redone)
+
+    def find_spans(self, find: FindSpans) -> Sequence[tuple[int, int]]:
+        with self._clock.timed("vad"):
+            spans = find(self._samples, self._should_stop)
+        self._go_on()
+        return spans
+
+    def _go_on(self) -> None:
+        if self._should_stop():
+            raise _StoppedError
+
+    # -- Silence
+
+    def find_silence(self, find: Optional[FindSpans]) -> None:
+        self._go_on()
+        if find is not None and self.options.drop_silence is not False:
+            self._silence = list(self.find_spans(find))
+
+    def is_silent_throughout(self, clips: Sequence[Chunk]) -> bool:
+        return all(self._lies_in_silence(seek, n_frames) for seek, n_frames in clips)
+
+    def is_silent(self, seek: int, n_frames: int) -> bool:
+        """Whether a window needs no decoding; if so, it is noted as dropped."""
+        if not self._lies_in_silence(seek, n_frames):
+            return False
+        start_s, end_s = seek / 100, (seek + n_frames) / 100
+        if self._dropped and self._dropped[-1].end == start_s:
+            start_s = self._dropped.pop().start
+        self._dropped.append(Dropped(start_s, end_s, "silence"))
+        return True
+
+    def _lies_in_silence(self, seek: int, n_frames: int) -> bool:
+        begin, end = seek * HOP_SAMPLES, (seek + n_frames) * HOP_SAMPLES
+        return any(start <= begin and end <= stop for start, stop in self._silence)
+
+    # -- Language
+
+    def choose_language(self) -> list[tuple[str, float]]:
+        """The language that was given, or the likeliest: (code, probability), likeliest first."""
+        if self.options.language is not None or self.tokenizer.language is None:
+            return [(self.options.language or "en", 1.0)]
+        ranking = self._detect_language()
+        self.tokenizer = self._tokenizer_of(ranking[0][0])
+        return ranking
+
+    def _detect_language(self) -> list[tuple[str, float]]:
+        """faster-whisper's: listens to up to ``language_detection_segments`` windows, until one is sure enough; if none
+        is, the language that was the likeliest most often. The first window decides alone by default, as it does for
+        openai/whisper."""
+        votes: dict[str, list[float]] = {}
+        ranking: list[tuple[str, float]] = []
+        for i in range(self.options.language_detection_segments):
+            if i > 0 and i * FRAMES_PER_WINDOW >= self.n_frames:
+                break
+            with self._clock.timed("mel"):
+                mel = self._mel.window(i * FRAMES_PER_WINDOW)
+            ranking = self._languages(self._hear(mel, self._hparams["n_audio_ctx"]))
+            threshold = self.options.language_detection_threshold
+            if threshold is None or ranking[0][1] > threshold:
+                return ranking
+            votes.setdefault(ranking[0][0], []).append(ranking[0][1])
+        chosen = max(votes, key=lambda code: len(votes[code]))
+        return [(chosen, max(votes[chosen])), *(entry for entry in ranking if entry[0] != chosen)]
+
+    def _languages(self, audio: Any) -> list[tuple[str, float]]:
+        self._go_on()
+        with self._clock.timed("prompt"):
+            logits = self._native.logits(audio, [self.tokenizer.sot], 0)[0]
+        scores = logits[list(self.tokenizer.language_tokens)].astype(np.float64)
+        weights = np.exp(scores - scores.max())
+        probabilities = (weights / weights.sum()).tolist()
+        return sorted(zip(self.tokenizer.language_codes, probabilities), key=lambda entry: -entry[1])
+
+    def _tokenizer_of(self, language: str) -> Tokenizer:
+        return Tokenizer(self._vocabulary, language, self.options.task)
+
+    # -- Windows
+
+    def decode(self, windows: Sequence[Window]) -> list[Answer]:
+        """A ``_longform.WindowDecoder``."""
+        lengths = [self._audio_ctx(window) for window in windows]
+        answers = self._decode_with_fallback(windows, lengths)
+        full = self._hparams["n_audio_ctx"]
+        suspects = [i for i, n_ctx in enumerate(lengths) if n_ctx < full and self._looks_wrong(windows[i], answers[i])]
+        self._n_short += sum(n_ctx < full for n_ctx in lengths)
+        self._n_redone += len(suspects)
+        if suspects:
+            redone = self._decode_with_fallback([windows[i] for i in suspects], [full] * len(suspects))
+            for i, answer in zip(suspects, redone):
+                answers[i] = answer
+        return answers
+
+    def _audio_ctx(self, window: Window) -> int:
+        """Audio tokens to encode of a window."""
+        full = self._hparams["n_audio_ctx"]
+        if self.options.audio_ctx is None:
+            return full
+        return min(full, math.ceil(window.n_frames / _FRAMES_PER_AUDIO_TOKEN) + _AUTO_CTX_MARGIN)
+
+    def _looks_wrong(self, window: Window, answer: Answer) -> bool:
+        """Whether hearing a part of the window may have led the model astray: it did not end, repeats itself, or tells
+        of times after the audio."""
+        tokens, _ = window_tokens(answer.tokenizer, self.options, window, self._hparams["n_text_ctx"])
+        most = min(self._sample_len, self._hparams["n_text_ctx"] + 1 - len(tokens))
+        times = [token - answer.tokenizer.timestamp_begin for token in answer.tokens]
+        limit = self.options.compression_ratio_threshold
+        return (
+            len(answer.tokens) >= most
+            or (limit is not None and answer.compression_ratio > limit)
+            or max(times, default=0) * _FRAMES_PER_AUDIO_TOKEN > window.n_frames + _FRAMES_PER_AUDIO_TOKEN
+        )
+
+    @property
+    def _sample_len(self) -> int:
+        return self.options.max_new_tokens or self._hparams["n_text_ctx"] // 2
+
+    def _decode_with_fallback(self, windows: Sequence[Window], lengths: Sequence[int]) -> list[Answer]:
+        """openai/whisper's: the windows whose answers look wrong are decoded again, at the next temperature."""
+        audios = [self._hear_window(window, n_ctx) for window, n_ctx in zip(windows, lengths)]
+        tokenizers = [self._tokenizer_for(audio) for audio in audios]
+        answers: dict[int, Answer] = {}
+        waiting = list(range(len(windows)))
+        for temperature in self.options.temperatures:
+            requests = [self._request(windows[i], tokenizers[i]) for i in waiting]
+            results = self._decode_at(temperature, [audios[i] for i in waiting], requests)
+            for i, result in zip(waiting, results):
+                answers[i] = self._answer(result, temperature, tokenizers[i], audios[i])
+            waiting = [i for i in waiting if needs_fallback(answers[i], self.options)]
+            if not waiting:
+                break
+        return [answers[i] for i in range(len(windows))]
+
+    def _hear_window(self, window: Window, n_ctx: int) -> Any:
+        with self._clock.timed("mel"):
+            mel = self._mel.padded_window(window.seek, window.n_frames)
+        return self._hear(mel, n_ctx)
+
+    def _hear(self, mel: Floats, n_ctx: int) -> Any:
+        self._go_on()
+        with self._clock.timed("encode"):
+            return self._native.listen(self._native.encode(mel, n_ctx))
+
+    def _tokenizer_for(self, audio: Any) -> Tokenizer:
+        """``multilingual`` (faster-whisper's) asks for the language of each window anew."""
+        if not self.options.multilingual or self.tokenizer.language is None:
+            return self.tokenizer
+        return self._tokenizer_of(self._languages(audio)[0][0])
+
+    def _request(self, window: Window, tokenizer: Tokenizer) -> WindowRequest:
+        tokens, sot_index = window_tokens(tokenizer, self.options, window, self._hparams["n_text_ctx"])
+        return WindowRequest(tokens, sot_index, window.seek)
+
+    def _decode_at(
+        self, temperature: float, audios: Sequence[Any], requests: Sequence[WindowRequest]
+    ) -> Sequence[WindowResult]:
+        self._go_on()
+        options = _decode_options(self.options, self.tokenizer, self._hparams, temperature, self._sample_len)
+        results, stages = self._native.decode_windows(audios, requests, options, self._should_stop)
+        self._count(stages)
+        return results
+
+    def _count(self, stages: Stages) -> None:
+        for stage, (ms, runs) in stages.items():
+            self._clock.add(stage, ms, runs)
+        self._go_on()
+
+    def _answer(self, result: WindowResult, temperature: float, tokenizer: Tokenizer, audio: Any) -> Answer:
+        text = tokenizer.decode(result.tokens).strip()
+
+        def align(sot_sequence: Sequence[int], text_tokens: Sequence[int], n_audio_tokens: int) -> Path:
+            request = AlignRequest(list(sot_sequence), list(text_tokens), n_audio_tokens)
+            [aligned], stages = self._native.align_windows([audio], [request], self._heads, self._should_stop)
+            self._count(stages)
+            return Path(np.asarray(aligned.text_indices), np.asarray(aligned.time_indices), aligned.probabilities)
+
+        return Answer(
+            tokens=tuple(result.tokens),
+            text=text,
+            avg_logprob=result.avg_logprob,
+            no_speech_prob=result.no_speech_prob,
+            compression_ratio=compression_ratio(text),
+            temperature=temperature,
+            tokenizer=tokenizer,
+            align=align,
+        )
+
+
+def _decode_options(
+    options: TranscribeOptions, tokenizer: Tokenizer, hparams: Mapping[str, int], temperature: float, sample_len: int
+) -> DecodeOptions:
+    """Beams at temperature 0, samples above. A ``beam_size`` of 1 is the greedy search (faster-whisper's meaning), and
+    a ``length_penalty`` of 1 the mean over the tokens, which is openai/whisper's default."""
+    beam_size = options.beam_size if temperature == 0 and options.beam_size > 1 else 0
+    precision_s = 30 / hparams["n_audio_ctx"]
+    return DecodeOptions(
+        eot=tokenizer.eot,
+        no_speech=tokenizer.no_speech,
+        no_timestamps=tokenizer.no_timestamps,
+        timestamp_begin=tokenizer.timestamp_begin,
+        blank=(*tokenizer.encode(" "), tokenizer.eot),
+        suppress_tokens=_suppressed(options, tokenizer),
+        temperature=temperature,
+        beam_size=beam_size,
+        best_of=options.best_of if temperature > 0 else 1,
+        patience=options.patience if beam_size else None,
+        length_penalty=None if options.length_penalty in (None, 1) else options.length_penalty,
+        sample_len=sample_len,
+        suppress_blank=options.suppress_blank,
+        without_timestamps=options.without_timestamps,
+        max_initial_timestamp_index=(
+            # openai/whisper's: a limit of 0 is none.
+            round(options.max_initial_timestamp / precision_s) if options.max_initial_timestamp else None
+        ),
+        repetition_penalty=options.repetition_penalty,
+        no_repeat_ngram_size=options.no_repeat_ngram_size,
+        seed=options.seed or 0,
+    )
+
+
+def _suppressed(options: TranscribeOptions, tokenizer: Tokenizer) -> tuple[int, ...]:
+    """-1 stands for the non-speech symbols. With any token go the special ones that begin a window; without, openai's
+    rule is to suppress nothing."""
+    given = options.suppress_tokens
+    if not given:
+        return ()
+    tokens = {token for token in given if token >= 0}
+    if -1 in given:
+        tokens.update(tokenizer.non_speech_tokens)
+    tokens.update((tokenizer.transcribe, tokenizer.translate, tokenizer.sot, tokenizer.sot_prev, tokenizer.sot_lm))
+    return tuple(sorted({*tokens, tokenizer.no_speech}))

@@ -1,0 +1,97 @@
+"""The model of the `edge` engine: ``_core`` behind the face that ``EdgeEngine`` asks for."""
+
+from __future__ import annotations
+
+import dataclasses
+import os
+from collections.abc import Mapping, Sequence
+from typing import Any, Callable, Union
+
+import numpy as np
+import numpy.typing as npt
+
+from . import _core
+from ._edge_engine import AlignRequest, AlignResult, DecodeOptions, Stages, WindowRequest, WindowResult
+from ._tokenizer import Tokenizer, Vocabulary
+
+__all__ = ["CoreModel"]
+
+Floats = npt.NDArray[np.float32]
+
+_native: Any = _core
+
+
+class CoreModel:
+    """A ``NativeModel``: a ggml model file on our own kernels.
+
+    Args:
+        path: a ggml model file of f32, f16, q8_0, q5_1, q5_0, q4_1, q4_0 or a mix of them.
+        isa: the kernels: ``auto`` (``WHISPERQ_ISA``, or the best that this CPU supports) or a name.
+        n_threads: 0 takes every CPU that affinity and cgroup quota leave to the process.
+
+    Raises:
+        ModelFormatError: the file is damaged or is no Whisper model.
+        UnsupportedModelError: a type that these kernels do not have.
+        UnknownIsaError, IsaNotBuiltError, IsaNotSupportedError: about ``isa``.
+    """
+
+    def __init__(self, path: Union[str, os.PathLike[str]], isa: str = "auto", n_threads: int = 0) -> None:
+        self._model = _native.EdgeModel(os.fspath(path), isa, n_threads)
+        self.hparams: Mapping[str, int] = self._model.hparams
+        tokenizer = Tokenizer(Vocabulary(_core.read_model_file(path).vocabulary, self.hparams["n_vocab"]))
+        self._eot, self._no_timestamps = tokenizer.eot, tokenizer.no_timestamps
+
+    @property
+    def isa(self) -> str:
+        """Name of the kernels in use."""
+        return str(self._model.isa)
+
+    @property
+    def n_threads(self) -> int:
+        return int(self._model.n_threads)
+
+    def encode(self, mel: Floats, n_ctx: int) -> Floats:
+        features: Floats = self._model.encode(mel, n_ctx)
+        return features
+
+    def listen(self, audio_features: Floats) -> Any:
+        return self._model.listen(audio_features)
+
+    def logits(self, audio: Any, tokens: Sequence[int], first: int) -> Floats:
+        rows: Floats = self._model.logits(audio, list(tokens), first)
+        return rows
+
+    def decode_windows(
+        self,
+        audios: Sequence[Any],
+        requests: Sequence[WindowRequest],
+        options: DecodeOptions,
+        should_stop: Callable[[], bool],
+    ) -> tuple[Sequence[WindowResult], Stages]:
+        native_options = _native.DecodeOptions()
+        for field in dataclasses.fields(options):
+            value = getattr(options, field.name)
+            setattr(native_options, field.name, list(value) if isinstance(value, tuple) else value)
+        native_requests = [_native.WindowRequest(*request) for request in requests]
+        answer: tuple[Sequence[WindowResult], Stages] = _native.decode_windows(
+            self._model, list(audios), native_requests, native_options, should_stop
+        )
+        return answer
+
+    def align_windows(
+        self,
+        audios: Sequence[Any],
+        requests: Sequence[AlignRequest],
+        heads: Sequence[tuple[int, int]],
+        should_stop: Callable[[], bool],
+    ) -> tuple[Sequence[AlignResult], Stages]:
+        answer: tuple[Sequence[AlignResult], Stages] = _native.align_windows(
+            self._model,
+            list(audios),
+            [_native.AlignRequest(*request) for request in requests],
+            heads=list(heads),
+            eot=self._eot,
+            no_timestamps=self._no_timestamps,
+            should_stop=should_stop,
+        )
+        return answer

@@ -1,0 +1,402 @@
+"""The window loop of the `edge` engine, over a model that answers by a script; openai/whisper is the oracle."""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import scripted_windows
+from scripted_windows import VOCABULARY, Answer, NumberedMel, Script, ScriptedModel, random_case, transcribe
+from whisperq_edge import OptionError, _edge_engine
+from whisperq_edge._edge_engine import Dropped
+from whisperq_edge._options import TranscribeOptions
+from whisperq_edge._result import Segment
+from whisperq_edge._tokenizer import Tokenizer
+from whisperq_edge._word_times import WordTiming, steady_words
+
+GOLDEN = Path(__file__).parent / "data" / "longform" / "segments.json"
+FIELDS = ("id", "seek", "start", "end", "text", "tokens", "temperature", "avg_logprob", "no_speech_prob")
+TIME = VOCABULARY.special("<|0.00|>")
+
+
+@pytest.fixture(autouse=True)
+def numbered_mel(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(_edge_engine, "WindowMel", NumberedMel)
+
+
+# ---- openai/whisper says the same ------------------------------------------------------------------------------------
+
+
+def assert_equal(
+    ours: Sequence[Segment], theirs: Sequence[dict[str, Any]], duration_s: float, tolerance_s: float
+) -> None:
+    assert len(ours) == len(theirs)
+    for mine, other in zip(ours, theirs):
+        for name in FIELDS:
+            assert getattr(mine, name) == other[name], name
+        assert mine.compression_ratio == pytest.approx(other["compression_ratio"], rel=0.2)  # zlib's versions differ
+        if mine.words is not None:
+            assert_equal_words(mine, other, duration_s, tolerance_s)
+
+
+def assert_equal_words(mine: Segment, other: dict[str, Any], duration_s: float, tolerance_s: float) -> None:
+    """Equal where openai/whisper's words keep inside of their segment and the audio, and in order."""
+    heard_s = int(duration_s * 100) / 100
+    raw = [WordTiming(word["word"], [], word["start"], word["end"], word["probability"]) for word in other["words"]]
+    expected = steady_words(raw, min(other["start"], heard_s), min(other["end"], heard_s))
+    assert mine.words is not None
+    assert [word.word for word in mine.words] == [word.word for word in expected]
+    for word, wanted in zip(mine.words, expected):
+        assert abs(word.start - wanted.start) <= tolerance_s
+        assert abs(word.end - wanted.end) <= tolerance_s
+        assert word.probability == pytest.approx(wanted.probability, abs=1e-3)
+
+
+def test_equal_to_openai_whisper_on_golden_data() -> None:
+    for case in json.loads(GOLDEN.read_text(encoding="utf-8")):
+        duration_s, options = random_case(case["seed"])
+        rankings: list[Any] = []
+        segments, _ = transcribe(Script(case["seed"]), duration_s, options, on_languages=rankings.append)
+        assert [ranking[0][0] for ranking in rankings] == [case["language"]]
+        assert_equal(segments, case["segments"], duration_s, tolerance_s=0.021)
+
+
+@pytest.mark.filterwarnings("ignore")  # torch's and openai/whisper's own
+@pytest.mark.parametrize("first", range(1000, 1100, 20))
+def test_equal_to_openai_whisper_on_random_scripts(first: int) -> None:
+    pytest.importorskip("whisper")
+    import scripted_openai
+
+    n_segments = 0
+    for seed in range(first, first + 20):
+        duration_s, options = random_case(seed)
+        ours, theirs = Script(seed), Script(seed)
+        segments, _ = transcribe(ours, duration_s, options)
+        expected = scripted_openai.transcribe(theirs, duration_s, options)
+        assert_equal(segments, expected["segments"], duration_s, tolerance_s=0)
+        assert ours.asked == theirs.asked
+        n_segments += len(segments)
+    assert n_segments > 20
+
+
+def test_words_keep_in_order_in_their_segment_and_in_the_audio() -> None:
+    n_words = 0
+    for seed in range(40):
+        duration_s, options = random_case(seed)
+        options.pop("hallucination_silence_threshold", None)
+        segments, _ = transcribe(Script(seed), duration_s, {**options, "word_timestamps": True})
+        for segment in segments:
+            assert segment.words is not None
+            times = [time for word in segment.words for time in (word.start, word.end)]
+            assert times == sorted(times)
+            assert all(segment.start <= time <= min(segment.end, duration_s) for time in times)
+            n_words += len(segment.words)
+    assert n_words > 100
+
+
+# ---- Prompts ---------------------------------------------------------------------------------------------------------
+
+
+class Recorder(ScriptedModel):
+    """Remembers what it was asked, and says what it is told: one segment of the whole window by default."""
+
+    def __init__(self, answers: Sequence[Answer] = ()) -> None:
+        super().__init__(Script(0))
+        self.requests: list[tuple[tuple[int, int], list[int]]] = []
+        self.options: list[Any] = []
+        self._answers = list(answers)
+
+    def _answer(self, audio: Any, request: Any, options: Any) -> Answer:
+        self.requests.append((audio.window, request.tokens))
+        self.options.append(options)
+        if self._answers:
+            return self._answers.pop(0)
+        end = min(audio.window[1] // 2, 1500)
+        return said(0, " word", end)
+
+
+def said(*parts: Any, avg_logprob: float = -0.1, no_speech_prob: float = 0.01) -> Answer:
+    """An answer of texts, and times in audio tokens."""
+    tokens: list[int] = []
+    for part in parts:
+        tokens += [TIME + part] if isinstance(part, int) else VOCABULARY.encode(part)
+    return Answer(tokens, avg_logprob, no_speech_prob)
+
+
+def run(model: Recorder, duration_s: float = 70, **options: Any) -> Any:
+    return transcribe(Script(0), duration_s, {"language": "en", "beam_size": 1, **options}, model=model)
+
+
+def prompts(model: Recorder) -> list[str]:
+    """What stands before each window's sot, as text."""
+    tokenizer = Tokenizer(VOCABULARY, "en")
+    return [tokenizer.decode(tokens[: tokens.index(tokenizer.sot)]) for _, tokens in model.requests]
+
+
+def test_hotwords_stand_before_the_text_and_give_way_to_a_prefix() -> None:
+    model = Recorder()
+    run(model, hotwords="Wug, blick", prefix="It began")
+    begin = VOCABULARY.encode(" It began")
+    assert model.requests[0][1][-len(begin) :] == begin
+    assert prompts(model) == ["", "<|startofprev|> Wug, blick word", "<|startofprev|> Wug, blick word word"]
+
+
+def test_hotwords_and_text_share_the_room() -> None:
+    model = Recorder([said(0, " text" * 220, 1500)])
+    run(model, hotwords="many " * 100, temperature=0.0)
+    assert len(model.requests[1][1]) == 1 + 223 + 3
+    run(model := Recorder(), hotwords="many " * 300)
+    assert len(model.requests[1][1]) == 1 + 223 + 3
+
+
+def test_an_initial_prompt_that_fills_all_the_room_is_still_carried() -> None:
+    model = Recorder()
+    tokens = list(range(1000, 1300))
+    run(model, initial_prompt=tokens, carry_initial_prompt=True)
+    assert [asked[1:224] for _, asked in model.requests] == [tokens[-223:]] * 3
+
+
+def test_text_of_a_hot_window_prompts_nothing() -> None:
+    unsure = said(0, " first", 1500, avg_logprob=-3)
+    model = Recorder([unsure, said(0, " second", 1500)])
+    segments, _ = run(model, temperature=[0.0, 0.6])
+    assert segments[0].temperature == 0.6
+    assert prompts(model)[2] == ""
+    model = Recorder([unsure, said(0, " second", 1500)])
+    run(model, temperature=[0.0, 0.6], prompt_reset_on_temperature=0.7)
+    assert prompts(model)[2] == "<|startofprev|> second"
+
+
+def test_what_the_search_is_told() -> None:
+    model = Recorder([said(0, " a", 9, avg_logprob=-3)] * 2)
+    run(model, 20, beam_size=5, best_of=3, patience=2, temperature=[0.0, 0.5], seed=7, length_penalty=0.5)
+    cold, hot = model.options
+    assert (cold.beam_size, cold.best_of, cold.patience, cold.length_penalty) == (5, 1, 2, 0.5)
+    assert (hot.beam_size, hot.best_of, hot.patience, hot.temperature, hot.seed) == (0, 3, None, 0.5, 7)
+    assert cold.blank == (220, VOCABULARY.special("<|endoftext|>"))
+
+
+# ---- Batches ---------------------------------------------------------------------------------------------------------
+
+
+def speech_in(*spans_s: tuple[float, float]) -> Any:
+    """A voice detector that is sure of these spans."""
+
+    def hear(samples: Any, should_stop: Any) -> Any:
+        at_s = np.arange(-(-samples.size // 512)) * 512 / 16000
+        return np.any([(start <= at_s) & (at_s < end) for start, end in spans_s], axis=0).astype(np.float32)
+
+    return hear
+
+
+def test_batches_decode_chunks_of_speech_together() -> None:
+    model = Recorder()
+    heard: list[float] = []
+    segments, result = transcribe(
+        Script(0),
+        120,
+        {
+            "language": "en",
+            "batch_size": 3,
+            "initial_prompt": "Say",
+            "beam_size": 1,
+            "vad_parameters": {"speech_pad_ms": 0, "min_silence_duration_ms": 100},
+        },
+        model=model,
+        on_progress=heard.append,
+        hear_speech=speech_in((0, 10), (12, 24.96), (40, 100), (105.6, 110.4)),
+    )
+    windows = [window for window, _ in model.requests]
+    # Neighbours that fit into 30 s share a window; what is longer is cut, where the voice detector is asked next.
+    assert windows == [(0, 2496), (4000, 2998), (7001, 2999), (10560, 480)]
+    assert model.batches == [3, 1]
+    assert set(prompts(model)) == {"<|startofprev|> Say"}
+    assert [segment.id for segment in segments] == list(range(len(windows)))
+    assert [(segment.start, segment.seek) for segment in segments] == [(seek / 100, seek) for seek, _ in windows]
+    assert heard == sorted(heard)
+    assert result.stages["vad"].runs == 1
+
+
+def test_a_batch_is_the_same_as_one_by_one() -> None:
+    for seed in range(20):
+        duration_s, options = random_case(seed)
+        options.pop("hallucination_silence_threshold", None)
+        one, _ = transcribe(Script(seed), duration_s, {**options, "batch_size": 1})
+        many, _ = transcribe(Script(seed), duration_s, {**options, "batch_size": 8})
+        assert one == many
+
+
+def test_only_those_windows_fall_back_that_have_to() -> None:
+    good, bad = said(0, " good", 1500), said(0, " bad" * 40, 1500)
+    model = Recorder([good, bad, said(0, " better", 1500)])
+    segments, _ = run(model, 60, batch_size=2, temperature=[0.0, 0.4])
+    assert model.batches == [2, 1]
+    assert [(segment.text, segment.temperature) for segment in segments] == [(" good", 0.0), (" better", 0.4)]
+
+
+def test_a_batch_keeps_a_segment_that_did_not_end() -> None:
+    model = Recorder([said(0, " one", 100, 120, " two")])
+    segments, _ = run(model, 20, batch_size=2)
+    assert [(segment.text, segment.start, segment.end) for segment in segments] == [(" one", 0, 2), (" two", 2.4, 20)]
+
+
+def test_a_batch_hears_clips() -> None:
+    model = Recorder()
+    run(model, 70, batch_size=4, clip_timestamps=[1, 2, 10, 50])
+    assert [window for window, _ in model.requests] == [(100, 100), (1000, 3000), (4000, 1000)]
+
+
+# ---- Silence ---------------------------------------------------------------------------------------------------------
+
+
+def silent(*spans_s: tuple[float, float]) -> dict[str, Any]:
+    return {"find_silence": lambda samples, should_stop: [(int(a * 16000), int(b * 16000)) for a, b in spans_s]}
+
+
+def test_silence_is_not_decoded() -> None:
+    model = Recorder()
+    segments, result = transcribe(Script(0), 125, {"language": "en"}, model=model, **silent((29, 91), (119, 125)))
+    assert [window for window, _ in model.requests] == [(0, 3000), (9000, 3000)]
+    assert result.dropped == (Dropped(30.0, 90.0, "silence"), Dropped(120.0, 125.0, "silence"))
+    assert len(segments) == 2
+
+
+def test_nothing_but_silence_gives_nothing_in_no_language() -> None:
+    model = Recorder()
+    languages: list[Any] = []
+    for batch_size in (None, 4):
+        segments, result = transcribe(
+            Script(0), 65, {"batch_size": batch_size}, model=model, on_languages=languages.append, **silent((0, 65))
+        )
+        assert (segments, languages, model.contexts) == ([], [], [])
+        assert result.dropped == (Dropped(0.0, 65.0, "silence"),)
+
+
+def test_silence_is_decoded_on_demand() -> None:
+    model = Recorder()
+    options = {"language": "en", "drop_silence": False}
+    _, result = transcribe(Script(0), 65, options, model=model, **silent((0, 65)))
+    assert len(model.requests) == 3 and result.dropped == ()
+
+
+# ---- The beginning of a window only ----------------------------------------------------------------------------------
+
+
+def test_short_audio_is_encoded_up_to_its_end() -> None:
+    model = Recorder()
+    _, result = run(model, 5, audio_ctx="auto")
+    assert model.contexts == [250 + 128]
+    assert (result.n_short_windows, result.n_redone_windows) == (1, 0)
+    run(model := Recorder(), 5)
+    assert model.contexts == [1500]
+
+
+@pytest.mark.parametrize(
+    "wrong",
+    [
+        said(0, " ha" * 100, 200),
+        said(0, " late", 400),
+        Answer([TIME, *range(1000, 1223)], -0.1, 0.01),
+    ],
+    ids=["repetitive", "times beyond the audio", "no end"],
+)
+def test_what_looks_wrong_is_done_again_in_full(wrong: Answer) -> None:
+    model = Recorder([wrong])
+    segments, result = run(model, 5, audio_ctx="auto", temperature=0.0)
+    assert model.contexts == [378, 1500]
+    assert [segment.text for segment in segments] == [" word"]
+    assert (result.n_short_windows, result.n_redone_windows) == (1, 1)
+
+
+# ---- Languages -------------------------------------------------------------------------------------------------------
+
+
+def test_several_windows_vote_on_the_language() -> None:
+    model, rankings = Recorder(), []
+    options = {"language_detection_segments": 4, "language_detection_threshold": 0.99}
+    transcribe(Script(3), 200, options, model=model, on_languages=rankings.append)
+    windows = [(i * 3000, 3000) for i in range(4)]
+    tops = [int(np.argmax(Script(0).language_logits(window))) for window in windows]
+    assert rankings[0][0][0] == Tokenizer(VOCABULARY).language_codes[max(tops, key=tops.count) - 50259]
+    assert len(rankings[0]) == 99
+    assert len(model.contexts) == 4 + len(model.requests)
+
+
+def test_multilingual_asks_every_window() -> None:
+    model = Recorder()
+    run(model, 125, multilingual=True)
+    asked = [(window, tokens[tokens.index(50258) + 1]) for window, tokens in model.requests]
+    assert len({token for _, token in asked}) > 1
+    for window, token in asked:
+        assert token == int(np.argmax(Script(0).language_logits(window)))
+
+
+def test_a_given_language_is_reported() -> None:
+    rankings: list[Any] = []
+    transcribe(Script(0), 5, {"language": "german"}, on_languages=rankings.append)
+    assert rankings == [[("de", 1.0)]]
+
+
+# ---- The engine's face -----------------------------------------------------------------------------------------------
+
+
+def test_it_stops_between_windows_and_keeps_what_was_heard() -> None:
+    model = Recorder()
+    segments: list[Segment] = []
+    segments, result = transcribe(
+        Script(0), 200, {"language": "en"}, model=model, should_stop=lambda: len(model.requests) >= 3
+    )
+    assert result.stopped
+    assert len(segments) == 2
+    segments, result = transcribe(Script(0), 200, {"language": "en"}, model=model, should_stop=lambda: True)
+    assert result.stopped and segments == []
+
+
+def test_a_window_that_leads_nowhere_is_left() -> None:
+    # A hallucination right after silence, and a threshold of 0: openai/whisper decodes the same window for ever.
+    _, result = transcribe(
+        Script(5), 100, {"language": "en", "word_timestamps": True, "hallucination_silence_threshold": 0.0}
+    )
+    assert not result.stopped
+
+
+def test_chunk_length_sets_the_window() -> None:
+    model = Recorder()
+    run(model, 25, chunk_length=10)
+    assert [window for window, _ in model.requests] == [(0, 1000), (1000, 1000), (2000, 500)]
+
+
+def test_progress_goes_up_to_one() -> None:
+    heard: list[float] = []
+    transcribe(Script(0), 100, {"language": "en"}, model=Recorder(), on_progress=heard.append)
+    assert heard == sorted(heard) and math.isclose(heard[-1], 1.0)
+
+
+@pytest.mark.parametrize(
+    ("options", "field"),
+    [
+        ({"chunk_length": 31}, "chunk_length"),
+        ({"max_new_tokens": 225}, "max_new_tokens"),
+        ({"length_penalty": 2}, "length_penalty"),
+        ({"suppress_tokens": [51865]}, "suppress_tokens"),
+        ({"initial_prompt": [-1]}, "initial_prompt"),
+        ({"hallucination_silence_threshold": 1.0}, "hallucination_silence_threshold"),
+        ({"hallucination_silence_threshold": 1.0, "word_timestamps": True, "batch_size": 2}, "hallucination_silence"),
+        ({"batch_size": 0}, "batch_size"),
+        ({"audio_ctx": "short"}, "audio_ctx"),
+        ({"log_progress": True}, "log_progress"),
+    ],
+)
+def test_options_that_make_no_sense(options: dict[str, Any], field: str) -> None:
+    with pytest.raises(OptionError, match=field):
+        transcribe(Script(0), 1, options)
+
+
+def test_all_options_have_defaults_that_pass() -> None:
+    engine = _edge_engine.EdgeEngine(ScriptedModel(Script(0)), scripted_windows.real_vocabulary(51865))
+    engine.check(TranscribeOptions())
