@@ -26,7 +26,8 @@ SPOKEN = (NANO.parent / "sample.txt").read_text(encoding="utf-8").split()
 
 
 def engine_of(path: Path) -> EdgeEngine:
-    return EdgeEngine(CoreModel(path, n_threads=2), _core.read_model_file(path).vocabulary, n_threads=2)
+    file = _core.read_model_file(path)
+    return EdgeEngine(CoreModel(file, n_threads=2), file.vocabulary, n_threads=2)
 
 
 @pytest.fixture(scope="module")

@@ -13,7 +13,7 @@ import pytest
 import scripted_windows
 from scripted_windows import VOCABULARY, Answer, NumberedMel, Script, ScriptedModel, random_case, transcribe
 from whisperq_edge import OptionError, _edge_engine
-from whisperq_edge._edge_engine import Dropped
+from whisperq_edge._result import Dropped
 from whisperq_edge._options import TranscribeOptions
 from whisperq_edge._result import Segment
 from whisperq_edge._tokenizer import Tokenizer

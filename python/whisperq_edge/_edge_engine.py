@@ -18,7 +18,6 @@ import numpy as np
 import numpy.typing as npt
 
 from ._errors import OptionError
-from ._ggml_engine import EngineResult
 from ._longform import (
     Answer,
     Chunk,
@@ -34,7 +33,7 @@ from ._longform import (
     window_tokens,
 )
 from ._options import TranscribeOptions
-from ._result import Segment, StageTime, compression_ratio
+from ._result import Dropped, EngineResult, Segment, StageTime, compression_ratio
 from ._tokenizer import Tokenizer, Vocabulary
 from ._vad import VadOptions, speech_spans
 from ._window_mel import FRAMES_PER_WINDOW, HOP_SAMPLES, WindowMel
@@ -43,7 +42,6 @@ from ._word_times import Path, alignment_heads
 __all__ = [
     "AlignRequest",
     "DecodeOptions",
-    "Dropped",
     "EdgeEngine",
     "EdgeResult",
     "FindSpans",
@@ -165,25 +163,14 @@ class NativeModel(Protocol):
 
 
 @dataclass(frozen=True)
-class Dropped:
-    """A part of the audio that was not decoded, in seconds, and why."""
-
-    start: float
-    end: float
-    reason: str
-
-
-@dataclass(frozen=True)
 class EdgeResult(EngineResult):
-    """``EngineResult``, and what was left out.
+    """``EngineResult``, and how ``audio_ctx`` went.
 
     Attributes:
-        dropped: parts that were not decoded, in order.
         n_short_windows: windows that ``audio_ctx`` encoded the beginning of only.
         n_redone_windows: of these, those that looked wrong and were done again in full.
     """
 
-    dropped: tuple[Dropped, ...] = ()
     n_short_windows: int = 0
     n_redone_windows: int = 0
 

@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 import dataclasses
-import os
 from collections.abc import Mapping, Sequence
-from typing import Any, Callable, Union
+from typing import Any, Callable
 
 import numpy as np
 import numpy.typing as npt
@@ -25,7 +24,7 @@ class CoreModel:
     """A ``NativeModel``: a ggml model file on our own kernels.
 
     Args:
-        path: a ggml model file of f32, f16, q8_0, q5_1, q5_0, q4_1, q4_0 or a mix of them.
+        file: a checked model file, of f32, f16, q8_0, q5_1, q5_0, q4_1, q4_0 or a mix of them.
         isa: the kernels: ``auto`` (``WHISPERQ_ISA``, or the best that this CPU supports) or a name.
         n_threads: 0 takes every CPU that affinity and cgroup quota leave to the process.
 
@@ -35,10 +34,10 @@ class CoreModel:
         UnknownIsaError, IsaNotBuiltError, IsaNotSupportedError: about ``isa``.
     """
 
-    def __init__(self, path: Union[str, os.PathLike[str]], isa: str = "auto", n_threads: int = 0) -> None:
-        self._model = _native.EdgeModel(os.fspath(path), isa, n_threads)
+    def __init__(self, file: _core.ModelFile, isa: str = "auto", n_threads: int = 0) -> None:
+        self._model = _native.EdgeModel(file.path, isa, n_threads)
         self.hparams: Mapping[str, int] = self._model.hparams
-        tokenizer = Tokenizer(Vocabulary(_core.read_model_file(path).vocabulary, self.hparams["n_vocab"]))
+        tokenizer = Tokenizer(Vocabulary(file.vocabulary, self.hparams["n_vocab"]))
         self._eot, self._no_timestamps = tokenizer.eot, tokenizer.no_timestamps
 
     @property

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import struct
 from collections.abc import Callable
-from dataclasses import dataclass
 from typing import Any, Optional
 
 import numpy as np
@@ -17,11 +16,11 @@ from ._core import ModelFile
 from ._errors import OptionError
 from ._native import data_file, drain_log, load_ggml
 from ._options import TranscribeOptions
-from ._result import Segment, StageTime, compression_ratio
+from ._result import EngineResult, Segment, StageTime, compression_ratio
 from ._types import MIXED, is_matrix
 from ._words import Piece, group_words
 
-__all__ = ["EngineResult", "GgmlEngine", "matrix_types"]
+__all__ = ["GgmlEngine", "matrix_types"]
 
 _SILERO = "assets/ggml-silero-v6.2.0.bin"
 
@@ -57,14 +56,6 @@ def matrix_types(file: ModelFile) -> dict[str, str]:
     if file.ftype != MIXED:
         return {}
     return {t.name: t.type for t in file.tensors if is_matrix(t.name, len(t.dims))}
-
-
-@dataclass(frozen=True)
-class EngineResult:
-    """What an engine has to say beside the segments and languages that it reported on the way."""
-
-    stages: dict[str, StageTime]
-    stopped: bool
 
 
 class GgmlEngine:

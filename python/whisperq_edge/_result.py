@@ -12,7 +12,18 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Optional
 
-__all__ = ["STAGES", "Segment", "StageTime", "Timings", "Transcript", "Word", "compression_ratio", "join_text"]
+__all__ = [
+    "STAGES",
+    "Dropped",
+    "EngineResult",
+    "Segment",
+    "StageTime",
+    "Timings",
+    "Transcript",
+    "Word",
+    "compression_ratio",
+    "join_text",
+]
 
 STAGES = (
     "load",
@@ -233,6 +244,24 @@ def _unpickle_timings(stages: dict[str, StageTime], total_ms: float, runs: int) 
 
 
 @dataclass(frozen=True)
+class Dropped:
+    """A part of the audio that was not decoded, in seconds, and why."""
+
+    start: float
+    end: float
+    reason: str
+
+
+@dataclass(frozen=True)
+class EngineResult:
+    """What an engine has to say beside the segments and languages that it reported on the way."""
+
+    stages: dict[str, StageTime]
+    stopped: bool
+    dropped: tuple[Dropped, ...] = ()
+
+
+@dataclass(frozen=True)
 class Transcript:
     """The text of one audio. Iterating gives its segments.
 
@@ -245,6 +274,7 @@ class Transcript:
         timings: where the time went in this call.
         options: the options that this call ran with, defaults filled in.
         model: the model's name or path.
+        dropped: parts in which nobody speaks, which were not decoded, in order of time.
     """
 
     text: str
@@ -255,6 +285,7 @@ class Transcript:
     timings: Timings = field(repr=False)
     options: Any = field(repr=False)
     model: str
+    dropped: tuple[Dropped, ...] = ()
 
     def __iter__(self) -> Iterator[Segment]:
         return iter(self.segments)
@@ -279,6 +310,7 @@ class Transcript:
             "timings": self.timings.to_dict(),
             "options": _jsonable(self.options),
             "model": str(self.model),
+            "dropped": _jsonable(self.dropped),
         }
 
 
