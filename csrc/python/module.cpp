@@ -11,4 +11,5 @@ PYBIND11_MODULE(_core, m) {
     bind_cpu(m);
     bind_edge(m);
     bind_model(m);
+    bind_vad(m);
 }
