@@ -137,7 +137,14 @@ VadNetwork::Matrix VadNetwork::pack(const std::vector<float>& rows, int64_t n, i
     matrix.n = n;
     matrix.k = k;
     matrix.packed = AlignedBuffer(kernels::packed_bytes(Format::f32, n, k));
-    kernels::pack_rows(Format::f32, reinterpret_cast<const uint8_t*>(rows.data()), 0, n, k, matrix.packed.data());
+    for (int64_t i = 0; i < matrix.n_chunks(); ++i) {
+        const int64_t first = i * kChunk, count = matrix.chunk_size(i);
+        std::vector<float> columns(static_cast<size_t>(n * count));
+        for (int64_t row = 0; row < n; ++row)
+            std::copy_n(&rows[static_cast<size_t>(row * k + first)], count, &columns[static_cast<size_t>(row * count)]);
+        auto* to = reinterpret_cast<uint8_t*>(matrix.packed.floats() + kernels::n_tiles(n) * kTileColumns * first);
+        kernels::pack_rows(Format::f32, reinterpret_cast<const uint8_t*>(columns.data()), 0, n, count, to);
+    }
     matrix.bias = AlignedBuffer(bias.size() * sizeof(float));
     if (!bias.empty()) std::memcpy(matrix.bias.data(), bias.data(), matrix.bias.size());
     return matrix;
@@ -287,7 +294,7 @@ void VadStream::round(float* values, int64_t n) noexcept {
     network_->kernels().half_to_float(halves, n, values);
 }
 
-// A group of tiles at a time, which stays in the cache while every strip is multiplied with it.
+// A group of tiles of one chunk at a time, which stays in the cache while every strip is multiplied with it.
 void VadStream::multiply(const VadNetwork::Matrix& matrix, const Rows& input, const float* residual,
                          const Rows& out) const {
     const kernels::KernelTable& kernels = network_->kernels();
@@ -295,13 +302,18 @@ void VadStream::multiply(const VadNetwork::Matrix& matrix, const Rows& input, co
     for (int64_t tile = 0; tile < n_tiles; tile += kernels.tiles_per_call) {
         const int64_t tiles = std::min(kernels.tiles_per_call, n_tiles - tile), column = tile * kTileColumns;
         const int64_t n_columns = std::min(tiles * kTileColumns, matrix.n - column);
-        for (int64_t row = 0; row < input.n; row += kStripRows) {
+        for (int64_t chunk = 0; chunk < matrix.n_chunks(); ++chunk) {
+            const int64_t first = chunk * VadNetwork::kChunk, k = matrix.chunk_size(chunk);
+            const float* panel = matrix.packed.floats() + n_tiles * kTileColumns * first + column * k;
+            const float* added = chunk == 0 ? residual : out.data;
             Epilogue epilogue;
-            if (matrix.bias.size() > 0) epilogue.bias = matrix.bias.floats() + column;
-            if (residual) epilogue.residual = residual + row * out.stride + column;
-            kernels.multiply_float(input[row], input.stride, matrix.packed.floats() + column * matrix.k, tiles,
-                                   matrix.k, std::min(kStripRows, input.n - row), n_columns, out[row] + column,
-                                   out.stride, epilogue);
+            if (chunk == 0 && matrix.bias.size() > 0) epilogue.bias = matrix.bias.floats() + column;
+            for (int64_t row = 0; row < input.n; row += kStripRows) {
+                if (added) epilogue.residual = added + row * out.stride + column;
+                kernels.multiply_float(input[row] + first, input.stride, panel, tiles, k,
+                                       std::min(kStripRows, input.n - row), n_columns, out[row] + column, out.stride,
+                                       epilogue);
+            }
         }
     }
 }

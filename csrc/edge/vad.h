@@ -35,7 +35,15 @@ class VadNetwork {
 
     static constexpr size_t kConvolutions = 4;
 
+    // Products sum over so many values at a time, and then the sums. One sum over all of them would be further from
+    // the exact one (frames of a quiet frequency are small differences of large terms), and so end at another f16.
+    static constexpr int64_t kChunk = 64;
+
+    // n outputs of k inputs; chunk after chunk of the inputs, each packed as a matrix of its own.
     struct Matrix {
+        int64_t n_chunks() const noexcept { return k / kChunk; }
+        int64_t chunk_size(int64_t i) const noexcept { return i + 1 < n_chunks() ? kChunk : k - i * kChunk; }
+
         int64_t n = 0, k = 0;
         AlignedBuffer packed, bias;  // the bias is empty where there is none
     };
