@@ -22,7 +22,7 @@ from ._locate import locate_model
 from ._mel import log_mel_spectrogram
 from ._options import TranscribeOptions
 from ._result import Segment, StageTime, Timings, Transcript, join_text
-from ._vad import SpeechTimeline, VadOptions, speech_spans
+from ._vad import SpeechTimeline, VadOptions, speech_probabilities, speech_spans
 
 __all__ = ["CancelToken", "WhisperModel"]
 
@@ -358,7 +358,7 @@ class _Call:
         """The samples that hold speech, end to end; the timeline remembers where they were."""
         began_us = _core.now_us()
         samples = self._pcm.samples
-        probabilities = self._engine.speech_probabilities(samples, self._should_stop)
+        probabilities = speech_probabilities(samples, self._should_stop)
         spans = speech_spans(probabilities, samples.size, self._vad)
         self._timeline = SpeechTimeline(spans, samples.size)
         speech = self._timeline.cut(samples)
