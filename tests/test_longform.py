@@ -13,9 +13,8 @@ import pytest
 import scripted_windows
 from scripted_windows import VOCABULARY, Answer, NumberedMel, Script, ScriptedModel, random_case, transcribe
 from whisperq_edge import OptionError, _edge_engine
-from whisperq_edge._result import Dropped
 from whisperq_edge._options import TranscribeOptions
-from whisperq_edge._result import Segment
+from whisperq_edge._result import Dropped, Segment
 from whisperq_edge._tokenizer import Tokenizer
 from whisperq_edge._word_times import WordTiming, steady_words
 
@@ -255,7 +254,10 @@ def test_a_batch_hears_clips() -> None:
 
 
 def silent(*spans_s: tuple[float, float]) -> dict[str, Any]:
-    return {"find_silence": lambda samples, should_stop: [(int(a * 16000), int(b * 16000)) for a, b in spans_s]}
+    return {
+        "hear_speech": speech_in((0, 1e6)),
+        "find_silence": lambda samples, probabilities: [(int(a * 16000), int(b * 16000)) for a, b in spans_s],
+    }
 
 
 def test_silence_is_not_decoded() -> None:

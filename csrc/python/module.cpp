@@ -12,4 +12,5 @@ PYBIND11_MODULE(_core, m) {
     bind_edge(m);
     bind_model(m);
     bind_decoding(m);
+    bind_vad(m);
 }

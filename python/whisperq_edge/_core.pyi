@@ -85,7 +85,7 @@ class EdgeModel:
     def packed_bytes(self) -> int: ...
 
 class DecodeOptions:
-    """What windows are decoded with, by openai/whisper's names (csrc/decoding/decode_options.h). Lists are assigned whole."""
+    """What windows are decoded with, by openai/whisper's names (csrc/decoding/decode_options.h). Assign lists whole."""
 
     def __init__(self) -> None: ...
     eot: int
@@ -139,7 +139,7 @@ def decode_windows(
     options: DecodeOptions,
     should_stop: Optional[Callable[[], bool]] = None,
 ) -> tuple[list[WindowResult], dict[str, tuple[float, int]]]:
-    """Decodes windows together. Returns a result for each, and stage -> (ms, runs) of prompt, decode, batchd and sample.
+    """Decodes windows together: a result for each, and stage -> (ms, runs) of prompt, decode, batchd and sample.
 
     Raises ValueError, which names the field, for what the model cannot be decoded with, and InferenceError where its
     logits are no numbers or the rules leave no token. What ``should_stop`` and signal handlers raise comes out.
@@ -204,6 +204,24 @@ class MelStream:
     def __init__(self, filters: npt.NDArray[np.float32], *, n_threads: int = 0, isa: str = "auto") -> None: ...
     def push(self, pcm: npt.NDArray[np.float32]) -> npt.NDArray[np.float32]: ...
     def finish(self, *, padding: int = 0) -> npt.NDArray[np.float32]: ...
+
+class Vad:
+    """Silero's voice detector: a probability of speech for every started window of 512 samples at 16 kHz. Whole clips
+    may be given from several threads; the stream of ``feed`` and ``finish`` is one for all."""
+
+    def __init__(self, path: Union[str, PathLike[str]], isa: str = "auto") -> None: ...
+    def probabilities(
+        self, samples: npt.NDArray[np.float32], should_stop: Optional[Callable[[], bool]] = None
+    ) -> npt.NDArray[np.float32]:
+        """Of a whole clip. ``should_stop`` is asked every 20 ms; the result is shorter when it said so."""
+    def feed(self, samples: npt.NDArray[np.float32]) -> npt.NDArray[np.float32]:
+        """Of the windows that these samples of the stream, of any number, make full."""
+    def finish(self) -> npt.NDArray[np.float32]:
+        """Of the window that has begun, as if silence followed. Other audio may be fed afterwards."""
+    def reset(self) -> None:
+        """Forgets what was fed."""
+    @property
+    def isa(self) -> str: ...
 
 def isas() -> list[dict[str, Any]]: ...
 def chosen_isa() -> str: ...

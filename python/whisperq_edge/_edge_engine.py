@@ -44,7 +44,7 @@ __all__ = [
     "DecodeOptions",
     "EdgeEngine",
     "EdgeResult",
-    "FindSpans",
+    "FindSilence",
     "HearSpeech",
     "NativeModel",
     "WindowRequest",
@@ -175,13 +175,14 @@ class EdgeResult(EngineResult):
     n_redone_windows: int = 0
 
 
-FindSpans = Callable[[Floats, Callable[[], bool]], Sequence[tuple[int, int]]]
-"""Spans ``(start, end)`` in samples, in order and disjoint, of what is looked for in float32 audio at 16 kHz. The
-second argument is ``should_stop``; on True the answer does not matter any more."""
-
-
 HearSpeech = Callable[[Floats, Callable[[], bool]], Floats]
-"""Probability of speech for every started window of 512 samples of float32 audio at 16 kHz."""
+"""Probability of speech for every started window of 512 samples of float32 audio at 16 kHz. The second argument is
+``should_stop``; on True the answer does not matter any more."""
+
+
+FindSilence = Callable[[Floats, Floats], Sequence[tuple[int, int]]]
+"""Spans ``(start, end)`` in samples, in order and disjoint, in which there is nothing to hear, from samples and the
+probabilities of ``HearSpeech``."""
 
 
 class EdgeEngine:
@@ -194,7 +195,8 @@ class EdgeEngine:
         hear_speech: the voice detector, for ``vad_filter`` and to cut audio into batches. None: batches are cut every
             30 s.
         find_silence: spans that nothing can be heard in, by voice detection and energy both; windows within one are not
-            decoded unless ``drop_silence`` is False. None: everything is decoded, as openai/whisper does.
+            decoded unless ``drop_silence`` is False, or ``vad_filter`` has cut the audio already. None: everything is
+            decoded, as openai/whisper does. Needs ``hear_speech``.
     """
 
     name = "edge"
@@ -207,7 +209,7 @@ class EdgeEngine:
         *,
         n_threads: int = 0,
         hear_speech: Optional[HearSpeech] = None,
-        find_silence: Optional[FindSpans] = None,
+        find_silence: Optional[FindSilence] = None,
     ) -> None:
         self.n_threads = n_threads
         self._native = native
@@ -237,7 +239,8 @@ class EdgeEngine:
         """
         call = _Call(self._native, self._hparams, self._vocabulary, options, samples, self.n_threads, should_stop)
         try:
-            call.find_silence(self._find_silence)
+            if self._hear_speech is not None and self._find_silence is not None:
+                call.find_silence(self._hear_speech, self._find_silence)
             clips = _clips(clips_s, call.n_frames)
             if not call.is_silent_throughout(clips):
                 on_languages(call.choose_language())
@@ -256,28 +259,10 @@ class EdgeEngine:
         if is_clipped or self._hear_speech is None:
             chunks = chunks_of_clips(clips, call.options)
         else:
-            chunks = chunks_of_speech(call.find_spans(self._speech_finder(call.options)), call.options)
+            probabilities = call.hear_speech(self._hear_speech)
+            spans = speech_spans(probabilities, call.n_samples, _vad_for_batches(call.options))
+            chunks = chunks_of_speech(spans, call.options)
         return transcribe_in_batches(call.decode, call.options, prompt, chunks, call.n_frames, call.is_silent)
-
-    def _speech_finder(self, options: TranscribeOptions) -> FindSpans:
-        """By faster-whisper's options for batches: no span is longer than a window, and short pauses part spans."""
-        window_s = frames_per_window(options) / 100
-        if options.vad_parameters is None:
-            vad = VadOptions(min_silence_duration_ms=160, max_speech_duration_s=window_s)
-        else:
-            vad = replace(VadOptions.from_any(options.vad_parameters), max_speech_duration_s=window_s)
-
-        def find(samples: Floats, should_stop: Callable[[], bool]) -> Sequence[tuple[int, int]]:
-            probabilities = self.speech_probabilities(samples, should_stop)
-            return [] if should_stop() else speech_spans(probabilities, samples.size, vad)
-
-        return find
-
-    def speech_probabilities(self, samples: Floats, should_stop: Callable[[], bool]) -> Floats:
-        """Probability of speech for every started window of 512 samples (silero)."""
-        if self._hear_speech is None:
-            raise OptionError("vad_filter", True, "False: this engine was made without a voice detector (engine edge)")
-        return self._hear_speech(samples, should_stop)
 
     def check(self, options: TranscribeOptions) -> None:
         """Raises ``OptionError`` for the first option that this engine cannot honour."""
@@ -312,6 +297,14 @@ class EdgeEngine:
         if options.initial_prompt is not None and not isinstance(options.initial_prompt, str):
             for token in options.initial_prompt:
                 _check("initial_prompt", token, 0 <= token < n_vocab, f"token ids from 0 to {n_vocab - 1}")
+
+
+def _vad_for_batches(options: TranscribeOptions) -> VadOptions:
+    """faster-whisper's options for batches: no span is longer than a window, and short pauses part spans."""
+    window_s = frames_per_window(options) / 100
+    if options.vad_parameters is None:
+        return VadOptions(min_silence_duration_ms=160, max_speech_duration_s=window_s)
+    return replace(VadOptions.from_any(options.vad_parameters), max_speech_duration_s=window_s)
 
 
 def _check(name: str, value: Any, holds: bool, allowed: str) -> None:
@@ -376,6 +369,7 @@ class _Call:
         with self._clock.timed("mel"):
             self._mel = WindowMel(samples, hparams["n_mels"], n_threads=n_threads, should_stop=should_stop)
         self._heads = alignment_heads(hparams)
+        self._speech: Optional[Floats] = None
         self._silence: list[tuple[int, int]] = []
         self._dropped: list[Dropped] = []
         self._n_short = 0
@@ -388,11 +382,17 @@ class _Call:
     def result(self, stopped: bool) -> EdgeResult:
         return EdgeResult(self._clock.stages, stopped, tuple(self._dropped), self._n_short, self._n_redone)
 
-    def find_spans(self, find: FindSpans) -> Sequence[tuple[int, int]]:
-        with self._clock.timed("vad"):
-            spans = find(self._samples, self._should_stop)
-        self._go_on()
-        return spans
+    @property
+    def n_samples(self) -> int:
+        return self._samples.size
+
+    def hear_speech(self, hear: HearSpeech) -> Floats:
+        """Probabilities of speech; the detector runs once a call."""
+        if self._speech is None:
+            with self._clock.timed("vad"):
+                self._speech = hear(self._samples, self._should_stop)
+            self._go_on()
+        return self._speech
 
     def _go_on(self) -> None:
         if self._should_stop():
@@ -400,10 +400,10 @@ class _Call:
 
     # -- Silence
 
-    def find_silence(self, find: Optional[FindSpans]) -> None:
+    def find_silence(self, hear: HearSpeech, find: FindSilence) -> None:
         self._go_on()
-        if find is not None and self.options.drop_silence is not False:
-            self._silence = list(self.find_spans(find))
+        if self.options.drop_silence is not False and not self.options.vad_filter:
+            self._silence = list(find(self._samples, self.hear_speech(hear)))
 
     def is_silent_throughout(self, clips: Sequence[Chunk]) -> bool:
         return all(self._lies_in_silence(seek, n_frames) for seek, n_frames in clips)

@@ -14,15 +14,13 @@ import numpy.typing as npt
 
 from ._core import ModelFile
 from ._errors import OptionError
-from ._native import data_file, drain_log, load_ggml
+from ._native import drain_log, load_ggml
 from ._options import TranscribeOptions
 from ._result import EngineResult, Segment, StageTime, compression_ratio
 from ._types import MIXED, is_matrix
 from ._words import Piece, group_words
 
 __all__ = ["GgmlEngine", "matrix_types"]
-
-_SILERO = "assets/ggml-silero-v6.2.0.bin"
 
 # Options of faster-whisper that whisper.cpp has no counterpart for: the values that mean what it does anyway.
 _FIXED: dict[str, tuple[tuple[Any, ...], str]] = {
@@ -70,7 +68,6 @@ class GgmlEngine:
         self._engine = self._ggml.Engine(
             file.path, self.device != "cpu", gpu_index, flash_attention, matrix_types(file)
         )
-        self._vad: Any = None
         drain_log()
 
     def transcribe(
@@ -111,19 +108,6 @@ class GgmlEngine:
             drain_log()
         stages = {name: StageTime(ms, runs) for name, (ms, runs) in result["timings"].items()}
         return EngineResult(stages, result["stopped"])
-
-    def speech_probabilities(
-        self, samples: npt.NDArray[np.float32], should_stop: Callable[[], bool]
-    ) -> npt.NDArray[np.float32]:
-        """Probability of speech for every started window of 512 samples (silero)."""
-        if self._vad is None:
-            # Its network is so small that a second thread only adds waiting.
-            self._vad = self._ggml.Vad(str(data_file(_SILERO)), 1)
-        try:
-            probabilities: npt.NDArray[np.float32] = self._vad.probabilities(samples, should_stop=should_stop)
-        finally:
-            drain_log()
-        return probabilities
 
     def check(self, options: TranscribeOptions) -> None:
         """Raises ``OptionError`` for the first option that this engine cannot honour."""

@@ -15,21 +15,25 @@ import numpy as np
 from . import _core
 from ._audio import SAMPLE_RATE, AudioLike, Floats, Pcm, to_pcm
 from ._edge import EdgeEncoder
+from ._edge_engine import EdgeEngine
+from ._edge_native import CoreModel
 from ._errors import CancelledError, InferenceError, InterruptedByUser, OptionError, UnsupportedModelError
-from ._ggml_engine import EngineResult, GgmlEngine
+from ._ggml_engine import GgmlEngine
 from ._languages import LANGUAGES
 from ._locate import locate_model
 from ._mel import log_mel_spectrogram
+from ._native import build_info, load_ggml
 from ._options import TranscribeOptions
-from ._result import Segment, StageTime, Timings, Transcript, join_text
-from ._vad import SpeechTimeline, VadOptions, speech_spans
+from ._result import Dropped, EngineResult, Segment, StageTime, Timings, Transcript, join_text
+from ._vad import SpeechTimeline, VadOptions, silent_spans, speech_probabilities, speech_spans
 
 __all__ = ["CancelToken", "WhisperModel"]
 
-ENGINES = ("auto", "ggml")
+ENGINES = ("auto", "edge", "ggml")
 _WINDOW_SAMPLES = 30 * SAMPLE_RATE
 DEVICES = ("auto", "cpu", "gpu", "cuda", "metal", "vulkan")
 
+Engine = Union[EdgeEngine, GgmlEngine]
 OnStart = Callable[[list[tuple[str, float]], float], None]
 
 
@@ -65,7 +69,8 @@ class WhisperModel:
         cpu_threads: 0 takes every CPU that affinity and cgroup quota leave to the process.
         download_root: folder to fetch models into; None for the Hugging Face hub's own cache.
         local_files_only: fetch nothing.
-        engine: ``auto`` or ``ggml`` (whisper.cpp).
+        engine: ``edge`` (our own, on the CPU), ``ggml`` (whisper.cpp), or ``auto``: ``edge``, unless there is a GPU to
+            use or the file has a type that ``edge`` has no kernels for, such as the k-quants.
         flash_attention: whisper.cpp's fused attention.
 
     Raises:
@@ -105,8 +110,9 @@ class WhisperModel:
             n_threads=n_threads,
         )
         self._file = _core.read_model_file(self.model_path)
-        _check_runs_on_ggml(self.model_path, self._file.ftype)
-        self._engine: Optional[GgmlEngine] = GgmlEngine(self._file, device, device_index, n_threads, flash_attention)
+        self._engine: Optional[Engine] = _open_engine(
+            self._file, engine, device, device_index, n_threads, flash_attention
+        )
         self._encoder: Optional[EdgeEncoder] = None
         self._lock = threading.Lock()
         load_ms = (_core.now_us() - began_us) / 1000
@@ -262,7 +268,7 @@ class WhisperModel:
             with self._lock:
                 self._timings = self._timings + call.timings()
 
-    def _running_engine(self) -> GgmlEngine:
+    def _running_engine(self) -> Engine:
         if self._engine is None:
             raise InferenceError("the model is closed: load it again to use it")
         return self._engine
@@ -289,7 +295,7 @@ class _Call:
     def __init__(
         self,
         model: WhisperModel,
-        engine: GgmlEngine,
+        engine: Engine,
         options: TranscribeOptions,
         vad: VadOptions,
         pcm: Pcm,
@@ -305,6 +311,7 @@ class _Call:
         self._listeners = listeners
         self._timeline: Optional[SpeechTimeline] = None
         self._segments: list[Segment] = []
+        self._dropped: tuple[Dropped, ...] = ()
         self._language = options.language or "en"
         self._language_probability = 1.0 if options.language or not model.is_multilingual else 0.0
         self._stages = {"audio_decode": StageTime(pcm.decode_ms, 1)}
@@ -331,7 +338,7 @@ class _Call:
         """True when the call was cancelled."""
         if self._should_stop():
             return True
-        samples = self._speech() if self._options.vad_filter else self._pcm.samples
+        samples = self._speech() if self._cuts_first else self._pcm.samples
         clips_s = self._clips(samples)
         if self._should_stop() or samples.size == 0 or clips_s == []:
             return self._should_stop()
@@ -345,8 +352,21 @@ class _Call:
             on_progress=self._hear_progress,
             should_stop=self._should_stop,
         )
-        self._stages.update(result.stages)
+        for name, stage in result.stages.items():
+            self._stages[name] = self._stages.get(name, StageTime()) + stage
+        self._dropped = self._restored(result.dropped)
         return result.stopped
+
+    def _restored(self, dropped: tuple[Dropped, ...]) -> tuple[Dropped, ...]:
+        if self._timeline is None:
+            return dropped
+        to_original = self._timeline.to_original
+        return tuple(Dropped(to_original(d.start), to_original(d.end, is_end=True), d.reason) for d in dropped)
+
+    @property
+    def _cuts_first(self) -> bool:
+        """Batches are cut by speech in the engine, out of the whole audio."""
+        return self._options.vad_filter and self._options.batch_size is None
 
     def _clips(self, samples: Floats) -> Optional[list[tuple[float, float]]]:
         """None: all of the audio."""
@@ -358,7 +378,7 @@ class _Call:
         """The samples that hold speech, end to end; the timeline remembers where they were."""
         began_us = _core.now_us()
         samples = self._pcm.samples
-        probabilities = self._engine.speech_probabilities(samples, self._should_stop)
+        probabilities = speech_probabilities(samples, self._should_stop)
         spans = speech_spans(probabilities, samples.size, self._vad)
         self._timeline = SpeechTimeline(spans, samples.size)
         speech = self._timeline.cut(samples)
@@ -406,6 +426,7 @@ class _Call:
             timings=self.timings(),
             options=self._options,
             model=self._model_name,
+            dropped=self._dropped,
         )
 
 
@@ -414,9 +435,47 @@ def _check_one_of(field: str, value: str, allowed: tuple[str, ...]) -> None:
         raise OptionError(field, value, f"one of {', '.join(allowed)}")
 
 
-def _check_runs_on_ggml(path: Path, file_type: str) -> None:
+def _open_engine(
+    file: _core.ModelFile, engine: str, device: str, device_index: int, n_threads: int, flash_attention: bool
+) -> Engine:
+    if engine == "edge" and device not in ("auto", "cpu"):
+        raise OptionError("device", device, "cpu: the engine edge runs on CPUs; engine='ggml' knows GPUs")
+    if engine == "edge" or (engine == "auto" and not _wants_gpu(device)):
+        try:
+            return _open_edge(file, n_threads)
+        except UnsupportedModelError:
+            if engine == "edge":
+                raise
+    _check_runs_on_ggml(file)
+    return GgmlEngine(file, device, device_index, n_threads, flash_attention)
+
+
+def _wants_gpu(device: str) -> bool:
+    if device != "auto":
+        return device != "cpu"
+    if not any(backend != "cpu" for backend in build_info().ggml_backends):
+        return False
+    return any(found["kind"] == "gpu" for found in load_ggml().devices())
+
+
+def _open_edge(file: _core.ModelFile, n_threads: int) -> EdgeEngine:
+    return EdgeEngine(
+        CoreModel(file, n_threads=n_threads),
+        file.vocabulary,
+        n_threads=n_threads,
+        hear_speech=speech_probabilities,
+        find_silence=_find_silence,
+    )
+
+
+def _find_silence(samples: Floats, probabilities: Floats) -> list[tuple[int, int]]:
+    return [(span.start, span.end) for span in silent_spans(samples, probabilities)]
+
+
+def _check_runs_on_ggml(file: _core.ModelFile) -> None:
     """whisper.cpp's convolution asserts an f16 kernel and ends the process on an f32 file."""
-    if file_type == "f32":
+    if file.ftype == "f32":
         raise UnsupportedModelError(
-            f"{path} holds f32 weights, which whisper.cpp loads but cannot run: give a compute_type such as f16 or int8"
+            f"{file.path} holds f32 weights, which whisper.cpp loads but cannot run: give a compute_type such as f16"
+            " or int8, or engine='edge'"
         )

@@ -1,4 +1,5 @@
-"""Voice activity: from speech probabilities to spans of speech, and from times in the cut audio back to the original.
+"""Voice activity: speech probabilities, spans of speech and of silence, and from times in the cut audio back to the
+original.
 
 The options and their meaning are those of faster-whisper, whose model is Silero. A span is ``(start, end)`` in samples
 at 16 kHz, the end not included.
@@ -9,21 +10,28 @@ from __future__ import annotations
 import bisect
 import dataclasses
 import math
+import threading
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Optional, Union
+from typing import Any, Callable, NamedTuple, Optional, Union
 
 import numpy as np
 import numpy.typing as npt
 
+from . import _core
 from ._errors import InternalError, OptionError
+from ._native import data_file
 from ._result import Segment, Word
 
-__all__ = ["SpeechTimeline", "VadOptions", "speech_spans"]
+__all__ = ["SilentSpan", "SpeechTimeline", "VadOptions", "silent_spans", "speech_probabilities", "speech_spans"]
 
+Floats = npt.NDArray[np.float32]
+Levels = npt.NDArray[np.float64]
 Span = tuple[int, int]
 
+_SILERO = "assets/ggml-silero-v6.2.0.bin"
 _SAMPLE_RATE = 16_000
+_WINDOW_SAMPLES = 512
 _SAMPLES_PER_SEEK = 160  # one frame of 10 ms
 
 _SHORTEST_SPLIT_SAMPLES = 98 * _SAMPLE_RATE // 1000
@@ -204,6 +212,128 @@ def _padded(spans: list[Span], n_samples: int, pad: float) -> list[Span]:
 
 def _share(gap: int, pad: float) -> float:
     return gap // 2 if gap < 2 * pad else pad
+
+
+_network_lock = threading.Lock()
+_network: Optional[_core.Vad] = None
+
+
+def speech_probabilities(samples: Floats, should_stop: Optional[Callable[[], bool]] = None) -> Floats:
+    """Probability of speech, float32 from 0 to 1, for every started window of 512 samples (Silero).
+
+    May be called from several threads at once. The network is loaded by the first call, with the kernels of
+    ``WHISPERQ_ISA`` or the best that this CPU supports.
+
+    Args:
+        samples: float32 at 16 kHz, one channel.
+        should_stop: asked every 20 ms; when it returns True, the result is that of the windows so far.
+
+    Raises:
+        AudioError: the samples are no such array, or not finite.
+    """
+    return _loaded_network().probabilities(samples, should_stop=should_stop)
+
+
+def _loaded_network() -> _core.Vad:
+    global _network
+    with _network_lock:
+        if _network is None:
+            _network = _core.Vad(str(data_file(_SILERO)))
+        return _network
+
+
+class SilentSpan(NamedTuple):
+    """Samples ``start`` to ``end`` (not included) in which there is nothing to decode, and why."""
+
+    start: int
+    end: int
+    reason: str
+
+
+NO_SOUND = "no sound"
+"""Every window is constant: digital silence, or nothing but a DC offset."""
+STEADY_NOISE = "quiet steady noise"
+
+_SILENT_PROBABILITY = 0.25
+_LOUDEST_SILENCE_DB = -30.0
+_STEADY_DB = 10.0
+_CONSTANT_DB = -120.0
+_FLOOR_WINDOWS = 320
+_KEPT_WINDOWS = 10
+_SHORTEST_SILENCE_WINDOWS = 32
+
+
+def silent_spans(samples: Floats, probabilities: Floats) -> list[SilentSpan]:
+    """Where the voice detector and the energy agree that nobody speaks; in order and disjoint.
+
+    The detector calls a window silent below a probability of 0.25. The energy has to agree, because the detector
+    misses what is very quiet. A level alone cannot tell quiet noise from quiet speech; its changes can. A window is
+    silent by energy when it is constant, or when its level (RMS without DC) is below -30 dB of full scale *and* no more
+    than 10 dB above the floor: the 10th percentile of the levels that are not constant, in this stretch of 10 s, the
+    one before and the one after. In 30 s of white and of pink noise at -30 to -90 dB no window was further than 1.3 and
+    5.7 dB above the floor, and no probability above 0.12. In each of 200 recordings of LibriSpeech and AN4 the loudest
+    window was at least 27 dB above it. Attenuated by 40 dB, 2 % of them have no probability above 0.1; attenuated by 0,
+    20, 30 and 40 dB, none of their 37,542 windows of speech (above 0.5 as recorded) is in a silent span.
+
+    0.32 s around whatever is not silent are not silent either. Spans shorter than 1 s are left out, unless they are all
+    of the audio.
+
+    Args:
+        samples: float32 at 16 kHz, one channel; 10 s or more, or the whole of the audio, for a floor worth the name.
+        probabilities: of speech, for every started window of 512 samples.
+    """
+    n_windows = -(-len(samples) // _WINDOW_SAMPLES)
+    if probabilities.shape != (n_windows,):
+        raise InternalError(f"{n_windows} windows have probabilities of shape {probabilities.shape}")
+    levels_db = _levels_db(samples)
+    is_silent = (probabilities < _SILENT_PROBABILITY) & _is_steady(levels_db)
+    spans = []
+    for first, end in _runs(_shrunk(is_silent)):
+        if end - first >= min(_SHORTEST_SILENCE_WINDOWS, n_windows):
+            reason = NO_SOUND if (levels_db[first:end] < _CONSTANT_DB).all() else STEADY_NOISE
+            spans.append(SilentSpan(first * _WINDOW_SAMPLES, min(end * _WINDOW_SAMPLES, len(samples)), reason))
+    return spans
+
+
+def _levels_db(samples: Floats) -> Levels:
+    """RMS of each started window without its mean, in dB of full scale; -240 for a constant one."""
+    whole = len(samples) // _WINDOW_SAMPLES * _WINDOW_SAMPLES
+    deviations = [
+        samples[at : min(at + _FLOOR_WINDOWS * _WINDOW_SAMPLES, whole)]
+        .reshape(-1, _WINDOW_SAMPLES)
+        .std(axis=1, dtype=np.float64)
+        for at in range(0, whole, _FLOOR_WINDOWS * _WINDOW_SAMPLES)
+    ]
+    if whole < len(samples):
+        deviations.append(np.array([samples[whole:].std(dtype=np.float64)]))
+    levels: Levels = np.concatenate(deviations) if deviations else np.empty(0)
+    return 20.0 * np.log10(np.maximum(levels, 1e-12))
+
+
+def _is_steady(levels_db: Levels) -> npt.NDArray[np.bool_]:
+    is_constant = levels_db < _CONSTANT_DB
+    highest = np.empty_like(levels_db)
+    for at in range(0, len(levels_db), _FLOOR_WINDOWS):
+        around = slice(max(at - _FLOOR_WINDOWS, 0), at + 2 * _FLOOR_WINDOWS)
+        sounding = levels_db[around][~is_constant[around]]
+        floor_db = np.percentile(sounding, 10) if sounding.size else _CONSTANT_DB
+        highest[at : at + _FLOOR_WINDOWS] = min(floor_db + _STEADY_DB, _LOUDEST_SILENCE_DB)
+    is_steady: npt.NDArray[np.bool_] = is_constant | (levels_db <= highest)
+    return is_steady
+
+
+def _runs(flags: npt.NDArray[np.bool_]) -> list[Span]:
+    """First index and end of each run of True."""
+    edges = np.flatnonzero(np.diff(np.concatenate(([False], flags, [False])).astype(np.int8)))
+    return list(zip(edges[::2].tolist(), edges[1::2].tolist()))
+
+
+def _shrunk(is_silent: npt.NDArray[np.bool_]) -> npt.NDArray[np.bool_]:
+    """Without the windows beside one that is not silent. The ends of the audio are beside nothing."""
+    shrunk = is_silent.copy()
+    for first, end in _runs(~is_silent):
+        shrunk[max(first - _KEPT_WINDOWS, 0) : end + _KEPT_WINDOWS] = False
+    return shrunk
 
 
 class SpeechTimeline:

@@ -1,0 +1,128 @@
+// `_core.Vad`: silero's voice detector on our own kernels, for whole clips and for streams.
+#include <pybind11/numpy.h>
+#include <pybind11/pybind11.h>
+#include <pybind11/stl/filesystem.h>
+
+#include <algorithm>
+#include <cstdint>
+#include <filesystem>
+#include <memory>
+#include <mutex>
+#include <string>
+#include <utility>
+#include <vector>
+
+#include "core/status.h"
+#include "edge/vad.h"
+#include "kernels/dispatch.h"
+#include "python/bindings.h"
+#include "python/gil.h"
+#include "python/stop_check.h"
+
+namespace py = pybind11;
+
+namespace whisperq::python {
+namespace {
+
+using Floats = py::array_t<float, py::array::c_style>;
+
+Floats checked_pcm(const py::array& samples) {
+    if (samples.ndim() != 1 || !samples.dtype().is(py::dtype::of<float>())) {
+        throw Error(Status::audio, "samples have to be float32, one-dimensional: 16 kHz, one channel, in [-1, 1]");
+    }
+    const bool is_aligned = reinterpret_cast<uintptr_t>(samples.data()) % alignof(float) == 0;
+    return is_aligned ? Floats(samples) : Floats(py::array(samples.attr("copy")()));
+}
+
+Floats array_of(const std::vector<float>& values) {
+    return Floats(static_cast<py::ssize_t>(values.size()), values.data());
+}
+
+// A network, and a stream for one Python thread at a time; whole clips have streams of their own.
+class Vad {
+  public:
+    Vad(const std::filesystem::path& path, const std::string& isa) : network_(load(path, isa)), stream_(network_) {}
+
+    std::string isa() const { return network_->kernels().isa; }
+
+    Floats probabilities(const py::array& audio, py::object should_stop) const {
+        const Floats samples = checked_pcm(audio);
+        const float* from = samples.data();
+        const int64_t n_samples = samples.shape(0);
+        StopCheck stop(std::move(should_stop));
+        std::vector<float> found;
+        {
+            const GilReleased released;
+            found = whole(from, n_samples, stop);
+        }
+        stop.rethrow_error();
+        return array_of(found);
+    }
+
+    Floats feed(const py::array& audio) {
+        const Floats samples = checked_pcm(audio);
+        const float* from = samples.data();
+        const int64_t n_samples = samples.shape(0);
+        return collect([&](std::vector<float>& found) { stream_.feed(from, n_samples, found); });
+    }
+
+    Floats finish() {
+        return collect([&](std::vector<float>& found) { stream_.finish(found); });
+    }
+
+    void reset() {
+        const GilReleased released;
+        const std::lock_guard<std::mutex> lock(mutex_);
+        stream_.reset();
+    }
+
+  private:
+    static std::shared_ptr<const edge::VadNetwork> load(const std::filesystem::path& path, const std::string& isa) {
+        const bool is_auto = isa.empty() || isa == "auto";
+        const kernels::KernelTable& table = is_auto ? kernels::chosen_kernels() : kernels::kernels_named(isa);
+        const GilReleased released;
+        return std::make_shared<const edge::VadNetwork>(path, table);
+    }
+
+    std::vector<float> whole(const float* samples, int64_t n_samples, StopCheck& stop) const {
+        constexpr int64_t window = edge::VadNetwork::kWindowSamples, batch = edge::VadStream::kBatch * window;
+        edge::VadStream stream(network_);
+        std::vector<float> found;
+        found.reserve(static_cast<size_t>((n_samples + window - 1) / window));
+        for (int64_t at = 0; at < n_samples; at += batch) {
+            if (stop()) return found;
+            stream.feed(samples + at, std::min(batch, n_samples - at), found);
+        }
+        stream.finish(found);
+        return found;
+    }
+
+    template <class F>
+    Floats collect(const F& produce) {
+        std::vector<float> found;
+        {
+            const GilReleased released;
+            const std::lock_guard<std::mutex> lock(mutex_);
+            produce(found);
+        }
+        return array_of(found);
+    }
+
+    std::shared_ptr<const edge::VadNetwork> network_;
+    edge::VadStream stream_;
+    std::mutex mutex_;
+};
+
+}  // namespace
+
+void bind_vad(py::module_& m) {
+    py::class_<Vad>(m, "Vad", "Probability of speech (silero) for every started window of 512 samples at 16 kHz.")
+        .def(py::init<const std::filesystem::path&, const std::string&>(), py::arg("path"), py::arg("isa") = "auto")
+        .def("probabilities", &Vad::probabilities, py::arg("samples"), py::arg("should_stop") = py::none())
+        .def("feed", &Vad::feed, py::arg("samples"))
+        .def("finish", &Vad::finish)
+        .def("reset", &Vad::reset)
+        .def_property_readonly("isa", &Vad::isa);
+}
+
+}  // namespace whisperq::python
