@@ -1,4 +1,4 @@
-"""Processes of our own that run a model: the same modules, errors that come back whole, and the memory that they took."""
+"""Processes of our own that run a model: the same modules, errors that come back whole, the memory that they took."""
 
 from __future__ import annotations
 

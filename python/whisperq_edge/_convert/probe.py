@@ -283,12 +283,12 @@ class _Probe:
         pcm = self._pcm(0)
         sequences = [self._tokens(sequence) for sequence in self._request["sequences"]]
         timed = sequences[0][:TIMED_TOKENS]
-        encode_ms, decode_ms, peak_rss_bytes = [], [], None
+        encode_ms, decode_ms, peak_bytes = [], [], None
         for _ in range(self._request["repeats"]):
             seen = self._probe(pcm, [timed], tokens_per_call=1)
             encode_ms.append(seen["encode_ms"])
             decode_ms.append(seen["decode_ms"] / len(timed))
-            peak_rss_bytes = peak_rss_bytes or peak_rss_bytes()  # before the logits of many tokens add to it
+            peak_bytes = peak_bytes or peak_rss_bytes()  # before the logits of many tokens add to it
         arrays = {}
         if self._request["keep_results"]:
             seen = self._probe(pcm, sequences)
@@ -300,7 +300,7 @@ class _Probe:
             "load_ms": self._model.timings["load"].ms,
             "encode_ms": encode_ms,
             "decode_ms_per_token": decode_ms,
-            "peak_rss_bytes": peak_rss_bytes,
+            "peak_rss_bytes": peak_bytes,
             "start_rss_bytes": self._start_rss_bytes,
             "n_threads": self._n_threads,
         }

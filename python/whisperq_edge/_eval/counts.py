@@ -1,7 +1,7 @@
 """Verdicts where only totals are known: so many errors in so many words, as a table of a paper has it.
 
-Which words were wrong, and whether they were the same ones, is not known then. Words are taken as independent and the two
-systems as heard on different words: exact binomial intervals (Clopper and Pearson 1934), Newcombe's interval of the
+Which words were wrong, and whether they were the same ones, is not known then. Words are taken as independent and the
+two systems as heard on different words: exact binomial intervals (Clopper and Pearson 1934), Newcombe's interval of the
 difference (1998), Fisher's exact test. Errors in clumps make the true intervals wider, so that "no difference" stands.
 """
 

@@ -1,7 +1,7 @@
 """Sets of utterances: what was said, in which file, by whom.
 
-- a manifest: ``.tsv``, ``.csv`` or ``.jsonl``, with a column for the audio and one for the text, under any of the names that
-  the common corpora use; paths count from the manifest's folder (or ``clips/`` in it, as Common Voice has it);
+- a manifest: ``.tsv``, ``.csv`` or ``.jsonl``, with a column for the audio and one for the text, under any of the names
+  that the common corpora use; paths count from the manifest's folder (or ``clips/`` in it, as Common Voice has it);
 - a folder with a manifest in it (``manifest.tsv`` ...);
 - a LibriSpeech folder: ``<speaker>/<chapter>/<speaker>-<chapter>.trans.txt`` at any depth;
 - a folder of audio files, each with a ``.txt`` of the same name beside it.
@@ -157,8 +157,11 @@ def _read_table(path: Path) -> Iterator[tuple[int, Mapping[str, Any]]]:
     """Of a tsv file quotes are letters like any other, as Common Voice has it."""
     is_tsv = path.suffix.lower() == ".tsv"
     lines = [line.rstrip("\r") + "\n" for line in _lines(path)]
-    quoting = csv.QUOTE_NONE if is_tsv else csv.QUOTE_MINIMAL
-    reader = csv.reader(lines, delimiter="\t" if is_tsv else ",", quoting=quoting, strict=True)
+    reader = (
+        csv.reader(lines, delimiter="\t", quoting=csv.QUOTE_NONE, strict=True)
+        if is_tsv
+        else csv.reader(lines, strict=True)
+    )
     header: Optional[list[str]] = None
     try:
         for cells in reader:
@@ -205,8 +208,8 @@ def _row(path: Path, line: int, values: Mapping[str, Any]) -> _Row:
         raise DatasetError(str(path), line, f"{file!r} is no name of an audio file")
     text = _cell(path, line, values, "the text", TEXT_COLUMNS)
     speaker = next((str(values[name]) for name in SPEAKER_COLUMNS if values.get(name) not in (None, "")), None)
-    split = values.get("split")
-    return _Row(line, Utterance(file, _audio_path(path.parent, file), text, speaker), None if split is None else str(split))
+    split = None if values.get("split") is None else str(values["split"])
+    return _Row(line, Utterance(file, _audio_path(path.parent, file), text, speaker), split)
 
 
 def _cell(path: Path, line: int, values: Mapping[str, Any], what: str, columns: Sequence[str]) -> str:

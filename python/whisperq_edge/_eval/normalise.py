@@ -1,7 +1,7 @@
-"""Text as openai/whisper's paper compares it (appendix C): case, punctuation, spelling, numbers and contractions aside.
+"""Text as openai/whisper's paper compares it (appendix C): case, punctuation, spelling, numbers, contractions aside.
 
-The rules are the ones of ``whisper/normalizers`` in openai/whisper, by the package whisper-normalizer: openai-whisper itself
-would bring torch with it.
+The rules are the ones of ``whisper/normalizers`` in openai/whisper, by the package whisper-normalizer: openai-whisper
+itself would bring torch with it.
 """
 
 from __future__ import annotations

@@ -134,7 +134,8 @@ def _tail(n: int) -> float:
 def by_cluster(values: npt.ArrayLike, clusters: npt.ArrayLike) -> Doubles:
     """Sums of ``values`` over the utterances of each cluster (speaker), in order of the clusters' names."""
     _, index = np.unique(np.asarray(clusters), return_inverse=True)
-    return np.bincount(index.reshape(-1), weights=np.asarray(values, np.float64))
+    sums: Doubles = np.bincount(index.reshape(-1), weights=np.asarray(values, np.float64)).astype(np.float64)
+    return sums
 
 
 # ---- The test --------------------------------------------------------------------------------------------------------
@@ -245,9 +246,7 @@ def is_claimed(difference: Difference, corrected_p: float) -> bool:
 
 
 def _points_and_interval(rate: float, interval: Interval) -> str:
-    return (
-        f"{signed_points(rate)} points, interval {signed_points(interval.low)} to {signed_points(interval.high)}"
-    )
+    return f"{signed_points(rate)} points, interval {signed_points(interval.low)} to {signed_points(interval.high)}"
 
 
 def signed_points(share: float) -> str:
