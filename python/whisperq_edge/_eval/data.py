@@ -147,7 +147,8 @@ def _lines(path: Path) -> list[str]:
     except OSError as error:
         raise DatasetError(str(path), None, f"it cannot be read: {error.strerror}") from error
     try:
-        return raw.decode("utf-8-sig").split("\n")
+        lines = raw.decode("utf-8-sig").split("\n")
+        return lines if lines[-1] else lines[:-1]
     except UnicodeDecodeError as error:
         line = raw.count(b"\n", 0, error.start) + 1
         raise DatasetError(str(path), line, f"byte {raw[error.start]:#04x} is no UTF-8") from None
@@ -163,8 +164,10 @@ def _read_table(path: Path) -> Iterator[tuple[int, Mapping[str, Any]]]:
         else csv.reader(lines, strict=True)
     )
     header: Optional[list[str]] = None
+    end_of_last = 0
     try:
         for cells in reader:
+            end_of_last = reader.line_num
             if not cells or cells == [""]:
                 continue
             if header is None:
@@ -175,7 +178,7 @@ def _read_table(path: Path) -> Iterator[tuple[int, Mapping[str, Any]]]:
             else:
                 yield reader.line_num, dict(zip(header, cells))
     except csv.Error as error:
-        raise DatasetError(str(path), reader.line_num, f"the table cannot be read: {error}") from error
+        raise DatasetError(str(path), end_of_last + 1, f"the table cannot be read: {error}") from error
 
 
 def _header(path: Path, cells: list[str], line: int) -> list[str]:

@@ -15,10 +15,10 @@ __all__ = ["render_page"]
 _STYLE = """
 :root { color-scheme: light dark; --text: #1b1f24; --page: #ffffff; --soft: #5b6570; --rule: #d5dae0; --box: #f4f6f8;
   --c0: #0072b2; --c1: #d55e00; --c2: #009e73; --c3: #cc79a7; --c4: #e69f00; --c5: #56b4e9; --c6: #8a8f00;
-  --c7: #6e7681; }
+  --c7: #6e7681; --c8: #7b4fc9; }
 @media (prefers-color-scheme: dark) { :root { --text: #e6e9ed; --page: #14171a; --soft: #9aa4af; --rule: #363c43;
   --box: #1e2328; --c0: #4aa8e0; --c1: #f07f2f; --c2: #2cc295; --c3: #e39bc4; --c4: #f0b429;
-  --c5: #8fd0f5; --c6: #c8cc3a; --c7: #9aa4af; } }
+  --c5: #8fd0f5; --c6: #c8cc3a; --c7: #9aa4af; --c8: #b79cf0; } }
 * { box-sizing: border-box; }
 body { margin: 0 auto; padding: 1rem; max-width: 62rem; background: var(--page); color: var(--text);
   font: 16px/1.5 system-ui, sans-serif; overflow-wrap: anywhere; }
@@ -30,7 +30,8 @@ th, td { text-align: right; padding: .35rem .4rem; border-bottom: 1px solid var(
 th:first-child, td:first-child { text-align: left; font-weight: 600; } .left td { text-align: left; }
 .figures { display: grid; grid-template-columns: repeat(auto-fit, minmax(min(100%, 20rem), 1fr)); gap: 1.5rem; }
 figure { margin: 0; min-width: 0; } svg { display: block; width: 100%; height: auto; max-width: 34rem; }
-svg text { font: 11px system-ui, sans-serif; fill: var(--text); }
+svg text { font: 11px system-ui, sans-serif; fill: var(--text); paint-order: stroke; stroke: var(--page);
+  stroke-width: 3px; }
 .axis { stroke: var(--soft); } .grid { stroke: var(--rule); } .bar { stroke-width: 2; }
 code { font-size: .875em; } details { margin: .5rem 0; } summary { cursor: pointer; padding: .35rem 0; }
 del { color: var(--soft); }
@@ -117,7 +118,12 @@ def _figures(report: Mapping[str, Any]) -> str:
     drawn.append((stage_plot(systems, report["data"]["utterances"]), "Where the time of a mean utterance went."))
     layers = layer_plot(systems)
     if layers is not None:
-        drawn.append((layers, "Signal to quantisation noise of the weights, mean of each layer: higher is closer."))
+        drawn.append(
+            (
+                layers,
+                "Error of the weights by layer: signal to quantisation noise, mean of its matrices; higher is better.",
+            )
+        )
     figures = (f"<figure>{svg}<figcaption>{escape(caption)}</figcaption></figure>" for svg, caption in drawn)
     return f'<h2>Pictures</h2><div class="figures">{"".join(figures)}</div>'
 

@@ -1,7 +1,7 @@
 """Pictures as SVG text, drawn by ourselves so that the page needs nothing from anywhere.
 
 Each is 360 units wide: on a phone a unit is a pixel, and text stays readable. Colours are the page's variables ``--c0``
-to ``--c7``, lines and letters its text colour.
+to ``--c8``, lines and letters its text colour.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from typing import Any, Callable, Optional
 
 __all__ = ["COLOURS", "difference_plot", "layer_plot", "size_plot", "stage_plot"]
 
-COLOURS = 8
+COLOURS = 9
 WIDTH = 360
 _LEFT, _RIGHT, _TOP = 40, 12, 12
 _CHARACTER = 6.2  # about as wide as a letter of the 11 px font

@@ -25,6 +25,7 @@ from .statistics import (
     detectable_difference,
     holm,
     is_claimed,
+    signed_points,
     verdict,
 )
 from .words import Score, confusions, score
@@ -106,7 +107,7 @@ def make_report(
         "baseline": base.system.name,
         "comparisons": comparisons,
         "verdict": _summary(comparisons, base.system.name, int(words.sum())),
-        "notes": _notes(scores, utterances, speakers),
+        "notes": _notes(scores, comparisons, speakers),
         "failures": [
             {"system": run.system.name, "utterance": id, "reason": reason}
             for run in runs
@@ -151,13 +152,21 @@ def _about_data(
 
 
 def _notes(
-    scores: Mapping[str, Sequence[Score]], utterances: Sequence[Utterance], speakers: Optional[Sequence[str]]
+    scores: Mapping[str, Sequence[Score]],
+    comparisons: Sequence[Mapping[str, Any]],
+    speakers: Optional[Sequence[str]],
 ) -> list[str]:
     notes = []
     few = [name for name, each in scores.items() if sum(s.errors > 0 for s in each) < _FEW_UTTERANCES]
     if few:
         notes.append(
             f"Fewer than {_FEW_UTTERANCES} utterances with errors ({', '.join(few)}): intervals are rather too narrow."
+        )
+    alike = [each["name"] for each in comparisons if each["utterances_changed"] < _FEW_UTTERANCES]
+    if alike:
+        notes.append(
+            f"Fewer than {_FEW_UTTERANCES} utterances changed ({', '.join(alike)}): intervals of these differences are"
+            " rather too narrow; p is exact."
         )
     if speakers is None:
         notes.append("Speakers are not known: nothing is said about other speakers.")
@@ -358,7 +367,7 @@ def percent(share: float) -> str:
 def bounds(pair: Optional[Sequence[float]], signed: bool = False) -> str:
     if pair is None:
         return "-"
-    low, high = (f"{100 * value:+.1f}" if signed else percent(value) for value in pair)
+    low, high = (signed_points(value) if signed else percent(value) for value in pair)
     return f"{low} to {high}"
 
 
@@ -384,7 +393,7 @@ def comparison_rows(report: Mapping[str, Any]) -> list[tuple[str, ...]]:
     """Cells under :data:`COMPARISON_HEADER`."""
     return [
         (
-            *(each["name"], f"{100 * each['difference']:+.1f}", bounds(each["interval"], signed=True)),
+            *(each["name"], signed_points(each["difference"]), bounds(each["interval"], signed=True)),
             *(bounds(each["interval_by_speaker"], signed=True), f"{each['p']:.3g}", f"{each['p_corrected']:.3g}"),
             str(each["utterances_changed"]),
         )

@@ -1,8 +1,8 @@
 """A model in a process of its own, which hears one utterance after the other: its peak memory is the model's alone, and
 what ends it does not end us.
 
-``python -m whisperq_edge._eval.worker`` is that process. It reads its task as a line of JSON from stdin and answers
-with a line for every utterance on stdout; when stdin ends, whoever asked is gone, and so is it.
+``python -m whisperq_edge._eval.worker FOLDER`` is that process. It reads ``task.json`` there and answers with a line of
+JSON for every utterance on stdout. Its stdin ends when whoever asked is gone, and so does it.
 """
 
 from __future__ import annotations
@@ -10,6 +10,7 @@ from __future__ import annotations
 import contextlib
 import json
 import os
+import shutil
 import subprocess
 import sys
 import tempfile
@@ -47,11 +48,9 @@ def answers(task: Mapping[str, Any]) -> Iterator[dict[str, Any]]:
     """
     if not sys.executable:
         raise InferenceError("models run in processes of their own, and where this Python's program is is not known")
-    with _empty_folder() as folder, tempfile.TemporaryFile() as stderr, _start(folder, stderr) as process:
+    with _folder(task) as folder, tempfile.TemporaryFile() as stderr, _start(folder, stderr) as process:
         try:
-            assert process.stdin is not None and process.stdout is not None
-            process.stdin.write(json.dumps(task).encode("utf-8") + b"\n")
-            process.stdin.flush()
+            assert process.stdout is not None
             for line in process.stdout:
                 answer = json.loads(line)
                 if "error" in answer:
@@ -67,14 +66,17 @@ def answers(task: Mapping[str, Any]) -> Iterator[dict[str, Any]]:
             raise InferenceError(death(task["model"], code, _last_words(stderr)))
 
 
-def _empty_folder() -> tempfile.TemporaryDirectory[str]:
-    """To run in: ``python -m`` looks for modules where it stands first."""
-    return tempfile.TemporaryDirectory(prefix="whisperq-eval-")
+@contextlib.contextmanager
+def _folder(task: Mapping[str, Any]) -> Iterator[str]:
+    """With the task in it, and to run in: ``python -m`` looks for modules where it stands first."""
+    with tempfile.TemporaryDirectory(prefix="whisperq-eval-") as folder:
+        Path(folder, "task.json").write_text(json.dumps(task), encoding="utf-8")
+        yield folder
 
 
 def _start(folder: str, stderr: IO[bytes]) -> subprocess.Popen[bytes]:
     return subprocess.Popen(
-        [sys.executable, "-m", "whisperq_edge._eval.worker"],
+        [sys.executable, "-m", "whisperq_edge._eval.worker", folder],
         stdin=subprocess.PIPE,
         stdout=subprocess.PIPE,
         stderr=stderr,
@@ -91,12 +93,12 @@ def _last_words(stderr: IO[bytes]) -> str:
 # ---- The process that is asked ---------------------------------------------------------------------------------------
 
 
-def main() -> int:
-    """Does the task on stdin; the exit code."""
+def main(folder: Path) -> int:
+    """Does the task in ``folder``; the exit code."""
     answers_to = os.fdopen(os.dup(1), "w", encoding="utf-8")
     os.dup2(2, 1)  # what a library prints is no answer
-    task = json.loads(sys.stdin.buffer.readline())
-    threading.Thread(target=_end_with_parent, daemon=True).start()
+    task = json.loads((folder / "task.json").read_text(encoding="utf-8"))
+    threading.Thread(target=_end_with_parent, args=[folder], daemon=True).start()
     try:
         for answer in _hear(task):
             print(json.dumps(answer), file=answers_to, flush=True)
@@ -107,11 +109,10 @@ def main() -> int:
     return 0
 
 
-def _end_with_parent() -> None:
+def _end_with_parent(folder: Path) -> None:
     while os.read(0, 1):  # not by sys.stdin, whose lock would be missing when Python ends
         pass
-    with contextlib.suppress(OSError):
-        os.rmdir(os.getcwd())  # ours, and empty
+    shutil.rmtree(folder, ignore_errors=True)
     os._exit(1)
 
 
@@ -151,4 +152,4 @@ def _hear_one(model: Any, path: Path, options: Mapping[str, Any]) -> dict[str, A
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(main(Path(sys.argv[1])))

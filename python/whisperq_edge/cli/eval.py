@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import shlex
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Optional
 
@@ -146,7 +148,10 @@ def _measure(data: Path, options: dict[str, Any]) -> bool:
         _announce(dataset, what_can_be_seen(dataset, normalise, len(systems)))
         settings = run_settings(given, options["device"], options["threads"])
         place = None if output is None else journal_path(output)
-        with Journal(place, settings, resume=options["resume"], overwrite=options["overwrite"]) as journal:
+        with (
+            _kept(place),
+            Journal(place, settings, resume=options["resume"], overwrite=options["overwrite"]) as journal,
+        ):
             runs = run_systems(systems, dataset.utterances, settings, journal, on_progress=advance)
     report = make_report(
         dataset,
@@ -160,6 +165,18 @@ def _measure(data: Path, options: dict[str, Any]) -> bool:
     )
     _deliver(report, options)
     return bool(report["failures"])
+
+
+@contextlib.contextmanager
+def _kept(journal: Optional[Path]) -> Iterator[None]:
+    """Says after Ctrl-C that nothing is lost."""
+    try:
+        yield
+    except KeyboardInterrupt:
+        kept = (
+            "without --output nothing is kept" if journal is None else f"{journal} has what was heard: --resume goes on"
+        )
+        raise KeyboardInterrupt(f"interrupted; {kept}") from None
 
 
 def _languages(systems: list[System]) -> set[str]:
