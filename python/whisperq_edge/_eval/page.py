@@ -7,7 +7,7 @@ from html import escape
 from typing import Any
 
 from .plots import difference_plot, layer_plot, size_plot, stage_plot
-from .report import COMPARISON_HEADER, SYSTEM_HEADER, comparison_rows, system_rows
+from .report import ACCURACY_HEADER, COMPARISON_HEADER, SPEED_HEADER, accuracy_rows, comparison_rows, speed_rows
 
 __all__ = ["render_page"]
 
@@ -58,8 +58,10 @@ def render_page(report: Mapping[str, Any]) -> str:
         f"<p>{escape(set_line)}</p>",
         _verdicts(report),
         "<h2>Systems</h2>",
-        _table(SYSTEM_HEADER, system_rows(report)),
-        '<p class="soft">S, D, I: substitutions, deletions, insertions. RTF: seconds of work per second of audio.</p>',
+        _table(ACCURACY_HEADER, accuracy_rows(report)),
+        '<p class="soft">S, D, I: substitutions, deletions, insertions.</p>',
+        _table(SPEED_HEADER, speed_rows(report)),
+        '<p class="soft">RTF: seconds of work per second of audio. p50, p95: of the times of the utterances.</p>',
         *_comparisons(report),
         _figures(report),
         "<h2>What was misheard</h2>",
@@ -91,7 +93,8 @@ def _comparisons(report: Mapping[str, Any]) -> list[str]:
     header = [name.format(baseline=report["baseline"]) for name in COMPARISON_HEADER]
     how = (
         "Intervals: bootstrap, utterances (speakers) drawn anew. p: paired permutation test by utterance, two-sided,"
-        " exact; corrected for the number of comparisons by Holm's method."
+        " exact; corrected for the number of comparisons by Holm's method. changed: utterances with another number of"
+        " errors."
     )
     return [
         f"<h2>Against {escape(report['baseline'])}</h2>",

@@ -30,7 +30,18 @@ from .statistics import (
 )
 from .words import Score, confusions, score
 
-__all__ = ["COMPARISON_HEADER", "SYSTEM_HEADER", "comparison_rows", "make_report", "system_rows", "what_can_be_seen"]
+__all__ = [
+    "ACCURACY_HEADER",
+    "COMPARISON_HEADER",
+    "SPEED_HEADER",
+    "accuracy_rows",
+    "bounds",
+    "comparison_rows",
+    "make_report",
+    "percent",
+    "speed_rows",
+    "what_can_be_seen",
+]
 
 _FORMAT = 1
 _FEW_UTTERANCES, _FEW_SPEAKERS = 20, 20
@@ -172,7 +183,7 @@ def _notes(
         notes.append("Speakers are not known: nothing is said about other speakers.")
     elif len(set(speakers)) < _FEW_SPEAKERS:
         notes.append(f"{len(set(speakers))} speakers are few: intervals by speaker are rather too narrow.")
-    notes.append("Systems were timed one after the other: whisperq-edge bench is there to compare speeds.")
+    notes.append("Systems were timed one after the other, not in turn: their speeds are a rough guide.")
     return notes
 
 
@@ -353,11 +364,9 @@ def _summary(comparisons: Sequence[Mapping[str, Any]], baseline: str, words: int
 
 # ---- Rows of tables --------------------------------------------------------------------------------------------------
 
-SYSTEM_HEADER = (
-    *("system", "MB", "WER %", "95 %", "errors", "S", "D", "I", "CER %"),
-    *("RTF", "p50 ms", "p95 ms", "load ms", "peak MB"),
-)
-COMPARISON_HEADER = ("against {baseline}", "points", "95 %", "by speaker", "p", "p corrected", "utterances changed")
+ACCURACY_HEADER = ("system", "MB", "WER %", "95 %", "errors", "S", "D", "I", "CER %")
+SPEED_HEADER = ("system", "RTF", "p50 ms", "p95 ms", "load ms", "peak MB")
+COMPARISON_HEADER = ("against {baseline}", "points", "95 %", "by speaker", "p", "p corrected", "changed")
 
 
 def percent(share: float) -> str:
@@ -371,19 +380,33 @@ def bounds(pair: Optional[Sequence[float]], signed: bool = False) -> str:
     return f"{low} to {high}"
 
 
-def system_rows(report: Mapping[str, Any]) -> list[tuple[str, ...]]:
-    """Cells under :data:`SYSTEM_HEADER`."""
+def accuracy_rows(report: Mapping[str, Any]) -> list[tuple[str, ...]]:
+    """Cells under :data:`ACCURACY_HEADER`."""
+    rows: list[tuple[str, ...]] = []
+    for each in report["systems"]:
+        wer, cer = each["wer"], each["cer"]
+        parts = (str(each[name]) for name in ("substitutions", "deletions", "insertions"))
+        errors = f"{each['errors']}/{each['words']}"
+        rows.append(
+            (
+                *(each["name"], f"{each['bytes'] / 1e6:.2f}", percent(wer["rate"]), bounds(wer["interval"]), errors),
+                *(*parts, percent(cer["rate"])),
+            )
+        )
+    return rows
+
+
+def speed_rows(report: Mapping[str, Any]) -> list[tuple[str, ...]]:
+    """Cells under :data:`SPEED_HEADER`."""
     rows: list[tuple[str, ...]] = []
     for each in report["systems"]:
         peak = each["peak_rss_bytes"]
         rows.append(
             (
-                *(each["name"], f"{each['bytes'] / 1e6:.2f}"),
-                *(percent(each["wer"]["rate"]), bounds(each["wer"]["interval"]), f"{each['errors']}/{each['words']}"),
-                *(str(each[name]) for name in ("substitutions", "deletions", "insertions")),
-                *(percent(each["cer"]["rate"]), "-" if each["rtf"] is None else f"{each['rtf']:.3f}"),
+                *(each["name"], "-" if each["rtf"] is None else f"{each['rtf']:.3f}"),
                 *(f"{each['latency_ms'][name]:.0f}" for name in ("p50", "p95")),
-                *("-" if each["load_ms"] is None else f"{each['load_ms']:.0f}", f"{peak / 1e6:.0f}" if peak else "-"),
+                "-" if each["load_ms"] is None else f"{each['load_ms']:.0f}",
+                f"{peak / 1e6:.0f}" if peak else "-",
             )
         )
     return rows

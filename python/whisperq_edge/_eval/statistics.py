@@ -274,9 +274,12 @@ class Detectable:
     n_utterances: int
 
     def __str__(self) -> str:
+        what = f"{self.n_words} words in {self.n_utterances} utterances can show"
+        if self.rate <= self.floor:
+            return f"{what} no difference below {100 * self.floor:.1f} points"
         return (
-            f"{self.n_words} words in {self.n_utterances} utterances can show differences from about"
-            f" {100 * self.rate:.1f} points on (four times out of five), and none below {100 * self.floor:.1f}"
+            f"{what} differences from about {100 * self.rate:.1f} points on (four times out of five), and none below"
+            f" {100 * self.floor:.1f}"
         )
 
 

@@ -25,7 +25,7 @@ __all__ = ["eval_command"]
 
 _NUMBERS = (
     *("MB", "WER %", "95 %", "errors", "S", "D", "I", "CER %", "RTF", "p50 ms", "p95 ms", "load ms", "peak MB"),
-    *("points", "by speaker", "p", "p corrected", "utterances changed", "words"),
+    *("points", "by speaker", "p", "p corrected", "changed", "words"),
 )
 
 
@@ -234,9 +234,18 @@ def _write_json(path: Path, report: dict[str, Any], overwrite: bool) -> None:
 
 
 def _print_report(report: dict[str, Any]) -> None:
-    from .._eval.report import COMPARISON_HEADER, SYSTEM_HEADER, comparison_rows, system_rows
+    from .._eval.report import (
+        ACCURACY_HEADER,
+        COMPARISON_HEADER,
+        SPEED_HEADER,
+        accuracy_rows,
+        comparison_rows,
+        speed_rows,
+    )
 
-    print_table(system_rows(report), SYSTEM_HEADER, right=_NUMBERS)
+    print_table(accuracy_rows(report), ACCURACY_HEADER, right=_NUMBERS)
+    click.echo()
+    print_table(speed_rows(report), SPEED_HEADER, right=_NUMBERS)
     if report["comparisons"]:
         click.echo()
         header = [name.format(baseline=report["baseline"]) for name in COMPARISON_HEADER]
