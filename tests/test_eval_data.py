@@ -259,3 +259,10 @@ def test_frequent_confusions_come_first() -> None:
     scores = [score("b d", "p d"), score("b e", "p e"), score("m", ""), score("n", "m")]
     assert confusions(scores, 2) == [Confusion("b", "p", 2), Confusion("m", "", 1)]
     assert json.dumps([each.pairs for each in scores])
+
+
+@pytest.mark.data
+def test_a_real_corpus(speech_data: Path) -> None:
+    dataset = load_dataset(speech_data / "an4", split="test")
+    assert len(dataset.utterances) == 130 and len(set(dataset.speakers or ())) == 10
+    assert sum(len(each.text.split()) for each in dataset.utterances) == 773

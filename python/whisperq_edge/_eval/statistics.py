@@ -65,8 +65,8 @@ def bootstrap_rate(
 
     Utterances are drawn with replacement, and the interval is the bias-corrected and accelerated one (Efron 1987), with
     its tails moved out as far as Student's t moves them for as many utterances: without that, intervals of small sets
-    are too narrow. It holds what it promises where twenty utterances or more have errors; with fewer it is still
-    somewhat narrow. When all utterances have the same rate, nothing varies, and :func:`_unseen` answers.
+    are too narrow. With fewer than some twenty utterances that have errors it is still somewhat narrow
+    (docs/benchmarks.md). When all utterances have the same rate, nothing varies, and :func:`_unseen` answers.
 
     Args:
         errors: ``[n]``, of each utterance.
