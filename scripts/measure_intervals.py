@@ -16,8 +16,10 @@ RATES = (0.15, 0.04)
 
 
 def covered(n: int, rate: float) -> tuple[float, float]:
-    """Shares of the sets whose bootstrap interval, and whose binomial interval, holds ``rate``. Each utterance has a rate
-    of its own from a beta distribution, which makes errors within an utterance correlated by 0.5."""
+    """Shares of the sets whose bootstrap interval, and whose binomial interval, holds ``rate``.
+
+    Each utterance has a rate of its own from a beta distribution, which makes errors within it correlated by 0.5.
+    """
     rng = np.random.default_rng(1)
     by_bootstrap = by_binomial = 0
     for seed in range(SETS):

@@ -318,6 +318,7 @@ def one(tmp_path: Path, sample_pcm: npt.NDArray[np.float32]) -> Iterator[Path]:
         (["{data}", "--beam-size", "0"], 2, "beam_size=0"),
         (["{folder}/nowhere"], 2, "no such file or folder"),
         (["--counts", "{folder}/nowhere.csv"], 2, "no such file"),
+        (["--counts", "{folder}/nowhere.csv", "--html", "x.html"], 2, "not together with --counts"),
     ],
 )
 def test_wrong_usage(one: Path, model: Path, arguments: list[str], code: int, reason: str) -> None:

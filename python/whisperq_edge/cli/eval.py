@@ -99,6 +99,9 @@ def _judge_counts(path: Path, options: dict[str, Any]) -> None:
     from .._eval.counts import compare_counts, read_counts
     from .._eval.report import bounds, percent
 
+    for name in ("html", "resume", "types", "limit", "split", "language"):
+        if options[name]:
+            raise OptionError(name, options[name], "not together with --counts: nothing is heard")
     report = compare_counts(read_counts(path), options["baseline"])
     if options["output"] is not None:
         _write_json(options["output"], report, options["overwrite"])
