@@ -6,6 +6,7 @@ A message says what is wrong, where, the value found, what is allowed and the ne
 
     WhisperqError(Exception)
       AudioError(ValueError)      AudioFormatError, EmptyAudioError
+      DatasetError(ValueError)    .path .line .reason
       OptionError(ValueError)     .field .value .allowed
       ModelError                  ModelNotFoundError(FileNotFoundError)
                                   ModelFormatError     .path .offset .field .value .allowed
@@ -30,6 +31,7 @@ __all__ = [
     "CancelledError",
     "ConversionError",
     "CpuError",
+    "DatasetError",
     "EmptyAudioError",
     "InferenceError",
     "InternalError",
@@ -61,6 +63,25 @@ class AudioFormatError(AudioError):
 
 class EmptyAudioError(AudioError):
     """An audio file without a single byte or a header without a stream."""
+
+
+class DatasetError(WhisperqError, ValueError):
+    """A set of utterances, or a table of counts, is not as it must be.
+
+    Attributes:
+        path: the manifest, folder or table.
+        line: where in it, from 1; None: nowhere in particular.
+        reason: what is wrong.
+    """
+
+    def __init__(self, path: str, line: Optional[int], reason: str) -> None:
+        super().__init__(f"{path}: {reason}" if line is None else f"{path}: line {line}: {reason}")
+        self.path = path
+        self.line = line
+        self.reason = reason
+
+    def __reduce__(self) -> Any:
+        return type(self), (self.path, self.line, self.reason)
 
 
 class OptionError(WhisperqError, ValueError):

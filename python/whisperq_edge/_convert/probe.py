@@ -27,6 +27,7 @@ from .. import _core, _errors
 from .._audio import SAMPLE_RATE, to_pcm
 from .._errors import InferenceError, OptionError
 from .._languages import LANGUAGES
+from .._process import INTERRUPTED, child_environment, death, described, peak_rss_bytes, restored
 
 __all__ = ["ProbeResult", "end_of_text", "probe_statistics", "prompt_tokens", "run_probe"]
 
@@ -35,8 +36,6 @@ Doubles = npt.NDArray[np.float64]
 
 WINDOW_SAMPLES = 30 * SAMPLE_RATE
 TIMED_TOKENS = 32
-_INTERRUPTED = 130
-_OTHER_TYPES = ("WHISPERQ_COMPUTE_TYPE", "WL_COMPUTE_TYPE")  # would load the model as something else than it is
 _LAST_WORDS_BYTES = 2000
 
 
@@ -200,17 +199,14 @@ def _run(folder: Path) -> tuple[int, str]:
     """Exit code and last words of the process. It ends when we are interrupted."""
     if not sys.executable:
         raise InferenceError("the proof runs in a process of its own, and where this Python's program is is not known")
-    environment = {name: value for name, value in os.environ.items() if name not in _OTHER_TYPES}
-    # The same modules as here, however they came to be found; the working folder has none.
-    environment["PYTHONPATH"] = os.pathsep.join(os.path.abspath(entry) for entry in sys.path)
     command = [sys.executable, "-m", "whisperq_edge._convert.probe", str(folder)]
     with subprocess.Popen(
         command,
         stdin=subprocess.DEVNULL,
         stdout=subprocess.DEVNULL,
         stderr=subprocess.PIPE,
-        cwd=folder,
-        env=environment,
+        cwd=folder,  # where no modules are
+        env=child_environment(),
     ) as process:
         try:
             _, stderr = process.communicate()
@@ -221,33 +217,15 @@ def _run(folder: Path) -> tuple[int, str]:
 
 
 def _outcome(folder: Path, model: str, code: int, last_words: str) -> dict[str, Any]:
-    if code == _INTERRUPTED:
+    if code == INTERRUPTED:
         raise KeyboardInterrupt
     try:
         outcome: dict[str, Any] = json.loads((folder / "outcome.json").read_text(encoding="utf-8"))
     except (FileNotFoundError, json.JSONDecodeError):
-        raise InferenceError(_death(model, code, last_words)) from None
+        raise InferenceError(death(model, code, last_words)) from None
     if "error" in outcome:
-        raise _restored(outcome["error"], outcome["arguments"])
+        raise restored(outcome["error"], outcome["arguments"])
     return outcome
-
-
-def _death(model: str, code: int, last_words: str) -> str:
-    how = f"by signal {-code}" if code < 0 else f"with code {code}"
-    hint = " Signal 9 is what the system sends when memory runs out." if code == -9 else ""
-    return f"{model}: the process that ran it ended {how}.{hint}" + (f" It said: {last_words}" if last_words else "")
-
-
-def _restored(name: str, arguments: list[Any]) -> BaseException:
-    """The exception that the other process raised."""
-    if name in _errors.__all__:
-        error: BaseException = getattr(_errors, name)(*arguments)
-        return error
-    if name == "MemoryError":
-        return MemoryError(*arguments)
-    if name == "OSError":
-        return OSError(*arguments)
-    return InferenceError(f"the process that ran the model failed: {name}{tuple(arguments)}")
 
 
 def _finite(values: npt.NDArray[Any], model: Union[str, os.PathLike[str]], what: str) -> npt.NDArray[Any]:
@@ -268,19 +246,12 @@ def main(folder: Path) -> int:
     try:
         outcome = _answer(folder, json.loads((folder / "request.json").read_text(encoding="utf-8")))
     except KeyboardInterrupt:
-        return _INTERRUPTED
+        return INTERRUPTED
     except Exception as error:
-        outcome = _described(error)
+        outcome = described(error)
     if folder.exists():
         (folder / "outcome.json").write_text(json.dumps(outcome), encoding="utf-8")
     return 0
-
-
-def _described(error: Exception) -> dict[str, Any]:
-    arguments = error.__reduce__()[1]
-    name = "OSError" if isinstance(error, OSError) and not isinstance(error, _errors.WhisperqError) else None
-    plain = [value if isinstance(value, (str, int, float, type(None))) else str(value) for value in arguments]
-    return {"error": name or type(error).__name__, "arguments": plain}
 
 
 def _answer(folder: Path, request: dict[str, Any]) -> dict[str, Any]:
@@ -299,7 +270,7 @@ class _Probe:
         self._folder = folder
         self._request = request
         self._n_threads: int = request["n_threads"]
-        self._start_rss_bytes = _peak_rss_bytes()
+        self._start_rss_bytes = peak_rss_bytes()
         _core.read_model_file(request["model"])  # what is no ggml file would be converted into the cache
         self._model = WhisperModel(
             request["model"], device="cpu", cpu_threads=self._n_threads, flash_attention=request["flash_attention"]
@@ -312,12 +283,12 @@ class _Probe:
         pcm = self._pcm(0)
         sequences = [self._tokens(sequence) for sequence in self._request["sequences"]]
         timed = sequences[0][:TIMED_TOKENS]
-        encode_ms, decode_ms, peak_rss_bytes = [], [], None
+        encode_ms, decode_ms, peak_bytes = [], [], None
         for _ in range(self._request["repeats"]):
             seen = self._probe(pcm, [timed], tokens_per_call=1)
             encode_ms.append(seen["encode_ms"])
             decode_ms.append(seen["decode_ms"] / len(timed))
-            peak_rss_bytes = peak_rss_bytes or _peak_rss_bytes()  # before the logits of many tokens add to it
+            peak_bytes = peak_bytes or peak_rss_bytes()  # before the logits of many tokens add to it
         arrays = {}
         if self._request["keep_results"]:
             seen = self._probe(pcm, sequences)
@@ -329,7 +300,7 @@ class _Probe:
             "load_ms": self._model.timings["load"].ms,
             "encode_ms": encode_ms,
             "decode_ms_per_token": decode_ms,
-            "peak_rss_bytes": peak_rss_bytes,
+            "peak_rss_bytes": peak_bytes,
             "start_rss_bytes": self._start_rss_bytes,
             "n_threads": self._n_threads,
         }
@@ -378,20 +349,6 @@ class _Probe:
         end = end_of_text(self._n_vocab)
         text = [token for segment in transcript for token in segment.tokens if token < end]
         return [*prompt_tokens(self._n_vocab, transcript.language), *text, end][: self._n_text_ctx]
-
-
-def _peak_rss_bytes() -> Optional[int]:
-    """Most memory that this process has held so far."""
-    try:
-        with open("/proc/self/status", encoding="ascii") as status:  # ru_maxrss would count the parent's, before exec
-            return next(int(line.split()[1]) * 1024 for line in status if line.startswith("VmHWM:"))
-    except (OSError, StopIteration):
-        pass
-    try:
-        import resource
-    except ImportError:  # Windows
-        return None
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024)
 
 
 if __name__ == "__main__":

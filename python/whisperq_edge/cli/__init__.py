@@ -6,10 +6,11 @@ from typing import Any
 
 import click
 
-from .._errors import CancelledError, ModelError, OptionError, WhisperqError
+from .._errors import CancelledError, DatasetError, ModelError, OptionError, WhisperqError
 from .._version import __version__
 from .cache import cache_command
 from .convert import convert_command
+from .eval import eval_command
 from .info import info_command
 from .inspect import inspect_command
 from .models import models_command
@@ -25,7 +26,7 @@ def exit_code(error: BaseException) -> int:
         return EXIT_INTERRUPTED
     if isinstance(error, ModelError):
         return EXIT_MODEL
-    return EXIT_USAGE if isinstance(error, OptionError) else EXIT_SOME_FAILED
+    return EXIT_USAGE if isinstance(error, (OptionError, DatasetError)) else EXIT_SOME_FAILED
 
 
 class _Group(click.Group):
@@ -63,6 +64,7 @@ def main() -> None:
 
 main.add_command(transcribe_command)
 main.add_command(convert_command)
+main.add_command(eval_command)
 main.add_command(inspect_command)
 main.add_command(info_command)
 main.add_command(models_command)

@@ -1,0 +1,266 @@
+"""``whisperq-edge eval DATA``: word error rates of several models and types, and whether they differ."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import shlex
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Optional
+
+import click
+
+from .._errors import OptionError
+from .._files import atomic_write
+from .._model import DEVICES
+from .tables import print_table, progress_bar
+
+if TYPE_CHECKING:
+    from .._eval.data import Dataset
+    from .._eval.run import System
+
+__all__ = ["eval_command"]
+
+_NUMBERS = (
+    *("MB", "WER %", "95 %", "errors", "S", "D", "I", "CER %", "RTF", "p50 ms", "p95 ms", "load ms", "peak MB"),
+    *("points", "by speaker", "p", "p corrected", "changed", "words"),
+)
+
+
+def _list(text: str) -> list[str]:
+    return [part.strip() for part in text.split(",") if part.strip()]
+
+
+@click.command("eval")
+@click.argument("data", required=False, type=click.Path(path_type=Path))
+@click.option(
+    "--counts",
+    type=click.Path(path_type=Path),
+    metavar="FILE.csv",
+    help="Instead of DATA: judge a table of (name, errors, words), where only totals are known.",
+)
+@click.option("--models", "-m", default="nano", show_default=True, help="Names or paths, comma-separated.")
+@click.option(
+    "--types", "-t", help="Types of the weights, comma-separated, such as f16,q8_0,q5_0; made once in the cache."
+)
+@click.option("--engines", default="auto", show_default=True, help="Engines, comma-separated.")
+@click.option("--baseline", help="The system to compare with, by its name in the table.  [default: the first]")
+@click.option("--split", help="Only rows of a manifest with this value in the column `split`.")
+@click.option("--limit", type=int, metavar="N", help="So many utterances, spread evenly over the set.")
+@click.option("--language", "-l", help="Code or English name; without it the language is detected.")
+@click.option("--beam-size", type=int, help="Beams at temperature 0; 1 is greedy.  [default: 5]")
+@click.option(
+    "--temperature", type=float, help="Only this one, no fallback.  [default: 0, then up to 1.0 in steps of 0.2]"
+)
+@click.option("--threads", type=int, default=0, help="CPU threads; 0: all that this process may use.")
+@click.option("--device", type=click.Choice(DEVICES), default="auto", show_default=True)
+@click.option(
+    "--normaliser",
+    type=click.Choice(["auto", "english", "basic", "none"]),
+    default="auto",
+    show_default=True,
+    help="How texts are made comparable. auto: openai/whisper's for English, its basic one otherwise. Mind that the"
+    " English one writes spelt numbers as figures: `one two three` is the one word 123.",
+)
+@click.option(
+    "--output", "-o", type=click.Path(dir_okay=False, path_type=Path), metavar="FILE.json", help="All results."
+)
+@click.option(
+    "--html", type=click.Path(dir_okay=False, path_type=Path), metavar="FILE.html", help="One page, with plots."
+)
+@click.option("--resume", is_flag=True, help="Go on where a run with the same --output was ended; keep what it heard.")
+@click.option("--overwrite", is_flag=True, help="Replace --output and its journal if they exist.")
+@click.option("--worst", type=int, default=10, show_default=True, help="Worst utterances to list per system.")
+@click.option("--seed", type=int, default=0, show_default=True, help="Of the bootstrap.")
+@click.option("--json", "as_json", is_flag=True, help="Print one JSON object instead of tables.")
+def eval_command(data: Optional[Path], counts: Optional[Path], **options: Any) -> None:
+    """Measure word error rates on DATA, and say which differences can be claimed.
+
+    DATA is a manifest (tsv, csv, jsonl: columns for audio, text and, where known, speaker), a LibriSpeech folder, or a
+    folder of audio files with a .txt beside each. Needs the extra `eval`.
+
+    With --output, every utterance is kept in FILE.json.journal as soon as it was heard; --resume goes on from there,
+    also with more models, types or utterances.
+    """
+    if (data is None) == (counts is None):
+        raise click.UsageError("give either DATA or --counts FILE.csv")
+    if counts is not None:
+        _judge_counts(counts, options)
+    elif data is not None:
+        sys.exit(1 if _measure(data, options) else 0)
+
+
+# ---- Only totals -----------------------------------------------------------------------------------------------------
+
+
+def _judge_counts(path: Path, options: dict[str, Any]) -> None:
+    from .._eval.counts import compare_counts, read_counts
+    from .._eval.report import bounds, percent
+
+    for name in ("html", "resume", "types", "limit", "split", "language"):
+        if options[name]:
+            raise OptionError(name, options[name], "not together with --counts: nothing is heard")
+    report = compare_counts(read_counts(path), options["baseline"])
+    if options["output"] is not None:
+        _write_json(options["output"], report, options["overwrite"])
+    if options["as_json"]:
+        click.echo(json.dumps(report, indent=2, ensure_ascii=False))
+        return
+    rows = [
+        (each["name"], str(each["errors"]), str(each["words"]), percent(each["rate"]), bounds(each["interval"]))
+        for each in report["systems"]
+    ]
+    print_table(rows, ("system", "errors", "words", "WER %", "95 %"), right=_NUMBERS)
+    click.echo()
+    for each in report["comparisons"]:
+        click.echo(each["verdict"])
+    click.echo(f"\n{report['verdict']}")
+
+
+# ---- A run -----------------------------------------------------------------------------------------------------------
+
+
+def _measure(data: Path, options: dict[str, Any]) -> bool:
+    """True when an utterance failed."""
+    from .._eval.data import load_dataset
+    from .._eval.journal import Journal, journal_path
+    from .._eval.normalise import choose_normaliser, load_extra, normaliser
+    from .._eval.report import make_report, what_can_be_seen
+    from .._eval.run import choose_systems, run_settings, run_systems
+    from .._options import TranscribeOptions
+
+    output = options["output"]
+    _check_places(options)
+    load_extra("jiwer", "jiwer")  # missing packages are told before, not after, hours of work
+    given = {name: options[name] for name in ("language", "beam_size", "temperature") if options[name] is not None}
+    language = TranscribeOptions.from_arguments(given).language
+    dataset = load_dataset(data, split=options["split"], limit=options["limit"])
+    with progress_bar() as advance:
+        systems = choose_systems(
+            _list(options["models"]),
+            _list(options["types"] or ""),
+            _list(options["engines"]),
+            n_threads=options["threads"],
+            on_progress=advance,
+        )
+        kind = choose_normaliser(options["normaliser"], language, _languages(systems))
+        normalise = normaliser(kind, language)
+        _check_baseline(options["baseline"], systems)
+        _announce(dataset, what_can_be_seen(dataset, normalise, len(systems)))
+        settings = run_settings(given, options["device"], options["threads"])
+        place = None if output is None else journal_path(output)
+        with (
+            _kept(place),
+            Journal(place, settings, resume=options["resume"], overwrite=options["overwrite"]) as journal,
+        ):
+            runs = run_systems(systems, dataset.utterances, settings, journal, on_progress=advance)
+    report = make_report(
+        dataset,
+        runs,
+        normalise,
+        baseline=options["baseline"],
+        settings=settings,
+        about={"command": shlex.join(["whisperq-edge", *sys.argv[1:]]), "normaliser": kind},
+        seed=options["seed"],
+        n_worst=options["worst"],
+    )
+    _deliver(report, options)
+    return bool(report["failures"])
+
+
+@contextlib.contextmanager
+def _kept(journal: Optional[Path]) -> Iterator[None]:
+    """Says after Ctrl-C that nothing is lost."""
+    try:
+        yield
+    except KeyboardInterrupt:
+        kept = (
+            "without --output nothing is kept" if journal is None else f"{journal} has what was heard: --resume goes on"
+        )
+        raise KeyboardInterrupt(f"interrupted; {kept}") from None
+
+
+def _languages(systems: list[System]) -> set[str]:
+    return {"other" if each.is_multilingual else "en" for each in systems}
+
+
+def _check_places(options: dict[str, Any]) -> None:
+    """What would be noticed after hours otherwise."""
+    output = options["output"]
+    if options["resume"] and output is None:
+        raise OptionError("resume", True, "with --output only: the journal of a run lies beside its output")
+    if options["resume"] and options["overwrite"]:
+        raise OptionError("resume", True, "not together with --overwrite, which begins anew")
+    for place in (output, options["html"]):
+        if place is not None and not place.absolute().parent.is_dir():
+            raise OptionError("output", str(place), "a file in a folder that exists")
+    if output is not None and output.exists() and not (options["resume"] or options["overwrite"]):
+        raise OptionError("output", str(output), "it exists: --resume adds to that run, --overwrite begins anew")
+
+
+def _check_baseline(baseline: Optional[str], systems: list[System]) -> None:
+    names = [each.name for each in systems]
+    if baseline is not None and baseline not in names:
+        raise OptionError("baseline", baseline, f"one of {', '.join(names)}")
+
+
+def _announce(dataset: Dataset, what_can_be_seen: str) -> None:
+    n = len(dataset.utterances)
+    part = f"{n} of {dataset.n_all} utterances" if n < dataset.n_all else f"{n} utterances"
+    click.echo(f"{dataset.path} ({dataset.layout}): {part}. {what_can_be_seen}", err=True)
+
+
+def _deliver(report: dict[str, Any], options: dict[str, Any]) -> None:
+    from .._eval.page import render_page
+
+    if options["output"] is not None:
+        _write_json(options["output"], report, overwrite=True)
+    if options["html"] is not None:
+        with atomic_write(options["html"]) as stream:
+            stream.write(render_page(report))
+    for each in report["failures"]:
+        click.echo(f"whisperq-edge: {each['system']}: {each['utterance']}: {each['reason']}", err=True)
+    if options["as_json"]:
+        click.echo(json.dumps(report, indent=2, ensure_ascii=False))
+    else:
+        _print_report(report)
+
+
+def _write_json(path: Path, report: dict[str, Any], overwrite: bool) -> None:
+    if path.exists() and not overwrite:
+        raise OptionError("output", str(path), "it exists: --overwrite replaces it")
+    with atomic_write(path) as stream:
+        json.dump(report, stream, indent=1, ensure_ascii=False)
+        stream.write("\n")
+
+
+def _print_report(report: dict[str, Any]) -> None:
+    from .._eval.report import (
+        ACCURACY_HEADER,
+        COMPARISON_HEADER,
+        SPEED_HEADER,
+        accuracy_rows,
+        comparison_rows,
+        speed_rows,
+    )
+
+    print_table(accuracy_rows(report), ACCURACY_HEADER, right=_NUMBERS)
+    click.echo()
+    print_table(speed_rows(report), SPEED_HEADER, right=_NUMBERS)
+    if report["comparisons"]:
+        click.echo()
+        header = [name.format(baseline=report["baseline"]) for name in COMPARISON_HEADER]
+        print_table(comparison_rows(report), header, right=_NUMBERS)
+    for each in report["systems"]:
+        _print_misheard(each)
+    click.echo()
+    for line in (*(each["verdict"] for each in report["comparisons"]), report["verdict"], *report["notes"]):
+        click.echo(line)
+
+
+def _print_misheard(system: dict[str, Any]) -> None:
+    shown = [f"{c['said'] or '+'} > {c['heard'] or '-'} ({c['count']})" for c in system["confusions"][:8]]
+    if shown:
+        click.echo(f"\n{system['name']}, most frequent (said > heard; + inserted, - left out): {', '.join(shown)}")
