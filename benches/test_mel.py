@@ -37,7 +37,7 @@ ISAS = [row["name"] for row in _core.isas() if row["built"] and row["supported"]
 
 @pytest.fixture(scope="module")
 def model() -> Iterator[WhisperModel]:
-    with WhisperModel("nano", device="cpu", cpu_threads=THREADS) as model:
+    with WhisperModel("nano", device="cpu", cpu_threads=THREADS, engine="ggml") as model:
         yield model
 
 

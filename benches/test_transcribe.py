@@ -1,4 +1,4 @@
-"""Time of each stage of ``transcribe`` on the ggml engine: base.en shapes, random weights, one 30 s window.
+"""Time of each stage of ``transcribe`` on both engines: base.en shapes, random weights, one 30 s window.
 
 Speed does not depend on the weights as long as the number of tokens is fixed, as ``max_new_tokens`` and
 ``without_timestamps`` fix it here. A stage's benchmark reports the stage's own time as the engine measured it, not that
@@ -7,6 +7,7 @@ of the whole call; run counts and medians are pytest-benchmark's.
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -14,7 +15,7 @@ from typing import Any
 import numpy as np
 import pytest
 from make_model import write_random_model
-from whisperq_edge import Timings, WhisperModel
+from whisperq_edge import Timings, WhisperModel, _core
 from whisperq_edge._native import build_info
 
 WINDOW_S = 30
@@ -28,14 +29,19 @@ OPTIONS: dict[str, Any] = {
     "max_new_tokens": TOKENS,
     "no_speech_threshold": None,
     "log_prob_threshold": None,
+    "drop_silence": False,  # it is noise that we decode
 }
 STAGES = ("mel", "encode", "decode", "sample", "total")
 
 
-@pytest.fixture(scope="module", params=["f16", "q8_0", "q5_0", "q4_0"])
+SYSTEMS = list(itertools.product(["f16", "q8_0", "q5_0", "q4_0"], ["edge", "ggml"]))
+
+
+@pytest.fixture(scope="module", params=SYSTEMS, ids="-".join)
 def model(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[WhisperModel]:
-    path = write_random_model(tmp_path_factory.mktemp("models") / "base.en.bin", "base.en", request.param)
-    with WhisperModel(path, device="cpu") as model:
+    type_name, engine = request.param
+    path = write_random_model(tmp_path_factory.mktemp("models") / "base.en.bin", "base.en", type_name)
+    with WhisperModel(path, device="cpu", engine=engine) as model:
         model.transcribe(AUDIO, **OPTIONS)  # warm-up
         yield model
 
@@ -47,9 +53,9 @@ def timings(model: WhisperModel) -> list[Timings]:
 
 def describe(benchmark: Any, model: WhisperModel) -> None:
     benchmark.extra_info.update(
-        engine="ggml",
+        engine=model.engine,
         whisper_cpp=build_info().whisper_cpp,
-        isa=" ".join(build_info().ggml_requires),
+        isa=_core.chosen_isa() if model.engine == "edge" else " ".join(build_info().ggml_requires),
         threads=model.cpu_threads,
         type=model.compute_type,
         model="base.en shapes, random weights",
@@ -83,23 +89,25 @@ class Replay:
         return self.now_s
 
 
-def test_load(benchmark: Any, tmp_path: Path) -> None:
-    """From a path to a model that is ready, page cache warm: our check of the file and whisper.cpp's loading."""
+@pytest.mark.parametrize("engine", ["edge", "ggml"])
+def test_load(benchmark: Any, tmp_path: Path, engine: str) -> None:
+    """From a path to a model that is ready, page cache warm: our check of the file and the engine's loading."""
     path = write_random_model(tmp_path / "base.en.bin", "base.en", "q8_0")
 
     def load() -> None:
-        with WhisperModel(path, device="cpu") as model:
+        with WhisperModel(path, device="cpu", engine=engine) as model:
             describe(benchmark, model)
 
     benchmark.pedantic(load, rounds=ROUNDS, iterations=1, warmup_rounds=1)
 
 
-def test_end_to_end_nano(benchmark: Any) -> None:
+@pytest.mark.parametrize("engine", ["edge", "ggml"])
+def test_end_to_end_nano(benchmark: Any, engine: str) -> None:
     """The sample clip through the bundled model, decoding of the file included."""
     from whisperq_edge._native import data_file
 
     path = data_file("assets/sample.flac")
-    with WhisperModel("nano", device="cpu") as model:
+    with WhisperModel("nano", device="cpu", engine=engine) as model:
         describe(benchmark, model)
         benchmark.extra_info.update(model="nano", audio_s=round(model.transcribe(path, beam_size=1).duration_s, 2))
         benchmark.pedantic(lambda: model.transcribe(path, beam_size=1), rounds=ROUNDS, iterations=1)

@@ -205,7 +205,9 @@ def encoder_outputs(model: Path, pcms: Iterable[Floats], n_threads: int, flash_a
     Without whisper.cpp's fused attention, which leaves the padding of the keys unmasked and so is not openai/whisper's.
     """
     start_of_transcript = [[50258]]  # the probe wants something for the decoder
-    with WhisperModel(model, device="cpu", cpu_threads=n_threads, flash_attention=flash_attention) as loaded:
+    with WhisperModel(
+        model, device="cpu", cpu_threads=n_threads, engine="ggml", flash_attention=flash_attention
+    ) as loaded:
         engine: Any = loaded._running_engine()._engine
         return [engine.probe(pcm, start_of_transcript, n_threads=n_threads)["audio_features"] for pcm in pcms]
 

@@ -55,9 +55,10 @@ def sample_text() -> str:
     return data_file("assets/sample.txt").read_text(encoding="utf-8").strip()
 
 
-@pytest.fixture(scope="session")
-def nano() -> Iterator[WhisperModel]:
-    with WhisperModel("nano", device="cpu") as model:
+@pytest.fixture(scope="session", params=["edge", "ggml"])
+def nano(request: pytest.FixtureRequest) -> Iterator[WhisperModel]:
+    """Our model on each engine."""
+    with WhisperModel("nano", device="cpu", engine=request.param) as model:
         yield model
 
 

@@ -87,7 +87,7 @@ def test_one_failing_file_does_not_stop_the_rest(sample_path: Path, sample_text:
 
 
 @pytest.mark.parametrize(
-    "arguments", [["--patience", "2"], ["--language", "klingon"], ["--hallucination_silence_threshold", "2"]]
+    "arguments", [["--length_penalty", "2"], ["--language", "klingon"], ["--hallucination_silence_threshold", "2"]]
 )
 def test_wrong_options_are_usage_errors(sample_path: Path, arguments: list[str]) -> None:
     result = transcribe(sample_path, *arguments)

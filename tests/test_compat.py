@@ -11,7 +11,6 @@ from pathlib import Path
 import numpy as np
 import numpy.typing as npt
 import pytest
-import whisperq_edge
 from whisperq_edge import OptionError
 from whisperq_edge.compat.faster_whisper import WhisperModel, decode_audio
 
@@ -23,12 +22,12 @@ def model() -> Iterator[WhisperModel]:
     model.model.close()
 
 
-def test_segments_and_info(model: WhisperModel, nano: whisperq_edge.WhisperModel, sample_path: Path) -> None:
+def test_segments_and_info(model: WhisperModel, sample_path: Path) -> None:
     segments, info = model.transcribe(str(sample_path), beam_size=1, temperature=0)
     assert info.language == "en" and info.language_probability == 1.0
     assert info.duration == info.duration_after_vad > 0
     assert info.transcription_options.beam_size == 1 and info.vad_options is None
-    expected = nano.transcribe(sample_path, beam_size=1, temperature=0).segments
+    expected = model.model.transcribe(sample_path, beam_size=1, temperature=0).segments
     assert [dataclasses.astuple(segment) for segment in segments] == [dataclasses.astuple(each) for each in expected]
 
 
@@ -46,7 +45,7 @@ def test_silence(model: WhisperModel) -> None:
 
 def test_errors_come_from_the_call(model: WhisperModel, sample_path: Path) -> None:
     with pytest.raises(OptionError):
-        model.transcribe(sample_path, patience=3)
+        model.transcribe(sample_path, suppress_tokens=[99999])
 
 
 def workers() -> int:

@@ -25,6 +25,7 @@ from whisperq_edge import (
     ModelNotFoundError,
     OptionError,
     UnsupportedModelError,
+    WhisperModel,
     _core,
 )
 from whisperq_edge._convert.probe import end_of_text, probe_statistics, prompt_tokens, run_probe
@@ -101,9 +102,10 @@ def test_steps_give_what_the_whole_gives(
     assert sqnr_db(seen["logits"][0], steps["logits"][0]) > 60
 
 
-def test_the_last_logits_choose_what_transcription_writes(nano: Any, sample_pcm: Floats) -> None:
+def test_the_last_logits_choose_what_transcription_writes(sample_pcm: Floats) -> None:
     """Forced through its own greedy transcript, a model chooses it again, token by token."""
-    transcript = nano.transcribe(sample_pcm, beam_size=1, temperature=0.0, without_timestamps=True)
+    with WhisperModel("nano", device="cpu", engine="ggml") as nano:
+        transcript = nano.transcribe(sample_pcm, beam_size=1, temperature=0.0, without_timestamps=True)
     text = [token for segment in transcript for token in segment.tokens if token < 50256]
     sequence = [50257, 50362, *text]
     native = load_ggml().Engine(str(NANO), False, 0, True)

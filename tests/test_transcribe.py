@@ -16,7 +16,7 @@ import numpy as np
 import numpy.typing as npt
 import pytest
 from interrupted import start_interruptible
-from make_model import write_random_model
+from make_model import Dims, write_random_model
 from whisperq_edge import (
     AudioError,
     CancelledError,
@@ -30,8 +30,10 @@ from whisperq_edge import (
     WhisperModel,
     WhisperqError,
 )
+from whisperq_edge._convert.convert import convert_model
 from whisperq_edge._result import STAGES
 
+WIDE = Dims(80, 1500, 256, 4, 1, 448, 256, 4, 1, 51864)  # 256 is the least width that a k-quant takes
 QUICK: dict[str, Any] = {"beam_size": 1, "temperature": 0.0}
 Samples = npt.NDArray[np.float32]
 
@@ -345,9 +347,9 @@ UNSUPPORTED: dict[str, Any] = {
 
 
 @pytest.mark.parametrize("name", sorted(UNSUPPORTED))
-def test_what_the_engine_cannot_do_is_an_error(nano: WhisperModel, sample_pcm: Samples, name: str) -> None:
-    with pytest.raises(OptionError) as caught:
-        nano.transcribe(sample_pcm, **{name: UNSUPPORTED[name]})
+def test_what_whisper_cpp_cannot_do_is_an_error(sample_pcm: Samples, name: str) -> None:
+    with WhisperModel("nano", device="cpu", engine="ggml") as model, pytest.raises(OptionError) as caught:
+        model.transcribe(sample_pcm, **{name: UNSUPPORTED[name]})
     assert caught.value.field == name
     assert caught.value.allowed
 
@@ -411,7 +413,22 @@ def test_missing_model() -> None:
 def test_f32_files_are_refused_before_whisper_cpp_asserts(tmp_path: Path) -> None:
     path = write_random_model(tmp_path / "f32.bin", "micro.en", "f32")
     with pytest.raises(UnsupportedModelError, match="f32"):
-        WhisperModel(path)
+        WhisperModel(path, engine="ggml")
+    with WhisperModel(path) as model:
+        assert model.engine == "edge"
+
+
+def test_the_engine_is_edge_where_it_can_run_the_model(tmp_path: Path) -> None:
+    with WhisperModel("nano", device="cpu") as model:
+        assert model.engine == "edge" and model.device == "cpu"
+    f16 = write_random_model(tmp_path / "f16.bin", WIDE, "f16")
+    k_quant = convert_model(f16, tmp_path / "q4_k.bin", type="q4_k", proof="tensors").path
+    with WhisperModel(k_quant, device="cpu") as model:
+        assert model.engine == "ggml"
+    with pytest.raises(UnsupportedModelError, match="q4_k"):
+        WhisperModel(k_quant, engine="edge")
+    with pytest.raises(OptionError, match="cpu"):
+        WhisperModel("nano", device="gpu", engine="edge")
 
 
 def test_a_closed_model_says_so(sample_pcm: Samples) -> None:

@@ -273,9 +273,14 @@ class _Probe:
         self._start_rss_bytes = peak_rss_bytes()
         _core.read_model_file(request["model"])  # what is no ggml file would be converted into the cache
         self._model = WhisperModel(
-            request["model"], device="cpu", cpu_threads=self._n_threads, flash_attention=request["flash_attention"]
+            request["model"],
+            device="cpu",
+            cpu_threads=self._n_threads,
+            engine="ggml",
+            flash_attention=request["flash_attention"],
         )
-        self._native: Any = self._model._running_engine()._engine
+        running: Any = self._model._running_engine()
+        self._native: Any = running._engine
         self._n_vocab = self._model.dims["n_vocab"]
         self._n_text_ctx = self._model.dims["n_text_ctx"]
 

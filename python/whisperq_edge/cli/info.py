@@ -34,7 +34,7 @@ def collect() -> dict[str, Any]:
             "threads": _core.usable_cpus(),
         },
         "engines": {"ggml": _ggml(build.ggml_requires, build.whisper_cpp, build.native), "edge": _edge()},
-        "default_engine": "ggml",
+        "default_engine": "edge",
     }
 
 
