@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
 import threading
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -15,6 +17,7 @@ from whisperq_edge import WhisperModel, _core, log_mel_spectrogram
 from whisperq_edge._convert.convert import convert_model
 from whisperq_edge._edge import EdgeEncoder
 from whisperq_edge._errors import AudioError, OptionError, UnknownIsaError, UnsupportedModelError
+from whisperq_edge._native import load_ggml
 
 Floats = npt.NDArray[np.float32]
 
@@ -221,3 +224,36 @@ def test_the_model_encodes_audio_and_spectrograms(sample_pcm: Floats, sample_pat
         window = np.pad(sample_pcm, (0, 480000 - len(sample_pcm)))
         np.testing.assert_array_equal(model.encode(log_mel_spectrogram(window)), features)
         assert model.encode(sample_path, audio_ctx=100).shape[0] == 100
+
+
+@pytest.mark.parametrize("audio_ctx", [1, 250, 700, 1499])
+def test_fewer_audio_tokens_are_those_of_whisper_cpp(audio_ctx: int, tmp_path: Path, sample_pcm: Floats) -> None:
+    """Its ``audio_ctx``, on an f16 model: the same computation, to what f16 operands leave of it in whisper.cpp."""
+    path = write_random_model(tmp_path / "f16.bin", "micro", "f16", seed=6)
+    window = np.pad(sample_pcm, (0, 480000 - len(sample_pcm)))
+    theirs = load_ggml().Engine(str(path), False, 0, False).probe(window, [], n_threads=2, audio_ctx=audio_ctx)
+    ours = EdgeEncoder(path, "auto", 2).encode(log_mel_spectrogram(window), audio_ctx)
+    assert ours.shape == theirs["audio_features"].shape == (audio_ctx, ours.shape[1])
+    assert relative_error(ours, theirs["audio_features"]) < 5e-3
+
+
+_PEAK = """
+import sys
+import numpy as np
+from whisperq_edge import _core
+from whisperq_edge._process import peak_rss_bytes
+file_bytes = _core.read_model_file(sys.argv[1]).file_bytes
+model = _core.EdgeModel(sys.argv[1], "auto", 2)
+model.encode(np.zeros((80, 3000), np.float32), 1500)
+print(file_bytes, peak_rss_bytes())
+"""
+
+
+@pytest.mark.parametrize("type_name", ["q8_0", "q5_0", "q4_0"])
+@pytest.mark.parametrize("shape", ["tiny", pytest.param("small", marks=pytest.mark.slow)])
+def test_memory_is_little_more_than_the_file(shape: str, type_name: str, tmp_path: Path) -> None:
+    """Peak RSS of a process with Python and numpy that loads a model and encodes a window."""
+    path = write_random_model(tmp_path / "model.bin", shape, type_name)
+    done = subprocess.run([sys.executable, "-c", _PEAK, str(path)], capture_output=True, text=True, check=True)
+    file_bytes, peak_bytes = map(int, done.stdout.split())
+    assert peak_bytes <= 1.15 * file_bytes + 60e6

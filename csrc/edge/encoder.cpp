@@ -14,6 +14,8 @@ using kernels::kHeadSize;
 // parts.
 constexpr int64_t kLeastQueriesPerPart = 256;
 
+constexpr int64_t kFloatsPerLine = kCacheLine / sizeof(float);
+
 // bf16 keeps 8 bits of q, k, v and of the probabilities: nothing beside the noise of 8-bit weights and inputs, but a
 // hundred times that of an f16 or f32 model.
 bool wants_exact_attention(const EncoderWeights& weights) {
@@ -43,7 +45,7 @@ void Encoder::encode(const float* mel, int64_t n_frames, int64_t n_ctx, float* o
     convolve(mel, n_frames, n_ctx, out);
     for (const EncoderLayer& layer : model_.encoder().layers) {
         attend(layer.attention, n_ctx, out);
-        apply_mlp(model_.machine(), layer.mlp, n_ctx, out, wide_);
+        apply_mlp(model_.machine(), layer.mlp, n_ctx, out, work_);
     }
     normalize(model_.machine(), model_.encoder().norm, n_ctx, out);
 }
@@ -54,7 +56,9 @@ void Encoder::convolve(const float* mel, int64_t n_frames, int64_t n_ctx, float*
     Machine& machine = model_.machine();
     const EncoderWeights& weights = model_.encoder();
     const int64_t n_mels = hparams_.n_mels, n_state = hparams_.n_audio_state, n_used = 2 * n_ctx;
-    float* frames = reserve_floats(qkv_, (n_used + 2) * n_mels);
+    const int64_t n_frame_floats = ceil_divide((n_used + 2) * n_mels, kFloatsPerLine) * kFloatsPerLine;
+    float* frames = reserve_floats(work_, n_frame_floats + (n_used + 2) * n_state);
+    float* hidden = frames + n_frame_floats;
     const float quietest = *std::min_element(mel, mel + n_mels * n_frames);
     std::fill_n(frames, n_mels, 0.0f);
     for (int64_t t = 0; t < n_used; ++t) {
@@ -64,7 +68,6 @@ void Encoder::convolve(const float* mel, int64_t n_frames, int64_t n_ctx, float*
     }
     std::fill_n(frames + (n_used + 1) * n_mels, n_mels, 0.0f);
 
-    float* hidden = reserve_floats(wide_, (n_used + 2) * n_state);
     std::fill_n(hidden, n_state, 0.0f);
     std::fill_n(hidden + (n_used + 1) * n_state, n_state, 0.0f);
     kernels::Epilogue gelu;
@@ -78,7 +81,7 @@ void Encoder::convolve(const float* mel, int64_t n_frames, int64_t n_ctx, float*
 void Encoder::attend(const AttentionWeights& weights, int64_t n_ctx, float* x) {
     Machine& machine = model_.machine();
     const int64_t n_state = hparams_.n_audio_state, n_head = hparams_.n_audio_head, size = n_ctx * n_state;
-    float* q = reserve_floats(qkv_, 4 * size);
+    float* q = reserve_floats(work_, 4 * size);
     float* k = q + size;
     float* v = k + size;
     float* heads = v + size;

@@ -27,7 +27,7 @@ class Encoder {
     const model::Hparams& hparams_;
     const kernels::KernelTable& kernels_;
     bool exact_attention_;
-    AlignedBuffer wide_, qkv_;
+    AlignedBuffer work_;  // what lies between the products of a layer
 };
 
 }  // namespace whisperq::edge

@@ -64,8 +64,4 @@ void normalize(Machine& machine, const LayerNormWeights& norm, int64_t m, float*
 // Makes the buffer hold n_floats, which are not initialised and not kept.
 float* reserve_floats(AlignedBuffer& buffer, int64_t n_floats);
 
-constexpr int64_t ceil_divide(int64_t a, int64_t b) {
-    return (a + b - 1) / b;
-}
-
 }  // namespace whisperq::edge

@@ -13,7 +13,7 @@ using kernels::Format;
 using kernels::FormatInfo;
 
 // Rows are read and packed this many bytes at a time: no copy of a whole matrix beside its packed form.
-constexpr uint64_t kChunkBytes = 1 << 20;
+constexpr uint64_t kChunkBytes = 1 << 18;
 
 // What is not used of the last piece is never touched, and so takes no memory.
 constexpr size_t kArenaChunkBytes = 64 << 20;
@@ -23,7 +23,7 @@ const FormatInfo& format_of(const model::ModelFile& file, const model::TensorInf
         if (tensor.type->name == format.name) return format;
     }
     throw Error(Status::unsupported_model,
-                file.path.string() + ": " + tensor.name + " is of type " + std::string(tensor.type->name) +
+                file.path.u8string() + ": " + tensor.name + " is of type " + std::string(tensor.type->name) +
                     ", which the edge engine has no kernels for (f32 f16 q8_0 q5_1 q5_0 q4_1 "
                     "q4_0); use engine='ggml' or convert the model");
 }
@@ -65,8 +65,13 @@ Arena::Piece Arena::take(size_t n_bytes) {
 
 WeightReader::WeightReader(const model::ModelFile& file, const kernels::KernelTable& kernels, ThreadPool& pool,
                            Arena& arena)
-    : file_(file), kernels_(kernels), pool_(pool), arena_(arena), stream_(file.path, std::ios::binary) {
-    if (!stream_) throw Error(Status::model_not_found, file.path.string() + " cannot be opened");
+    : file_(file), kernels_(kernels), pool_(pool), arena_(arena), sources_(static_cast<size_t>(pool.size())) {}
+
+WeightReader::Source& WeightReader::source_of(int worker) {
+    Source& source = sources_[static_cast<size_t>(worker)];
+    if (!source.stream.is_open()) source.stream.open(file_.path, std::ios::binary);
+    if (!source.stream) throw Error(Status::model_not_found, file_.path.u8string() + " cannot be opened");
+    return source;
 }
 
 Linear WeightReader::empty_linear(Format format, int64_t n, int64_t k) {
@@ -84,11 +89,12 @@ const model::TensorInfo& WeightReader::find(const std::string& name) const {
     return *tensor;
 }
 
-void WeightReader::read(const model::TensorInfo& tensor, uint64_t offset, void* to, uint64_t n_bytes) {
-    stream_.seekg(static_cast<std::streamoff>(tensor.offset + offset));
-    stream_.read(static_cast<char*>(to), static_cast<std::streamsize>(n_bytes));
-    if (static_cast<uint64_t>(stream_.gcount()) == n_bytes) return;
-    throw ModelFormatError(file_.path.string(), tensor.offset + offset, tensor.name + " data", "cut short",
+void WeightReader::read(const model::TensorInfo& tensor, uint64_t offset, void* to, uint64_t n_bytes, int worker) {
+    std::ifstream& stream = source_of(worker).stream;
+    stream.seekg(static_cast<std::streamoff>(tensor.offset + offset));
+    stream.read(static_cast<char*>(to), static_cast<std::streamsize>(n_bytes));
+    if (static_cast<uint64_t>(stream.gcount()) == n_bytes) return;
+    throw ModelFormatError(file_.path.u8string(), tensor.offset + offset, tensor.name + " data", "cut short",
                            std::to_string(n_bytes) + " bytes: the file shrank while it was read");
 }
 
@@ -109,24 +115,22 @@ LayerNormWeights WeightReader::layer_norm(const std::string& name) {
     return {floats(name + ".weight"), floats(name + ".bias")};
 }
 
-// A few tiles of rows at a time are read, then packed on all threads.
+// Every thread reads a few tiles of rows at a time and packs them.
 Linear WeightReader::matrix(const std::string& name) {
     const model::TensorInfo& tensor = find(name);
     Linear linear = empty_linear(format_of(file_, tensor).format, rows_of(tensor), tensor.dims[0]);
     const uint64_t row_bytes = tensor.n_bytes / static_cast<uint64_t>(linear.n);
     const int64_t tiles_at_once =
         std::max<int64_t>(1, static_cast<int64_t>(kChunkBytes / row_bytes) / kernels::kTileColumns);
-    const int64_t rows_at_once = std::min(tiles_at_once * kernels::kTileColumns, linear.n);
-    rows_.resize(std::max(rows_.size(), static_cast<size_t>(rows_at_once) * row_bytes));
-    for (int64_t first = 0; first < linear.n; first += rows_at_once) {
-        const int64_t count = std::min(rows_at_once, linear.n - first);
-        read(tensor, static_cast<uint64_t>(first) * row_bytes, rows_.data(), static_cast<uint64_t>(count) * row_bytes);
-        pool_.run(kernels::n_tiles(count), [&](int64_t i, int) {
-            const int64_t row = i * kernels::kTileColumns;
-            kernels::pack_rows(linear.format, rows_.data() + static_cast<uint64_t>(row) * row_bytes, first + row,
-                               std::min(kernels::kTileColumns, count - row), linear.k, linear.packed.data);
-        });
-    }
+    const int64_t rows_at_once = tiles_at_once * kernels::kTileColumns;
+    pool_.run(ceil_divide(linear.n, rows_at_once), [&](int64_t i, int worker) {
+        const int64_t first = i * rows_at_once, count = std::min(rows_at_once, linear.n - first);
+        const uint64_t n_bytes = static_cast<uint64_t>(count) * row_bytes;
+        std::vector<uint8_t>& rows = source_of(worker).rows;
+        rows.resize(std::max(rows.size(), static_cast<size_t>(n_bytes)));
+        read(tensor, static_cast<uint64_t>(first) * row_bytes, rows.data(), n_bytes, worker);
+        kernels::pack_rows(linear.format, rows.data(), first, count, linear.k, linear.packed.data);
+    });
     return linear;
 }
 

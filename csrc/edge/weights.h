@@ -16,6 +16,10 @@
 
 namespace whisperq::edge {
 
+constexpr int64_t ceil_divide(int64_t a, int64_t b) {
+    return (a + b - 1) / b;
+}
+
 // Memory of all packed weights, in few large pieces, in the order in which they are used.
 class Arena {
   public:
@@ -102,15 +106,21 @@ class WeightReader {
 
   private:
     Linear empty_linear(kernels::Format format, int64_t n, int64_t k);
+    // A view of the file for each worker, so that all of them read at once.
+    struct Source {
+        std::ifstream stream;
+        std::vector<uint8_t> rows;  // of a matrix, before they are packed
+    };
+
     const model::TensorInfo& find(const std::string& name) const;
-    void read(const model::TensorInfo& tensor, uint64_t offset, void* to, uint64_t n_bytes);
+    Source& source_of(int worker);
+    void read(const model::TensorInfo& tensor, uint64_t offset, void* to, uint64_t n_bytes, int worker = 0);
 
     const model::ModelFile& file_;
     const kernels::KernelTable& kernels_;
     ThreadPool& pool_;
     Arena& arena_;
-    std::ifstream stream_;
-    std::vector<uint8_t> rows_;  // of a matrix, before they are packed
+    std::vector<Source> sources_;
 };
 
 EncoderWeights read_encoder(WeightReader& reader, const model::Hparams& hparams);

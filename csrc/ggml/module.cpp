@@ -153,7 +153,7 @@ py::dict as_dict(const std::vector<InputStatistics>& statistics) {
 }
 
 py::dict probe(const Engine& engine, const Samples& samples, std::vector<std::vector<whisper_token>> sequences,
-               int n_threads, int tokens_per_call, bool statistics, py::object should_stop) {
+               int n_threads, int tokens_per_call, bool statistics, int audio_ctx, py::object should_stop) {
     StopCheck stop(std::move(should_stop));
     ProbeRequest request;
     request.samples = checked(samples);
@@ -162,6 +162,7 @@ py::dict probe(const Engine& engine, const Samples& samples, std::vector<std::ve
     request.n_threads = n_threads;
     request.tokens_per_call = tokens_per_call;
     request.statistics = statistics;
+    request.audio_ctx = audio_ctx;
     request.should_stop = [&] { return stop(); };
     const ProbeShape shape = engine.check_probe(request);
 
@@ -341,7 +342,8 @@ void bind_engine(py::module_& m) {
              py::arg("on_languages") = py::none(), py::arg("on_segment") = py::none(),
              py::arg("on_progress") = py::none(), py::arg("should_stop") = py::none())
         .def("probe", &probe, py::arg("samples"), py::arg("sequences"), py::kw_only(), py::arg("n_threads"),
-             py::arg("tokens_per_call") = 0, py::arg("statistics") = false, py::arg("should_stop") = py::none())
+             py::arg("tokens_per_call") = 0, py::arg("statistics") = false, py::arg("audio_ctx") = 0,
+             py::arg("should_stop") = py::none())
         .def("tokenize", &Engine::tokenize, py::arg("text"))
         .def_property_readonly("is_multilingual", &Engine::is_multilingual)
         .def_property_readonly("n_vocab", &Engine::n_vocab);

@@ -86,6 +86,7 @@ class Probe {
         : context_(context), request_(request), state_(whisper_init_state(&context)) {
         if (!state_) fail("the engine could not allocate its buffers");
         set_stop_callback(*state_, &Probe::stop_callback, this);
+        set_audio_ctx(*state_, request.audio_ctx);
     }
 
     ProbeResult run(const ProbeOutput& output) {
@@ -185,12 +186,17 @@ ProbeShape check_probe(whisper_context& context, const ProbeRequest& request) {
     if (request.tokens_per_call < 0) {
         refuse("tokens_per_call is " + std::to_string(request.tokens_per_call) + "; 0 (all) or more is possible");
     }
+    const int n_audio_ctx = whisper_n_audio_ctx(&context);
+    if (request.audio_ctx < 0 || request.audio_ctx > n_audio_ctx) {
+        refuse("audio_ctx is " + std::to_string(request.audio_ctx) + "; 0 (all) to " + std::to_string(n_audio_ctx) +
+               " are possible");
+    }
     const int n_vocab = whisper_n_vocab(&context);
     for (size_t i = 0; i < request.sequences.size(); ++i) {
         check_sequence(request.sequences[i], "sequences[" + std::to_string(i) + "]", whisper_n_text_ctx(&context),
                        n_vocab);
     }
-    return {whisper_n_audio_ctx(&context), whisper_model_n_audio_state(&context), n_vocab};
+    return {request.audio_ctx > 0 ? request.audio_ctx : n_audio_ctx, whisper_model_n_audio_state(&context), n_vocab};
 }
 
 ProbeResult probe(whisper_context& context, const ProbeRequest& request, const ProbeOutput& output) {

@@ -16,6 +16,7 @@ struct ProbeRequest {
     int64_t n_samples = 0;
     std::vector<std::vector<whisper_token>> sequences;  // each decoded by itself, from its first token on
     int n_threads = 1;
+    int audio_ctx = 0;        // audio tokens to encode, from the beginning; 0: all
     int tokens_per_call = 0;  // given to the decoder at a time, as transcription does with 1; 0: a whole sequence
     bool statistics = false;
     std::function<bool()> should_stop;  // asked often, on the thread that runs probe(); must be quick and not throw

@@ -127,6 +127,10 @@ void set_eval_callback(whisper_state& state, ggml_backend_sched_eval_callback ca
     }
 }
 
+void set_audio_ctx(whisper_state& state, int n_audio_ctx) {
+    state.exp_n_audio_ctx = n_audio_ctx;
+}
+
 void read_audio_features(const whisper_state& state, float* features) {
     ggml_backend_tensor_get(state.embd_enc, features, 0, ggml_nbytes(state.embd_enc));
 }

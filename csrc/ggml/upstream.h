@@ -69,6 +69,9 @@ bool runs_on_cpu(const whisper_state& state);
 // Shows the nodes of the graphs of encoder, cross-attention and decoder while they are computed (ggml-backend.h).
 void set_eval_callback(whisper_state& state, ggml_backend_sched_eval_callback callback, void* data);
 
+// Audio tokens that the encoder computes; 0: all.
+void set_audio_ctx(whisper_state& state, int n_audio_ctx);
+
 // What the encoder gave last: [n_audio_ctx, n_audio_state].
 void read_audio_features(const whisper_state& state, float* features);
 

@@ -13,7 +13,8 @@ namespace {
 
 namespace fs = std::filesystem;
 
-constexpr size_t kBufferBytes = size_t{1} << 16;
+// A page: every tensor's header lies behind megabytes that are skipped, and what is read with it is thrown away.
+constexpr size_t kBufferBytes = size_t{1} << 12;
 
 std::string kind_of(fs::file_type type) {
     switch (type) {

@@ -1,4 +1,4 @@
-"""The `edge` engine behind the Python face: so far, the encoder."""
+"""The encoder of the `edge` engine behind its Python face: what may go in, and what is wrong with the rest."""
 
 from __future__ import annotations
 
@@ -31,10 +31,15 @@ class EdgeEncoder:
     """
 
     def __init__(self, path: Union[str, os.PathLike[str]], isa: str = "auto", n_threads: int = 0) -> None:
-        began_us = _core.now_us()
         self._native = _core.EdgeModel(os.fspath(path), isa, n_threads)
-        self.load_ms = (_core.now_us() - began_us) / 1000
         self._hparams = self._native.hparams
+
+    @classmethod
+    def of(cls, native: _core.EdgeModel) -> EdgeEncoder:
+        """The encoder of a model that is in memory already."""
+        encoder = cls.__new__(cls)
+        encoder._native, encoder._hparams = native, native.hparams
+        return encoder
 
     @property
     def isa(self) -> str:

@@ -41,6 +41,12 @@ class CoreModel:
         self._eot, self._no_timestamps = tokenizer.eot, tokenizer.no_timestamps
 
     @property
+    def native(self) -> _core.EdgeModel:
+        """The model itself, for what needs no more of it."""
+        model: _core.EdgeModel = self._model
+        return model
+
+    @property
     def isa(self) -> str:
         """Name of the kernels in use."""
         return str(self._model.isa)

@@ -137,6 +137,7 @@ class Engine:
         n_threads: int,
         tokens_per_call: int = 0,
         statistics: bool = False,
+        audio_ctx: int = 0,
         should_stop: Optional[Callable[[], bool]] = None,
     ) -> dict[str, Any]: ...
     def tokenize(self, text: str) -> list[int]: ...

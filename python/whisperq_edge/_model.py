@@ -110,10 +110,11 @@ class WhisperModel:
             n_threads=n_threads,
         )
         self._file = _core.read_model_file(self.model_path)
-        self._engine: Optional[Engine] = _open_engine(
+        self._engine: Optional[Engine]
+        self._encoder: Optional[EdgeEncoder]  # of ``encode``; the ggml engine has none, which is opened when asked for
+        self._engine, self._encoder = _open_engine(
             self._file, engine, device, device_index, n_threads, flash_attention
         )
-        self._encoder: Optional[EdgeEncoder] = None
         self._lock = threading.Lock()
         load_ms = (_core.now_us() - began_us) / 1000
         self._timings = Timings({"load": StageTime(load_ms, 1)}, load_ms)
@@ -437,7 +438,7 @@ def _check_one_of(field: str, value: str, allowed: tuple[str, ...]) -> None:
 
 def _open_engine(
     file: _core.ModelFile, engine: str, device: str, device_index: int, n_threads: int, flash_attention: bool
-) -> Engine:
+) -> tuple[Engine, Optional[EdgeEncoder]]:
     if engine == "edge" and device not in ("auto", "cpu"):
         raise OptionError("device", device, "cpu: the engine edge runs on CPUs; engine='ggml' knows GPUs")
     if engine == "edge" or (engine == "auto" and not _wants_gpu(device)):
@@ -447,7 +448,7 @@ def _open_engine(
             if engine == "edge":
                 raise
     _check_runs_on_ggml(file)
-    return GgmlEngine(file, device, device_index, n_threads, flash_attention)
+    return GgmlEngine(file, device, device_index, n_threads, flash_attention), None
 
 
 def _wants_gpu(device: str) -> bool:
@@ -458,14 +459,16 @@ def _wants_gpu(device: str) -> bool:
     return any(found["kind"] == "gpu" for found in load_ggml().devices())
 
 
-def _open_edge(file: _core.ModelFile, n_threads: int) -> EdgeEngine:
-    return EdgeEngine(
-        CoreModel(file, n_threads=n_threads),
+def _open_edge(file: _core.ModelFile, n_threads: int) -> tuple[EdgeEngine, EdgeEncoder]:
+    model = CoreModel(file, n_threads=n_threads)
+    engine = EdgeEngine(
+        model,
         file.vocabulary,
         n_threads=n_threads,
         hear_speech=speech_probabilities,
         find_silence=_find_silence,
     )
+    return engine, EdgeEncoder.of(model.native)
 
 
 def _find_silence(samples: Floats, probabilities: Floats) -> list[tuple[int, int]]:
