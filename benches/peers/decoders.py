@@ -57,7 +57,7 @@ class EdgeDecoder:
     def __init__(self, path: Path, mels: list[Floats], n_threads: int) -> None:
         self._model = _core.EdgeModel(str(path), "auto", n_threads)
         self._tokenizer, self._special = _special(self._model.hparams["n_vocab"])
-        self._audios = [self._model.listen(self._model.encode(mel, 0)) for mel in mels]
+        self._audios = [self._model.listen(self._model.encode(mel, self._model.hparams["n_audio_ctx"])) for mel in mels]
 
     def ms_per_token(self, n_tokens: int, n_windows: int = 1, beam_size: int = 0) -> float:
         """ms a token of every window."""
@@ -156,7 +156,7 @@ class CTranslate2Decoder:
             self._features[n_windows],
             [self._special.prompt] * n_windows,
             beam_size=beam_size,
-            max_length=len(self._special.prompt) + n_tokens,
+            max_length=max(2 * n_tokens, len(self._special.prompt) + n_tokens),  # half of it at most is new tokens
             suppress_blank=False,
             suppress_tokens=[self._special.eot],
         )
