@@ -50,17 +50,20 @@ class EdgeDecoder:
 
     Args:
         path: a ggml file.
-        mels: windows, float32 ``[n_mels, 3000]`` each; encoded here, once.
+        mels: windows, float32 ``[n_mels, 3000]`` each; encoded once, before they are first timed.
         n_threads: for it.
     """
 
     def __init__(self, path: Path, mels: list[Floats], n_threads: int) -> None:
         self._model = _core.EdgeModel(str(path), "auto", n_threads)
         self._tokenizer, self._special = _special(self._model.hparams["n_vocab"])
-        self._audios = [self._model.listen(self._model.encode(mel, self._model.hparams["n_audio_ctx"])) for mel in mels]
+        self._mels = mels
+        self._audios: list[_core.EdgeAudio] = []
 
     def ms_per_token(self, n_tokens: int, n_windows: int = 1, beam_size: int = 0) -> float:
         """ms a token of every window."""
+        for mel in self._mels[len(self._audios) : n_windows]:
+            self._audios.append(self._model.listen(self._model.encode(mel, self._model.hparams["n_audio_ctx"])))
         return _slope_ms(lambda n: self._decode(n, n_windows, beam_size), n_tokens) / n_windows
 
     def _decode(self, n_tokens: int, n_windows: int, beam_size: int) -> None:
@@ -125,7 +128,7 @@ class GgmlDecoder:
 
 
 class CTranslate2Decoder:
-    """CTranslate2 with a model of ``write_ctranslate2``; the features are encoded here, once.
+    """CTranslate2 with a model of ``write_ctranslate2``; windows are encoded once, before they are first timed.
 
     Args:
         folder: the model.
@@ -143,12 +146,12 @@ class CTranslate2Decoder:
         n_vocab = 51865 if self._model.is_multilingual else 51864
         _, self._special = _special(n_vocab)
         windows = [np.array(self._model.encode(ctranslate2.StorageView.from_array(mel[None]))) for mel in mels]
-        self._features = {
-            n: ctranslate2.StorageView.from_array(np.concatenate(windows[:n])) for n in {1, len(windows)}
-        }
+        self._features = {n: ctranslate2.StorageView.from_array(np.concatenate(windows[:n])) for n in {1, len(windows)}}
 
     def ms_per_token(self, n_tokens: int, n_windows: int = 1, beam_size: int = 1) -> float:
         """ms a token of every window."""
+        if n_windows not in self._features:
+            self._features[n_windows] = self._model.encode(self._view(np.stack(self._mels[:n_windows])))
         return _slope_ms(lambda n: self._decode(n, n_windows, beam_size), n_tokens) / n_windows
 
     def _decode(self, n_tokens: int, n_windows: int, beam_size: int) -> None:
