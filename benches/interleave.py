@@ -109,9 +109,9 @@ class Outcome:
         lines = [f"{'':<{width}}  median ms  quartiles ms       runs  x {baseline} [95 %]"]
         for name in self.times_ms:
             low, high = self.quartiles(name)
-            quartiles = f"{low:.1f} to {high:.1f}"
+            quartiles = f"{low:.2f} to {high:.2f}"
             ratio = self.ratio(name, baseline)
-            lines.append(f"{name:<{width}}  {self.median(name):9.1f}  {quartiles:<17}  {self.runs(name):4}  {ratio}")
+            lines.append(f"{name:<{width}}  {self.median(name):9.2f}  {quartiles:<17}  {self.runs(name):4}  {ratio}")
         return "\n".join(lines)
 
     def as_dict(self, baseline: str) -> dict[str, Any]:

@@ -22,17 +22,18 @@ import os
 import time
 from collections.abc import Iterator
 from contextlib import ExitStack
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Callable, Optional
 
 import numpy as np
 import numpy.typing as npt
 import pytest
-from interleave import Contestant, Outcome, Ratio, interleave, machine, write_json
+from interleave import Contestant, Outcome, interleave, machine
 from make_model import PRESETS, mel_filters, write_random_model
 from peers import PACKAGES, open_peers, read_weights
 from peers.other_build import OtherBuild
+from report import Bar, Report, disturbances
 from whisperq_edge import _core
 from whisperq_edge._convert.convert import convert_model
 from whisperq_edge._edge import EdgeEncoder
@@ -41,7 +42,6 @@ from whisperq_edge._native import build_info, drain_log, load_ggml
 Floats = npt.NDArray[np.float32]
 
 ROOT = Path(__file__).resolve().parents[1]
-RESULTS = ROOT / ".benchmarks"
 GGML_FOR_AVX2 = ROOT / "build" / "ggml-avx2"  # benches/peers/install.py
 
 SHAPE = os.environ.get("WHISPERQ_BENCH_SHAPE", "base.en")
@@ -61,52 +61,11 @@ TOLERANCES = {"f32": 1e-4, "f16": 5e-3, "bf16": 0.02, "int8": 0.06, "q8_0": 0.06
 PADDED_KEYS = 0.05
 
 
-@dataclass(frozen=True)
-class Bar:
-    """A line of the README's table: what is to be reached, and what was."""
-
-    what: str
-    bar: float
-    aim: float
-    ratio: Optional[Ratio] = None
-    remark: str = ""
-
-    def __str__(self) -> str:
-        if self.ratio is None:
-            return f"| {self.what} | {self.bar:.2f} | {self.aim:.2f} | not measured: {self.remark} | |"
-        # The whole interval has to be below: a median of few or noisy rounds is luck.
-        below = [name for name, limit in (("aim", self.aim), ("bar", self.bar)) if self.ratio.high <= limit]
-        reached = below[0] if below else "missed" if self.ratio.low > self.bar else "not certain"
-        measured = f"{self.ratio}, {self.ratio.rounds} rounds" + (f"; {self.remark}" if self.remark else "")
-        return f"| {self.what} | {self.bar:.2f} | {self.aim:.2f} | {measured} | {reached} |"
-
-
-@dataclass
-class Report:
-    """What the tests of this file found, for one table and one file."""
-
-    bars: list[Bar] = field(default_factory=list)
-    lines: list[str] = field(default_factory=list)
-    data: dict[str, Any] = field(default_factory=dict)
-    disturbances: list[str] = field(default_factory=list)
-
-    def text(self) -> str:
-        table = ["| what | bar | aim | measured: ratio of medians [95 %] | reached |", "|---|---|---|---|---|"]
-        caption = " ".join([_caption(self.data["machine"]), *self.disturbances])
-        return "\n".join([*self.lines, "", *table, *map(str, self.bars), "", caption])
-
-
 @pytest.fixture(scope="module")
 def report() -> Iterator[Report]:
-    report = Report(data={"machine": machine(THREADS, PACKAGES), "shape": SHAPE})
+    report = Report("encode", machine(THREADS, PACKAGES), SHAPE)
     yield report
-    report.data["bars"] = [
-        {"what": each.what, "bar": each.bar, "aim": each.aim, "ratio": each.ratio and each.ratio._asdict()}
-        for each in report.bars
-    ]
-    print(f"\n{report.text()}")
-    write_json(RESULTS / "encode.json", report.data)
-    (RESULTS / "encode.md").write_text(report.text() + "\n", encoding="utf-8")
+    report.show()
 
 
 @pytest.fixture(scope="module")
@@ -166,11 +125,11 @@ def test_encode(
     ours = edge[0].name
     found = {**outcome.as_dict(ours), "errors": errors, "notes": [*notes, *peer_notes]}
     report.data["encode"] = found
-    benchmark.extra_info.update(machine=report.data["machine"], shape=SHAPE, encode=found)
+    benchmark.extra_info.update(machine=report.machine, shape=SHAPE, encode=found)
     report.bars.extend(encode_bars(outcome))
     report.lines += [f"encode, one 30 s window, {SHAPE} shapes, {THREADS} threads, random weights", outcome.table(ours)]
     report.lines += [*_error_lines(errors), *notes, *peer_notes]
-    report.disturbances += _disturbances("encode", outcome)
+    report.disturbances += disturbances("encode", outcome)
 
 
 def test_load(benchmark: Any, report: Report, whole_model: Path) -> None:
@@ -181,10 +140,10 @@ def test_load(benchmark: Any, report: Report, whole_model: Path) -> None:
     outcome = interleave(contestants, LOAD_ROUNDS, benchmark=benchmark)
     found = outcome.as_dict("edge load")
     report.data["load"] = found
-    benchmark.extra_info.update(machine=report.data["machine"], shape=SHAPE, load=found)
+    benchmark.extra_info.update(machine=report.machine, shape=SHAPE, load=found)
     report.bars.append(Bar("load q8_0, ggml", 0.6, 0.3, outcome.ratio("edge load", "ggml load")))
     report.lines += ["", f"load, {SHAPE} shapes, q8_0", outcome.table("edge load")]
-    report.disturbances += _disturbances("load", outcome)
+    report.disturbances += disturbances("load", outcome)
 
 
 # ---- Contestants -----------------------------------------------------------------------------------------------------
@@ -319,24 +278,3 @@ def encode_bars(outcome: Outcome) -> Iterator[Bar]:
 def _error_lines(errors: dict[str, float]) -> list[str]:
     width = max(map(len, errors))
     return ["", "relative error to f32", *(f"{name:<{width}}  {error:.1e}" for name, error in errors.items()), ""]
-
-
-def _disturbances(what: str, outcome: Outcome) -> list[str]:
-    """The load before ``load`` is that of ``encode``, which runs just before it."""
-    lines = []
-    if outcome.was_busy:
-        lines.append(f"Load average before {what}: {outcome.load_before:.1f}; numbers of a loaded machine.")
-    if outcome.unsettled:
-        lines.append(f"{what}: {outcome.unsettled} turns began while threads of an earlier one were still busy.")
-    return lines
-
-
-def _caption(about: dict[str, Any]) -> str:
-    """What belongs to every figure."""
-    avx512 = "" if about["has_avx512"] or _core.cpu_family() != "x86_64" else ", no AVX-512"
-    versions = ", ".join(f"{name} {version}" for name, version in about["versions"].items())
-    return (
-        f"{about['cpu']}{avx512}, {about['usable_cpus']} CPUs, {about['threads']} threads, kernels {about['isa']},"
-        f" whisper.cpp {build_info().whisper_cpp} built for {build_info().ggml_requires[-1] or 'any CPU'},"
-        f" {versions}. python -m pytest benches/test_encode.py -s"
-    )

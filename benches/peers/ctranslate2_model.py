@@ -5,7 +5,7 @@ The folder is written in float32; CTranslate2 quantises to int8 when it loads, a
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -15,14 +15,15 @@ from ctranslate2.specs import WhisperSpec
 
 from . import EncoderWeights, Floats, PeerEncoder
 
-__all__ = ["encoders"]
+__all__ = ["encoders", "write_model"]
 
 _TYPES = {"f32": "float32", "int8": "int8"}
 
 
 def encoders(weights: EncoderWeights, n_threads: int, folder: Path) -> Iterator[PeerEncoder]:
     model = folder / "ctranslate2"
-    _write(weights, model)
+    # The encoder asks for no text: any tokens will do.
+    write_model(weights, model, [f"<{i}>" for i in range(len(weights.tensors["decoder.token_embedding.weight"]))])
     for name, compute_type in _TYPES.items():
         yield PeerEncoder(f"ctranslate2 {name}", "ctranslate2", name, _Encoder(model, compute_type, n_threads))
 
@@ -38,7 +39,8 @@ class _Encoder:
         return np.array(features)[0]
 
 
-def _write(weights: EncoderWeights, folder: Path) -> None:
+def write_model(weights: EncoderWeights, folder: Path, vocabulary: Sequence[str]) -> None:
+    """Writes a model in float32 into a new folder. ``vocabulary`` has the tokens by id, special ones by their names."""
     tensors = weights.tensors
     n_text_layer = len({name.split(".")[2] for name in tensors if name.startswith("decoder.blocks.")})
     n_head = weights.n_audio_head  # Whisper has as many in the decoder
@@ -50,8 +52,7 @@ def _write(weights: EncoderWeights, folder: Path) -> None:
     _set_stack(spec.decoder, tensors, "decoder", "ln")
     spec.decoder.embeddings.weight = tensors["decoder.token_embedding.weight"]
     spec.decoder.projection.weight = tensors["decoder.token_embedding.weight"]
-    # The encoder asks for no text: any tokens will do.
-    spec.register_vocabulary([f"<{i}>" for i in range(len(tensors["decoder.token_embedding.weight"]))])
+    spec.register_vocabulary(list(vocabulary))
     spec.validate()
     spec.optimize(quantization="float32")
     folder.mkdir()
