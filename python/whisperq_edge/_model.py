@@ -112,9 +112,7 @@ class WhisperModel:
         self._file = _core.read_model_file(self.model_path)
         self._engine: Optional[Engine]
         self._encoder: Optional[EdgeEncoder]  # of ``encode``; the ggml engine has none, which is opened when asked for
-        self._engine, self._encoder = _open_engine(
-            self._file, engine, device, device_index, n_threads, flash_attention
-        )
+        self._engine, self._encoder = _open_engine(self._file, engine, device, device_index, n_threads, flash_attention)
         self._lock = threading.Lock()
         load_ms = (_core.now_us() - began_us) / 1000
         self._timings = Timings({"load": StageTime(load_ms, 1)}, load_ms)
