@@ -96,12 +96,8 @@ def test_runs_that_are_alike_raise_no_alarm() -> None:
 
 
 def test_ten_percent_are_found() -> None:
-    assert share_that_alarms(1.10, 0.0) > 0.8
-    rng = np.random.default_rng(3)
-    found = [compare_reports(simulated(rng, 1.10, 1, 30), simulated(rng, 1.0, 1, 30), FAIL_OVER)[0] for _ in range(200)]
-    relative = np.median([each.relative.value for each in found])
-    assert relative == pytest.approx(1.10, abs=0.01)
-    assert np.mean([each.relative.low is not None and each.relative.low > 1 for each in found]) > 0.99
+    assert share_that_alarms(1.10, 0.0) > 0.95
+    assert share_that_alarms(1.10, FAIL_OVER) > 0.8
 
 
 # --- judging only what can be judged ----------------------------------------------------------------------------------

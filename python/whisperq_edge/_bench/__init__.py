@@ -5,6 +5,7 @@
     random_model  a model of a published shape with random weights: speed does not depend on them
     systems       what runs against what: types, engines, numbers of threads, other runtimes
     peers         other runtimes that are installed, and the same weights in their format
+    ctranslate2_folder  the same weights for faster-whisper
     worker        a system in a process of its own, which stays loaded and transcribes when it is asked to
     run           rounds over all systems, in turn
     card          the machine: what it is, and what it did meanwhile
