@@ -158,13 +158,19 @@ def _faster_whisper(task: Mapping[str, Any], samples: Any) -> Turn:
     eot = 50257 if model.model.is_multilingual else 50256
     options = _options(task, eot, task["n_vocab"])
     if task["n_tokens"] is not None:
-        options["max_new_tokens"] = task["n_tokens"]
+        options["max_new_tokens"] = _ctranslate2_tokens(task["n_tokens"], 4 if model.model.is_multilingual else 2)
 
     def hear() -> int:
         segments, _ = model.transcribe(samples, **options)
         return sum(count_text(segment.tokens, eot) for segment in segments)
 
     return _timed(hear)
+
+
+def _ctranslate2_tokens(n_tokens: int, n_prompt: int) -> int:
+    """What faster-whisper has to be given for so many tokens: it adds the prompt, and CTranslate2 gives at most half of
+    that sum, and no more than what the prompt leaves of it."""
+    return max(2 * n_tokens - n_prompt, n_tokens)
 
 
 PEERS = {

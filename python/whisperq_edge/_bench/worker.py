@@ -158,7 +158,9 @@ def _ours(task: Mapping[str, Any], samples: Any) -> Turn:
     options = dict(task["options"])
     eot = 50257 if model.is_multilingual else 50256
     if task["n_tokens"] is not None:
-        options.update(forced_tokens(task["n_tokens"], eot, model.dims["n_vocab"]))
+        # whisper.cpp ends a window one token after the number that it is given.
+        n_asked = task["n_tokens"] - (model.engine == "ggml")
+        options.update(_forced_tokens(n_asked, eot, model.dims["n_vocab"]))
 
     def turn() -> dict[str, Any]:
         transcript = model.transcribe(samples, **options)
@@ -172,7 +174,7 @@ def _ours(task: Mapping[str, Any], samples: Any) -> Turn:
     return turn
 
 
-def forced_tokens(n_tokens: int, eot: int, n_vocab: int) -> dict[str, Any]:
+def _forced_tokens(n_tokens: int, eot: int, n_vocab: int) -> dict[str, Any]:
     """Options under which a window has exactly so many tokens, whatever the weights: text only, whose end is never
     sampled, and no second try. Nor are other special tokens, which would end a segment and so move the next window."""
     return {

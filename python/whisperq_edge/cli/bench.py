@@ -42,7 +42,7 @@ def _list(text: str) -> list[str]:
 @click.option("--audio", type=click.Path(path_type=Path), metavar="FILE", help="[default: a built-in clip]")
 @click.option(
     "--tokens",
-    type=click.IntRange(1, 224),
+    type=click.IntRange(2, 224),
     metavar="N",
     help=f"So many tokens in every window, whatever the weights.  [default with random weights: {_FORCED_TOKENS}]",
 )
