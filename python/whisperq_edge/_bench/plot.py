@@ -44,7 +44,7 @@ def draw_stages(report: Mapping[str, Any], path: Path) -> None:
         OSError: the file cannot be written.
     """
     systems = report["systems"][::-1]  # the first one on top
-    figure = load_matplotlib().Figure(figsize=(8, 1.6 + 0.45 * len(systems)), dpi=150, layout="constrained")
+    figure = load_matplotlib().Figure(figsize=(8, 1.5 + 0.45 * len(systems)), dpi=150, layout="constrained")
     axes = figure.add_subplot()
     ends = [0.0] * len(systems)
     labels = [label for label in STAGE_LABELS if label not in ("Load", "Total")]
@@ -62,7 +62,7 @@ def draw_stages(report: Mapping[str, Any], path: Path) -> None:
             axes.plot([span["low"], span["high"]], [i, i], color="black", linewidth=1.2, marker="|")
     axes.set_yticks(range(len(systems)), [each["name"] for each in systems])
     axes.set_xlabel(f"ms for {report['settings']['audio_s']:.1f} s of audio; black: 95 % interval of the total")
-    axes.legend(loc="upper center", bbox_to_anchor=(0.5, -0.35), ncols=4, frameon=False, fontsize="small")
+    figure.legend(loc="outside lower center", ncols=4, frameon=False, fontsize="small")
     kind = path.suffix.lstrip(".").lower() or "png"
     if kind not in figure.canvas.get_supported_filetypes():
         raise OptionError("plot", str(path), "a file that ends in .png, .svg or .pdf")
