@@ -20,6 +20,7 @@ from typing import Any, Callable, NamedTuple, Optional
 
 import numpy as np
 import numpy.typing as npt
+from whisperq_edge._bench.worker import settle
 
 __all__ = ["Contestant", "Outcome", "Ratio", "interleave", "machine", "settle", "write_json"]
 
@@ -168,21 +169,6 @@ def interleave(
             for _ in range(rounds):
                 one_round()
     return outcome
-
-
-def settle(most_s: float = 2.0) -> bool:
-    """Waits until no thread of this process computes any more; whether that came about in time.
-
-    Pools of OpenMP and others keep their threads spinning for up to 0.2 s after the work, to be quick when more comes.
-    On a machine with no cores to spare they would slow down whoever has the next turn.
-    """
-    until = time.perf_counter() + most_s
-    while time.perf_counter() < until:
-        before_s, began = time.process_time(), time.perf_counter()
-        time.sleep(0.01)
-        if time.process_time() - before_s < 0.1 * (time.perf_counter() - began):
-            return True
-    return False
 
 
 def _time_ms(run: Callable[[], Optional[float]]) -> float:

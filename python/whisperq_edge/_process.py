@@ -2,19 +2,35 @@
 
 from __future__ import annotations
 
+import contextlib
+import json
 import os
+import subprocess
 import sys
-from collections.abc import Sequence
-from typing import Any, Optional, Union
+import tempfile
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import IO, Any, Optional, Union
 
 from . import _errors
 from ._errors import InferenceError
 
-__all__ = ["INTERRUPTED", "child_environment", "death", "described", "peak_rss_bytes", "restored"]
+__all__ = [
+    "INTERRUPTED",
+    "child_environment",
+    "death",
+    "described",
+    "last_words",
+    "peak_rss_bytes",
+    "restored",
+    "start_module",
+    "task_folder",
+]
 
 INTERRUPTED = 130
 """Exit code after Ctrl-C."""
 
+_LAST_WORDS_BYTES = 2000
 _OTHER_TYPES = ("WHISPERQ_COMPUTE_TYPE", "WL_COMPUTE_TYPE")  # would load the model as something else than it is
 
 
@@ -23,6 +39,43 @@ def child_environment() -> dict[str, str]:
     environment = {name: value for name, value in os.environ.items() if name not in _OTHER_TYPES}
     environment["PYTHONPATH"] = os.pathsep.join(os.path.abspath(entry) for entry in sys.path)
     return environment
+
+
+@contextlib.contextmanager
+def task_folder(task: Mapping[str, Any], prefix: str) -> Iterator[str]:
+    """A folder with ``task.json`` in it, to run in: ``python -m`` looks for modules where it stands first."""
+    with tempfile.TemporaryDirectory(prefix=prefix) as folder:
+        Path(folder, "task.json").write_text(json.dumps(task), encoding="utf-8")
+        yield folder
+
+
+def start_module(
+    module: str, folder: str, stderr: IO[bytes], environment: Optional[Mapping[str, str]] = None
+) -> subprocess.Popen[bytes]:
+    """``python -m module folder``, run there, with pipes for stdin and stdout.
+
+    Args:
+        module: of this package.
+        folder: of :func:`task_folder`.
+        stderr: where its last words go.
+        environment: variables that it gets beside ours.
+    """
+    if not sys.executable:
+        raise InferenceError("models run in processes of their own, and where this Python's program is is not known")
+    return subprocess.Popen(
+        [sys.executable, "-m", module, folder],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        stderr=stderr,
+        cwd=folder,
+        env={**child_environment(), **(environment or {})},
+    )
+
+
+def last_words(stderr: IO[bytes]) -> str:
+    """The end of what a process said on stderr."""
+    stderr.seek(max(0, stderr.seek(0, os.SEEK_END) - _LAST_WORDS_BYTES))
+    return stderr.read().decode("utf-8", "replace").strip()
 
 
 def death(model: Union[str, os.PathLike[str]], code: int, last_words: str) -> str:

@@ -62,7 +62,7 @@ class Vocabulary:
         self.n_languages = n_vocab - self.n_text - _N_TIMESTAMPS - 8  # 8: the other special tokens
         self._bytes = _whole_tokens(tokens[: self.n_text], n_vocab)
         self._ranks = {token: rank for rank, token in enumerate(self._bytes)}
-        self._names = _special_names(self.n_languages)
+        self._names = special_names(self.n_languages)
         self._ids = {special: self.n_text + i for i, special in enumerate(self._names)}
 
     def special(self, name: str) -> int:
@@ -196,7 +196,8 @@ class Tokenizer:
 # ---- Special tokens --------------------------------------------------------------------------------------------------
 
 
-def _special_names(n_languages: int) -> list[str]:
+def special_names(n_languages: int) -> list[str]:
+    """Names of the special tokens in the order of their ids, ``<|endoftext|>`` first."""
     return [
         "<|endoftext|>",
         "<|startoftranscript|>",

@@ -8,7 +8,6 @@ own) is an error that says so.
 from __future__ import annotations
 
 import contextlib
-import functools
 import json
 import logging
 import os
@@ -39,7 +38,7 @@ from .source import (
     sinusoids,
 )
 from .torch_file import TorchTensor, read_torch_file
-from .vocabulary import END_OF_TEXT, token_bytes, vocabulary_name
+from .vocabulary import END_OF_TEXT, token_bytes, token_spelling, vocabulary_name
 
 __all__ = ["WEIGHTS", "is_huggingface", "open_huggingface", "refuse_adapter", "shard_names", "write_huggingface"]
 
@@ -633,16 +632,9 @@ def _write_json(path: Path, content: Mapping[str, object]) -> None:
         file.write(json.dumps(content, indent=2, ensure_ascii=False) + "\n")
 
 
-@functools.cache
-def _characters() -> dict[int, str]:
-    """GPT-2's character for each byte: the inverse of ``token_bytes``, whose last character is U+0143."""
-    found = {token_bytes(chr(code)): chr(code) for code in range(0x144)}
-    return {text[0]: character for text, character in found.items() if text}
-
-
 def _write_vocabulary(path: Path, tokens: list[bytes]) -> None:
     """A JSON object cannot hold two tokens of the same bytes (some ggml files replace what is no UTF-8)."""
-    ids = {"".join(_characters()[byte] for byte in token): number for number, token in enumerate(tokens)}
+    ids = {token_spelling(token): number for number, token in enumerate(tokens)}
     if len(ids) < len(tokens):
         _LOG.warning("vocab.json is left out: %d tokens have the bytes of another", len(tokens) - len(ids))
         return

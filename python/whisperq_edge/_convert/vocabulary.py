@@ -32,6 +32,7 @@ __all__ = [
     "known_vocabulary",
     "mel_filters",
     "token_bytes",
+    "token_spelling",
     "vocabulary_name",
 ]
 
@@ -112,6 +113,16 @@ def token_bytes(token: str) -> Optional[bytes]:
         return bytes(map(_byte_of_character().__getitem__, token))
     except KeyError:
         return None
+
+
+def token_spelling(token: bytes) -> str:
+    """The inverse of :func:`token_bytes`."""
+    return "".join(_character_of_byte()[byte] for byte in token)
+
+
+@functools.cache
+def _character_of_byte() -> dict[int, str]:
+    return {byte: character for character, byte in _byte_of_character().items()}
 
 
 @functools.cache

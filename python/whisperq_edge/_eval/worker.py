@@ -7,24 +7,21 @@ JSON for every utterance on stdout. Its stdin ends when whoever asked is gone, a
 
 from __future__ import annotations
 
-import contextlib
 import json
 import os
 import shutil
-import subprocess
 import sys
 import tempfile
 import threading
 from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import IO, Any
+from typing import Any
 
 from .._errors import InferenceError, ModelError, OptionError, WhisperqError
-from .._process import INTERRUPTED, child_environment, death, described, peak_rss_bytes, restored
+from .._process import INTERRUPTED, death, described, last_words, peak_rss_bytes, restored, start_module, task_folder
 
 __all__ = ["answers", "main"]
 
-_LAST_WORDS_BYTES = 2000
 _WARM_UP_SAMPLES = 16_000
 
 
@@ -46,9 +43,11 @@ def answers(task: Mapping[str, Any]) -> Iterator[dict[str, Any]]:
         WhisperqError, OSError, MemoryError: as raised there, where it is about the model or the options.
         InferenceError: the process died.
     """
-    if not sys.executable:
-        raise InferenceError("models run in processes of their own, and where this Python's program is is not known")
-    with _folder(task) as folder, tempfile.TemporaryFile() as stderr, _start(folder, stderr) as process:
+    with (
+        task_folder(task, "whisperq-eval-") as folder,
+        tempfile.TemporaryFile() as stderr,
+        start_module("whisperq_edge._eval.worker", folder, stderr) as process,
+    ):
         try:
             assert process.stdout is not None
             for line in process.stdout:
@@ -63,31 +62,7 @@ def answers(task: Mapping[str, Any]) -> Iterator[dict[str, Any]]:
         if code == INTERRUPTED:
             raise KeyboardInterrupt
         if code:
-            raise InferenceError(death(task["model"], code, _last_words(stderr)))
-
-
-@contextlib.contextmanager
-def _folder(task: Mapping[str, Any]) -> Iterator[str]:
-    """With the task in it, and to run in: ``python -m`` looks for modules where it stands first."""
-    with tempfile.TemporaryDirectory(prefix="whisperq-eval-") as folder:
-        Path(folder, "task.json").write_text(json.dumps(task), encoding="utf-8")
-        yield folder
-
-
-def _start(folder: str, stderr: IO[bytes]) -> subprocess.Popen[bytes]:
-    return subprocess.Popen(
-        [sys.executable, "-m", "whisperq_edge._eval.worker", folder],
-        stdin=subprocess.PIPE,
-        stdout=subprocess.PIPE,
-        stderr=stderr,
-        cwd=folder,
-        env=child_environment(),
-    )
-
-
-def _last_words(stderr: IO[bytes]) -> str:
-    stderr.seek(max(0, stderr.seek(0, os.SEEK_END) - _LAST_WORDS_BYTES))
-    return stderr.read().decode("utf-8", "replace").strip()
+            raise InferenceError(death(task["model"], code, last_words(stderr)))
 
 
 # ---- The process that is asked ---------------------------------------------------------------------------------------

@@ -8,6 +8,7 @@ import click
 
 from .._errors import CancelledError, DatasetError, ModelError, OptionError, WhisperqError
 from .._version import __version__
+from .bench import bench_command
 from .cache import cache_command
 from .convert import convert_command
 from .eval import eval_command
@@ -65,6 +66,7 @@ def main() -> None:
 main.add_command(transcribe_command)
 main.add_command(convert_command)
 main.add_command(eval_command)
+main.add_command(bench_command)
 main.add_command(inspect_command)
 main.add_command(info_command)
 main.add_command(models_command)
