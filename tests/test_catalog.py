@@ -187,7 +187,7 @@ def test_memory_is_what_whisper_cpp_says_it_allocates(
     caplog.set_level(logging.DEBUG, logger="whisperq_edge")
     dims = PRESETS[preset]._replace(n_audio_layer=1, n_text_layer=2)
     path = write_random_model(tmp_path / "model.bin", dims, type)
-    with WhisperModel(path, device="cpu") as model:
+    with WhisperModel(path, device="cpu", engine="ggml") as model:
         model.transcribe(np.zeros(16000, np.float32), language="en", beam_size=1, temperature=0.0, max_new_tokens=1)
     text = "\n".join(record.getMessage() for record in caplog.records)
     sizes = re.findall(r"(kv \w+ +size|compute buffer \(\w+\)|model size) += +([\d.]+) MB", text)
