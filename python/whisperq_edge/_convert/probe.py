@@ -273,7 +273,11 @@ class _Probe:
         self._start_rss_bytes = peak_rss_bytes()
         _core.read_model_file(request["model"])  # what is no ggml file would be converted into the cache
         self._model = WhisperModel(
-            request["model"], device="cpu", cpu_threads=self._n_threads, flash_attention=request["flash_attention"]
+            request["model"],
+            device="cpu",
+            cpu_threads=self._n_threads,
+            engine="ggml",  # whose inside this looks into
+            flash_attention=request["flash_attention"],
         )
         self._native: Any = self._model._running_engine()._engine
         self._n_vocab = self._model.dims["n_vocab"]
