@@ -244,7 +244,7 @@ def _explain(
     with torch.no_grad():
         their_rows = pair.openai.decoder(torch.tensor([forced]), features)[0].numpy()
     again = DecodingTask(pair.openai, task.options)
-    again.inference = _OurLogits(pair, audio)
+    again.inference = again.decoder.inference = _OurLogits(pair, audio)
     return Difference(
         case,
         step,
