@@ -199,7 +199,7 @@ class ScriptedModel:
         self.batches: list[int] = []
         self.contexts: list[int] = []
 
-    def encode(self, mel: Floats, n_ctx: int) -> Any:
+    def encode(self, mel: Floats, n_ctx: int, should_stop: Any = None) -> Any:
         self.contexts.append(n_ctx)
         return _Audio(window_of(mel), n_ctx)
 

@@ -36,7 +36,8 @@ Encoder::Encoder(Model& model)
       kernels_(model.kernels()),
       exact_attention_(wants_exact_attention(model.encoder())) {}
 
-void Encoder::encode(const float* mel, int64_t n_frames, int64_t n_ctx, float* out) {
+bool Encoder::encode(const float* mel, int64_t n_frames, int64_t n_ctx, float* out,
+                     const std::function<bool()>& should_stop) {
     if (n_ctx < 1 || n_ctx > hparams_.n_audio_ctx || n_frames < 1) {
         throw Error(Status::internal,
                     "encode: " + std::to_string(n_ctx) + " audio tokens of " + std::to_string(n_frames) + " frames");
@@ -44,10 +45,12 @@ void Encoder::encode(const float* mel, int64_t n_frames, int64_t n_ctx, float* o
     const auto lock = model_.lock();
     convolve(mel, n_frames, n_ctx, out);
     for (const EncoderLayer& layer : model_.encoder().layers) {
+        if (should_stop && should_stop()) return false;
         attend(layer.attention, n_ctx, out);
         apply_mlp(model_.machine(), layer.mlp, n_ctx, out, work_);
     }
     normalize(model_.machine(), model_.encoder().norm, n_ctx, out);
+    return true;
 }
 
 // Both convolutions are products: three frames in a row, with channels innermost, are one input row, and rows overlap.

@@ -7,6 +7,7 @@
 #include <filesystem>
 #include <memory>
 #include <string>
+#include <utility>
 #include <vector>
 
 #include "core/cpu_count.h"
@@ -15,6 +16,7 @@
 #include "python/bindings.h"
 #include "python/edge_model.h"
 #include "python/gil.h"
+#include "python/stop_check.h"
 
 namespace py = pybind11;
 
@@ -37,7 +39,7 @@ std::unique_ptr<EdgeModel> open_model(const std::filesystem::path& path, const s
     return std::make_unique<EdgeModel>(path, table, n_threads > 0 ? n_threads : usable_cpus());
 }
 
-Floats encode(EdgeModel& model, const Floats& mel, int64_t n_ctx) {
+Floats encode(EdgeModel& model, const Floats& mel, int64_t n_ctx, py::object should_stop) {
     const model::Hparams& hparams = model.model.hparams();
     if (mel.ndim() != 2 || mel.shape(0) != hparams.n_mels || mel.shape(1) < 1) {
         throw Error(Status::audio, "mel must have the shape [" + std::to_string(hparams.n_mels) + ", frames]");
@@ -46,10 +48,12 @@ Floats encode(EdgeModel& model, const Floats& mel, int64_t n_ctx) {
     const float* from = mel.data();
     float* to = out.mutable_data();
     const int64_t n_frames = mel.shape(1);
+    StopCheck stop(std::move(should_stop));
     {
         const GilReleased released;
-        model.encoder.encode(from, n_frames, n_ctx, to);
+        model.encoder.encode(from, n_frames, n_ctx, to, [&stop] { return stop(); });
     }
+    stop.rethrow_error();
     return out;
 }
 
@@ -124,7 +128,7 @@ void bind_edge(py::module_& m) {
         .def_property_readonly("n_tokens", &edge::Sequence::n_tokens);
     py::class_<EdgeModel>(m, "EdgeModel")
         .def(py::init(&open_model), py::arg("path"), py::arg("isa") = "auto", py::arg("n_threads") = 0)
-        .def("encode", &encode, py::arg("mel"), py::arg("n_ctx"))
+        .def("encode", &encode, py::arg("mel"), py::arg("n_ctx"), py::arg("should_stop") = py::none())
         .def("listen", &listen, py::arg("audio_features"))
         .def("begin", [](EdgeModel& model,
                          const std::shared_ptr<const edge::AudioCache>& audio) { return model.decoder.begin(audio); })

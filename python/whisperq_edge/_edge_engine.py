@@ -133,7 +133,7 @@ class NativeModel(Protocol):
 
     @property
     def hparams(self) -> Mapping[str, int]: ...
-    def encode(self, mel: Floats, n_ctx: int) -> Floats:
+    def encode(self, mel: Floats, n_ctx: int, should_stop: Callable[[], bool]) -> Floats:
         """Audio features ``[n_ctx, n_audio_state]`` of mel ``[n_mels, frames]``."""
 
     def listen(self, audio_features: Floats) -> Any: ...
@@ -527,7 +527,9 @@ class _Call:
     def _hear(self, mel: Floats, n_ctx: int) -> Any:
         self._go_on()
         with self._clock.timed("encode"):
-            return self._native.listen(self._native.encode(mel, n_ctx))
+            features = self._native.encode(mel, n_ctx, self._should_stop)
+            self._go_on()
+            return self._native.listen(features)
 
     def _tokenizer_for(self, audio: Any) -> Tokenizer:
         """``multilingual`` (faster-whisper's) asks for the language of each window anew."""

@@ -55,8 +55,8 @@ class CoreModel:
     def n_threads(self) -> int:
         return int(self._model.n_threads)
 
-    def encode(self, mel: Floats, n_ctx: int) -> Floats:
-        features: Floats = self._model.encode(mel, n_ctx)
+    def encode(self, mel: Floats, n_ctx: int, should_stop: Callable[[], bool]) -> Floats:
+        features: Floats = self._model.encode(mel, n_ctx, should_stop)
         return features
 
     def listen(self, audio_features: Floats) -> Any:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import os
 import threading
 import time
@@ -185,6 +186,7 @@ class WhisperModel:
         on_segment: Optional[Callable[[Segment], None]] = None,
         on_progress: Optional[Callable[[float, float], None]] = None,
         cancel: Optional[CancelToken] = None,
+        timeout_s: Optional[float] = None,
         **options: Any,
     ) -> Transcript:
         """Text of ``audio``.
@@ -197,19 +199,26 @@ class WhisperModel:
             on_segment: called with every segment when it is ready.
             on_progress: called with the fraction done (0 to 1) and the seconds that are left at this pace.
             cancel: a token that ends the call.
+            timeout_s: seconds from the start of the call after which it ends; None: never.
             options: fields of ``TranscribeOptions``: faster-whisper's names and defaults. An option that the engine
                 cannot honour is an error.
 
         Raises:
             AudioError: the audio cannot be used.
             OptionError: an option has a value that is not possible.
-            CancelledError: the token was cancelled; ``.partial`` has the transcript so far.
+            CancelledError: the token was cancelled, or ``timeout_s`` went by; ``.partial`` has the transcript so far.
             InterruptedByUser: Ctrl-C; a ``KeyboardInterrupt`` with ``.partial``.
             InferenceError: the engine failed.
         """
         given = {"language": language, "task": task, **options}
         return self._transcribe(
-            audio, given, sampling_rate=sampling_rate, on_segment=on_segment, on_progress=on_progress, cancel=cancel
+            audio,
+            given,
+            sampling_rate=sampling_rate,
+            on_segment=on_segment,
+            on_progress=on_progress,
+            cancel=cancel,
+            timeout_s=timeout_s,
         )
 
     def encode(self, audio: Union[AudioLike, Floats], audio_ctx: int = 0) -> Floats:
@@ -247,10 +256,12 @@ class WhisperModel:
         on_segment: Optional[Callable[[Segment], None]] = None,
         on_progress: Optional[Callable[[float, float], None]] = None,
         cancel: Optional[CancelToken] = None,
+        timeout_s: Optional[float] = None,
     ) -> Transcript:
         """``transcribe`` with one more callback: ``on_start(ranking, heard_s)`` when the language is known. ``ranking``
         has (code, probability), likeliest first; ``heard_s`` is what the voice detector left, in seconds."""
         began_us = _core.now_us()
+        _check_timeout(timeout_s)
         chosen = TranscribeOptions.from_arguments(given)
         engine = self._running_engine()
         engine.check(chosen)
@@ -259,7 +270,7 @@ class WhisperModel:
         if chosen.vad_filter and chosen.clip_timestamps not in ("0", [0], (0,)):
             raise OptionError("vad_filter", True, "not together with clip_timestamps: both choose the parts to hear")
         pcm = to_pcm(audio, sampling_rate=sampling_rate)
-        listeners = _Listeners(on_start, on_segment, on_progress, cancel)
+        listeners = _Listeners(on_start, on_segment, on_progress, cancel, timeout_s)
         call = _Call(self, engine, chosen, vad, pcm, began_us, listeners)
         try:
             return call.run()
@@ -286,6 +297,7 @@ class _Listeners:
     on_segment: Optional[Callable[[Segment], None]]
     on_progress: Optional[Callable[[float, float], None]]
     cancel: Optional[CancelToken]
+    timeout_s: Optional[float]
 
 
 class _Call:
@@ -326,7 +338,7 @@ class _Call:
         finally:
             self._ended_us = _core.now_us()
         if stopped:
-            raise CancelledError("the call was cancelled", self._transcript())
+            raise CancelledError(self._why_stopped(), self._transcript())
         return self._transcript()
 
     def timings(self) -> Timings:
@@ -385,8 +397,24 @@ class _Call:
         return speech
 
     def _should_stop(self) -> bool:
+        return self._is_cancelled() or self._is_late()
+
+    def _is_cancelled(self) -> bool:
         cancel = self._listeners.cancel
         return cancel is not None and cancel.cancelled
+
+    def _is_late(self) -> bool:
+        timeout_s = self._listeners.timeout_s
+        return timeout_s is not None and _core.now_us() - self._began_us >= timeout_s * 1e6
+
+    def _why_stopped(self) -> str:
+        if self._is_cancelled():
+            return "the call was cancelled"
+        heard_s = self._segments[-1].end if self._segments else 0.0
+        return (
+            f"timeout_s={self._listeners.timeout_s} went by: {heard_s:.2f} s of {self._pcm.duration_s:.2f} s of audio"
+            " are transcribed and kept in .partial; allow more time or give less audio"
+        )
 
     def _hear_languages(self, ranking: list[tuple[str, float]]) -> None:
         self._language, self._language_probability = ranking[0]
@@ -427,6 +455,12 @@ class _Call:
             model=self._model_name,
             dropped=self._dropped,
         )
+
+
+def _check_timeout(timeout_s: Optional[float]) -> None:
+    is_number = isinstance(timeout_s, (int, float)) and not isinstance(timeout_s, bool)
+    if timeout_s is not None and not (is_number and 0 < timeout_s < math.inf):
+        raise OptionError("timeout_s", timeout_s, "seconds above 0, or None")
 
 
 def _check_one_of(field: str, value: str, allowed: tuple[str, ...]) -> None:

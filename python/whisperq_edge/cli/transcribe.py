@@ -12,7 +12,7 @@ from typing import Any, Callable, Optional
 
 import click
 
-from .._errors import InterruptedByUser, OptionError, WhisperqError
+from .._errors import CancelledError, InterruptedByUser, OptionError, WhisperqError
 from .._model import DEVICES, ENGINES, WhisperModel
 from .._options import DEFAULT_TEMPERATURES
 from .._result import Timings, Transcript
@@ -74,6 +74,9 @@ class _Run:
     " default: $WHISPERQ_COMPUTE_TYPE, else as the file has it.",
 )
 @click.option("--threads", type=int, default=0, help="CPU threads; 0: all that this process may use.")
+@click.option(
+    "--timeout", type=float, metavar="SECONDS", help="End a file after this long; what was transcribed is kept."
+)
 @click.option("--output-dir", "-o", type=click.Path(file_okay=False, path_type=Path), help="Write files here.")
 @click.option(
     "--output-format",
@@ -147,6 +150,11 @@ def _transcribe_all(model: WhisperModel, arguments: dict[str, Any], run: _Run) -
                 _deliver(name, interrupt.partial, arguments, run)
             click.echo(f"whisperq-edge: {name}: interrupted, what was transcribed is kept", err=True)
             return True
+        except CancelledError as late:
+            if late.partial is not None:
+                _deliver(name, late.partial, arguments, run)
+            run.failed.append((name, late))
+            click.echo(f"whisperq-edge: {name}: {late}", err=True)
         except OptionError:
             raise
         except (WhisperqError, OSError) as error:
@@ -164,6 +172,7 @@ def _transcribe_one(model: WhisperModel, name: str, options: dict[str, Any], arg
             audio,
             on_progress=on_progress,
             on_segment=_print_segment if arguments["verbose"] else None,
+            timeout_s=arguments["timeout"],
             **options,
         )
 
