@@ -126,8 +126,8 @@ def test_a_type_that_does_not_fit_is_the_next_larger(models: Path, folder: Path)
 
 def test_f32_files_run_in_another_type(models: Path) -> None:
     with pytest.raises(UnsupportedModelError, match="compute_type"):
-        WhisperModel(models / "micro-f32.bin", device="cpu")
-    with WhisperModel(models / "micro-f32.bin", compute_type="f16", device="cpu") as model:
+        WhisperModel(models / "micro-f32.bin", device="cpu", engine="ggml")
+    with WhisperModel(models / "micro-f32.bin", compute_type="f16", device="cpu", engine="ggml") as model:
         assert model.compute_type == "f16"
 
 
