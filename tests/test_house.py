@@ -27,10 +27,10 @@ MAY_INCLUDE = {
     "kernels": {"core"},
     "edge": {"kernels", "model", "core"},
     "decoding": {"edge", "audio", "model", "core"},
-    "ggml": {"core", "python"},  # python: the table of errors and the GIL only
+    "ggml": {"core", "python"},  # python: SHARED_WITH_GGML only
     "python": {"decoding", "edge", "audio", "kernels", "model", "core"},
 }
-SHARED_WITH_GGML = ("python/errors.h", "python/gil.h")
+SHARED_WITH_GGML = ("python/errors.h", "python/gil.h", "python/stop_check.h")
 UPSTREAM_HEADERS = re.compile(r"^(whisper|ggml|gguf)[\w-]*\.(h|cpp)$")
 
 needs_sources = pytest.mark.skipif(not CSRC.is_dir(), reason="the sources are not here")

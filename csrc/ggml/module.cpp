@@ -4,7 +4,6 @@
 #include <pybind11/pybind11.h>
 #include <pybind11/stl.h>
 
-#include "core/clock.h"
 #include "ggml-backend.h"
 #include "ggml/engine.h"
 #include "ggml/log.h"
@@ -12,45 +11,16 @@
 #include "ggml/vad.h"
 #include "python/errors.h"
 #include "python/gil.h"
+#include "python/stop_check.h"
 
 namespace py = pybind11;
 
 namespace whisperq::ggml {
 namespace {
 
+using python::StopCheck;
+
 using Samples = py::array_t<float, py::array::c_style>;
-
-// Asks Python, at most every 20 ms, whether to go on: its signal handlers (Ctrl-C) and the caller's own `should_stop`.
-class StopCheck {
-  public:
-    explicit StopCheck(py::object should_stop) : should_stop_(std::move(should_stop)) {}
-
-    bool operator()() noexcept {
-        constexpr int64_t interval_us = 20000;
-        const int64_t now = now_us();
-        if (stopped_ || now - last_us_ < interval_us) return stopped_;
-        last_us_ = now;
-        const py::gil_scoped_acquire gil;
-        try {
-            if (PyErr_CheckSignals() != 0) throw py::error_already_set();
-            stopped_ = !should_stop_.is_none() && should_stop_().cast<bool>();
-        } catch (...) {
-            error_ = std::current_exception();
-            stopped_ = true;
-        }
-        return stopped_;
-    }
-
-    void rethrow_error() const {
-        if (error_) std::rethrow_exception(error_);
-    }
-
-  private:
-    py::object should_stop_;
-    int64_t last_us_ = 0;
-    bool stopped_ = false;
-    std::exception_ptr error_;
-};
 
 std::vector<std::pair<std::string, float>> as_pairs(const std::vector<Language>& ranking) {
     std::vector<std::pair<std::string, float>> pairs;
