@@ -26,9 +26,10 @@ import numpy.typing as npt
 import pytest
 from interleave import Contestant, Outcome, interleave, machine
 from make_model import PRESETS, mel_filters, write_random_model
-from peers.decoders import CTranslate2Decoder, EdgeDecoder, GgmlDecoder, write_ctranslate2
+from peers.decoders import CTranslate2Decoder, EdgeDecoder, GgmlDecoder
 from report import Bar, Report, disturbances
 from whisperq_edge import _core
+from whisperq_edge._bench.ctranslate2_folder import write_ctranslate2
 from whisperq_edge._convert.convert import convert_model
 
 Floats = npt.NDArray[np.float32]
@@ -98,7 +99,8 @@ def ggml(models: dict[str, Path], pcms: list[Floats]) -> dict[str, GgmlDecoder]:
 def ctranslate2(f32: Path, folder: Path, mels: list[Floats]) -> dict[str, CTranslate2Decoder]:
     """Empty where it is not installed."""
     try:
-        model = write_ctranslate2(f32, folder / "ctranslate2", PRESETS[SHAPE].n_vocab)
+        model = folder / "ctranslate2"
+        write_ctranslate2(f32, model)
     except ImportError:
         return {}
     return {"ctranslate2 int8": CTranslate2Decoder(model, mels, THREADS)}

@@ -23,10 +23,10 @@ import numpy as np
 import pytest
 import soundfile
 from interleave import Contestant, interleave, machine
-from make_model import PRESETS, write_random_model
-from peers.decoders import write_ctranslate2
+from make_model import write_random_model
 from peers.long_audio import RATE, Heard, noise, transcribe_elsewhere
 from report import Bar, Report, disturbances
+from whisperq_edge._bench.ctranslate2_folder import write_ctranslate2
 from whisperq_edge._convert.convert import convert_model
 
 SHAPE = os.environ.get("WHISPERQ_BENCH_SHAPE", "base")
@@ -58,7 +58,8 @@ def models(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
         import faster_whisper  # noqa: F401
     except ImportError:
         return found
-    return {**found, "ctranslate2": write_ctranslate2(f32, folder / "ctranslate2", PRESETS[SHAPE].n_vocab)}
+    write_ctranslate2(f32, folder / "ctranslate2")
+    return {**found, "ctranslate2": folder / "ctranslate2"}
 
 
 def test_end_to_end(benchmark: Any, report: Report, models: dict[str, Path]) -> None:

@@ -18,8 +18,6 @@ from whisperq_edge._options import TranscribeOptions
 from whisperq_edge._result import Segment
 from whisperq_edge._word_times import WordTiming, steady_words
 
-pytestmark = pytest.mark.skipif(not hasattr(_core, "decode_windows"), reason="this build has no decoder")
-
 WEIGHTS = Path(__file__).resolve().parents[1] / "scripts" / "train_nano" / "weights" / "nano.en.pt"
 SAMPLE = NANO.parent / "sample.flac"
 SPOKEN = (NANO.parent / "sample.txt").read_text(encoding="utf-8").split()

@@ -39,6 +39,7 @@ NOT_TIMED = {
 class EncoderWeights(NamedTuple):
     """A model's tensors in float32 under openai/whisper's names, and the sizes that are needed to put them together."""
 
+    path: Path  # the ggml file they are from
     n_mels: int
     n_audio_ctx: int
     n_audio_state: int
@@ -71,7 +72,7 @@ def read_weights(path: Path) -> EncoderWeights:
 
     source = open_ggml(path)
     tensors = {each.name: np.asarray(floats(each).reshape(each.shape), np.float32) for each in source.tensors}
-    return EncoderWeights(*source.dims[:5], tensors=tensors)
+    return EncoderWeights(path, *source.dims[:5], tensors=tensors)
 
 
 def open_peers(weights: EncoderWeights, n_threads: int, folder: Path) -> tuple[list[PeerEncoder], list[str]]:

@@ -18,9 +18,7 @@ from whisperq_edge._convert.vocabulary import known_vocabulary
 from whisperq_edge._native import drain_log, load_ggml
 from whisperq_edge._tokenizer import Tokenizer, Vocabulary
 
-from . import read_weights
-
-__all__ = ["CTranslate2Decoder", "EdgeDecoder", "GgmlDecoder", "token_names", "write_ctranslate2"]
+__all__ = ["CTranslate2Decoder", "EdgeDecoder", "GgmlDecoder"]
 
 Floats = npt.NDArray[np.float32]
 
@@ -173,42 +171,3 @@ def _check_lengths(lengths: list[int], n_tokens: int) -> None:
 
 
 # ---- A model for CTranslate2 and faster-whisper ----------------------------------------------------------------------
-
-
-def write_ctranslate2(path: Path, folder: Path, n_vocab: int) -> Path:
-    """Writes a ggml file's weights as a model of CTranslate2, with the tokenizer that faster-whisper looks for.
-
-    Args:
-        path: the file.
-        folder: new.
-        n_vocab: the model's number of tokens.
-    """
-    from .ctranslate2_model import write_model
-
-    names = token_names(n_vocab)
-    write_model(read_weights(path), folder, names)
-    try:
-        import tokenizers
-    except ImportError:
-        return folder  # CTranslate2 itself asks for none
-    tokenizer = tokenizers.Tokenizer(tokenizers.models.BPE({name: i for i, name in enumerate(names)}, []))
-    tokenizer.pre_tokenizer = tokenizers.pre_tokenizers.ByteLevel(add_prefix_space=False)
-    tokenizer.decoder = tokenizers.decoders.ByteLevel()
-    tokenizer.add_special_tokens([name for name in names if name.startswith("<|")])
-    tokenizer.save(str(folder / "tokenizer.json"))
-    return folder
-
-
-def token_names(n_vocab: int) -> list[str]:
-    """Every token as GPT-2's files write it: a character for each byte; special tokens by their names."""
-    vocabulary = Vocabulary(known_vocabulary(n_vocab), n_vocab)
-    characters = _characters_of_bytes()
-    text = ["".join(characters[byte] for byte in token) for token in known_vocabulary(n_vocab)[: vocabulary.n_text]]
-    return [*text, *(vocabulary.decode([token]) for token in range(vocabulary.n_text, n_vocab))]
-
-
-def _characters_of_bytes() -> list[str]:
-    """The bytes that print stand for themselves, the others for the characters from U+0100 on."""
-    printing = {*range(0x21, 0x7F), *range(0xA1, 0xAD), *range(0xAE, 0x100)}
-    others = iter(range(0x100, 0x200))
-    return [chr(byte) if byte in printing else chr(next(others)) for byte in range(256)]
