@@ -3,8 +3,8 @@
     python long_audio.py ENGINE MODEL SECONDS TOKENS THREADS BATCH
 
 ENGINE is ``edge``, ``ggml`` or ``faster-whisper`` and MODEL what it opens. The audio is noise, cut into windows of 30 s
-for everyone, so that no voice detector has a say in how many there are; with a random model and the end of text
-suppressed each gives TOKENS tokens. BATCH windows are decoded together; 0: window after window. It prints JSON.
+for everyone, so that no voice detector has a say in how many there are; a random model that may say nothing but text
+gives TOKENS tokens in each. BATCH windows are decoded together; 0: window after window. It prints JSON.
 SECONDS as ``file:PATH`` reads the audio of a file, as users have it, instead of an array.
 """
 
@@ -26,6 +26,7 @@ __all__ = ["Heard", "noise", "transcribe_elsewhere"]
 
 RATE = 16_000
 WINDOW_S = 30
+N_VOCAB = 51_865  # of the multilingual models
 
 Floats = npt.NDArray[np.float32]
 Audio = Union[Floats, str]
@@ -125,9 +126,18 @@ def _common(job: Job) -> dict[str, Any]:
         "condition_on_previous_text": False,
         "without_timestamps": True,
         "suppress_blank": False,
-        "suppress_tokens": [50257],  # the end of text
+        "suppress_tokens": _all_but_text(),
         "max_new_tokens": job.n_tokens,
     }
+
+
+def _all_but_text() -> list[int]:
+    """The end of text, timestamps and other special tokens, and tokens of white space: everyone drops a segment that has
+    no other, and its tokens with it."""
+    from whisperq_edge._convert.vocabulary import known_vocabulary
+
+    words = known_vocabulary(N_VOCAB)
+    return [token for token in range(N_VOCAB) if token >= len(words) or not words[token].strip()]
 
 
 def _windows(job: Job) -> list[tuple[float, float]]:
