@@ -1,14 +1,19 @@
 """How often a quantised file predicts the token that the float32 file does: both engines on the same files.
 
     python scripts/measure_agreement.py ../shared/data          prints the table of docs/parity.md
+    python scripts/measure_agreement.py ../shared/data --models nano --n 20
 
 Teacher-forced: the f32 model's own tokens are given to the decoder, and at each of them its first choice is compared
 with that of the f32 file. Models: nano, and a `tiny` with random weights, whose logits are far closer to each other.
+
+Both engines see the same tokens, so the tokens that only one of them gets right say which is the better one: the last
+column is the probability of a split at least that uneven if neither is (sign test, two-sided).
 """
 
 from __future__ import annotations
 
 import argparse
+import math
 import os
 import tempfile
 from collections.abc import Iterator, Sequence
@@ -17,6 +22,7 @@ from pathlib import Path
 import numpy as np
 import numpy.typing as npt
 from whisperq_edge import WhisperModel, _core, log_mel_spectrogram
+from whisperq_edge._audio import to_pcm
 from whisperq_edge._convert.convert import convert_model
 from whisperq_edge._convert.probe import prompt_tokens, run_probe
 
@@ -26,6 +32,7 @@ Choices = npt.NDArray[np.int64]
 ROOT = Path(__file__).resolve().parents[1]
 TYPES = ("f16", "q8_0", "q5_1", "q5_0", "q4_1", "q4_0")
 MOST_TOKENS = 60
+HEAD = "| type | tokens | edge | ggml | only edge | only ggml | p |\n|---|---|---|---|---|---|---|"
 
 
 def edge_choices(path: Path, pcms: Sequence[Floats], sequences: Sequence[Sequence[int]]) -> list[Choices]:
@@ -58,9 +65,23 @@ def spoken_tokens(f32: Path, pcms: Sequence[Floats]) -> Iterator[list[int]]:
             yield [*prompt, *text][: len(prompt) + MOST_TOKENS]
 
 
-def agreement(found: Sequence[Choices], expected: Sequence[Choices]) -> tuple[int, int]:
-    """Tokens on which both agree, of how many."""
-    return sum(int((a == b).sum()) for a, b in zip(found, expected)), sum(len(b) for b in expected)
+def agreeing(found: Sequence[Choices], expected: Sequence[Choices]) -> npt.NDArray[np.bool_]:
+    """Of every token, whether both choose it."""
+    return np.concatenate([a == b for a, b in zip(found, expected)])
+
+
+def sign_test(n_ours: int, n_theirs: int) -> float:
+    """The probability that fair coins split ``n_ours`` + ``n_theirs`` at least as unevenly, either way."""
+    n, fewer = n_ours + n_theirs, min(n_ours, n_theirs)
+    return min(1.0, 2 * sum(math.comb(n, k) for k in range(fewer + 1)) / 2**n)
+
+
+def row(type_name: str, ours: npt.NDArray[np.bool_], theirs: npt.NDArray[np.bool_]) -> str:
+    """Of the table."""
+    only_ours, only_theirs = int((ours & ~theirs).sum()), int((theirs & ~ours).sum())
+    shares = " | ".join(f"{100 * each.mean():.2f} %" for each in (ours, theirs))
+    alone = f"{only_ours} | {only_theirs} | {sign_test(only_ours, only_theirs):.2f}"
+    return f"| {type_name} | {len(ours)} | {shares} | {alone} |"
 
 
 def measure(source: Path, pcms: Sequence[Floats], folder: Path) -> None:
@@ -71,9 +92,9 @@ def measure(source: Path, pcms: Sequence[Floats], folder: Path) -> None:
     for type_name in TYPES:
         path = folder / f"{type_name}.bin"
         convert_model(source, path, type=type_name, proof="tensors")
-        ours, n = agreement(edge_choices(path, pcms, sequences), expected)
-        theirs, _ = agreement(ggml_choices(path, pcms, sequences), expected)
-        print(f"| {type_name} | {n} | {100 * ours / n:.2f} % | {100 * theirs / n:.2f} % |", flush=True)
+        ours = agreeing(edge_choices(path, pcms, sequences), expected)
+        theirs = agreeing(ggml_choices(path, pcms, sequences), expected)
+        print(row(type_name, ours, theirs), flush=True)
 
 
 def main() -> None:
@@ -81,20 +102,25 @@ def main() -> None:
 
     sys.path.insert(0, str(ROOT / "tests"))
     from make_model import write_random_model
-    from measure_quantisation import choose_clips
+    from measure_parity import choose_files
 
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("data", type=Path, help="the folder with the corpora")
+    parser.add_argument("--n", type=int, default=60, help="clips (60)")
+    parser.add_argument("--models", default="nano,tiny", help="nano, and tiny with random weights")
     given = parser.parse_args()
-    pcms = [np.resize(np.zeros(1, np.float32), 480000) for _ in range(20)]
-    for window, clip in zip(pcms, choose_clips(given.data)[0]):
-        pcm = clip.pcm(given.data)
-        window[: len(pcm)] = pcm
-    print("| type | tokens | edge | ggml |\n|---|---|---|---|")
+    pcms = []
+    for path in choose_files(given.data, given.n):
+        pcm = to_pcm(path).samples[:480000]
+        pcms.append(np.pad(pcm, (0, 480000 - len(pcm))))
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
-        measure(ROOT / "scripts" / "train_nano" / "weights" / "nano.en.pt", pcms, folder)
-        measure(write_random_model(folder / "tiny.bin", "tiny", "f32", seed=1), pcms, folder)
+        for model in given.models.split(","):
+            print(f"\n{model}\n\n{HEAD}")
+            if model == "nano":
+                measure(ROOT / "scripts" / "train_nano" / "weights" / "nano.en.pt", pcms, folder)
+            else:
+                measure(write_random_model(folder / "random.bin", model, "f32", seed=1), pcms, folder)
 
 
 if __name__ == "__main__":

@@ -3,6 +3,7 @@
     pip install openai-whisper
     python scripts/measure_parity.py --data ../shared/data                     every part; prints tables
     python scripts/measure_parity.py --data ../shared/data --parts long,language --n 5
+    python scripts/measure_parity.py --data ../shared/data --parts random --presets base,base.en --n 40
     python scripts/measure_parity.py --golden                                  writes tests/data/parity/golden.json
 
 Each side makes its own spectrogram of the same samples. Where tokens differ, openai/whisper's own search runs once more
@@ -61,7 +62,7 @@ MIX = {
     "speech-commands-9words": 10,
     "noise": 10,
 }
-PRESETS = ("micro", "micro.en", "tiny", "micro", "micro.en", "tiny.en")
+PRESETS = "micro,micro.en,tiny,micro,micro.en,tiny.en"
 
 
 # ---- Audio -----------------------------------------------------------------------------------------------------------
@@ -320,14 +321,14 @@ def random_options(i: int, n_vocab: int) -> dict[str, Any]:
     }
 
 
-def measure_random(data: Path, folder: Path, n: int) -> list[Tally]:
+def measure_random(data: Path, folder: Path, n: int, presets: Sequence[str]) -> list[Tally]:
     """Random weights on real clips, every second one with noise: greedy and 5 beams."""
     tallies = [Tally("random weights, greedy"), Tally("random weights, 5 beams")]
     files = choose_files(data, 200)
     n_each = 5  # cases with one set of weights
     for i in range(n):
         if i % n_each == 0:
-            preset, seed = PRESETS[i // n_each % len(PRESETS)], i // n_each
+            preset, seed = presets[i // n_each % len(presets)], i // n_each
             pair = random_pair(folder, preset, seed)
         samples = to_pcm(files[i % len(files)]).samples
         samples = with_noise(samples, i) if i % 2 else samples
@@ -539,6 +540,7 @@ def main() -> None:
     parser.add_argument("--data", type=Path, help="the folder with the corpora")
     parser.add_argument("--parts", default="clips,random,long,language")
     parser.add_argument("--n", type=int, help="cases of each part instead of 200, 200, 20 and 50")
+    parser.add_argument("--presets", default=PRESETS, help="shapes of the random part, of tests/make_model.py")
     parser.add_argument("--golden", action="store_true", help="write tests/data/parity/golden.json")
     given = parser.parse_args()
     torch.set_num_threads(1)
@@ -555,7 +557,7 @@ def main() -> None:
         if "clips" in parts:
             show(measure_clips(given.data, folder, given.n or 200))
         if "random" in parts:
-            show(measure_random(given.data, folder, given.n or 200))
+            show(measure_random(given.data, folder, given.n or 200, given.presets.split(",")))
         if "long" in parts:
             show_long(measure_long(given.data, folder, given.n or 20))
         if "language" in parts:

@@ -127,7 +127,7 @@ def test_the_large_comparison(speech_data: Path, tmp_path: Path, monkeypatch: py
     import measure_parity
 
     tallies = [*measure_parity.measure_clips(speech_data, tmp_path, 200)]
-    tallies += measure_parity.measure_random(speech_data, tmp_path, 200)
+    tallies += measure_parity.measure_random(speech_data, tmp_path, 200, measure_parity.PRESETS.split(","))
     for tally in tallies:
         assert len(tally.differences) == tally.n_ties <= 0.01 * tally.n, tally
     files = measure_parity.measure_long(speech_data, tmp_path, 20)
