@@ -6,6 +6,7 @@
 #include <string>
 
 #include "core/status.h"
+#include "edge/activation_study.h"
 #include "kernels/pack.h"
 
 namespace whisperq::edge {
@@ -69,6 +70,14 @@ struct TextDecoder::Batch {
     }
 
     int64_t n_rows() const { return static_cast<int64_t>(rows.size()); }
+
+    // n_of(pass) of each pass, in the order of the rows.
+    template <class Count>
+    std::vector<int64_t> of_passes(const Count& n_of) const {
+        std::vector<int64_t> counts;
+        for (const Pass* pass : passes) counts.push_back(n_of(*pass));
+        return counts;
+    }
 
     // Copies a row's scores to where its pass wants those of this head.
     static void keep_scores(const Row& row, int64_t layer, int64_t head, const float* scores) {
@@ -135,6 +144,8 @@ void TextDecoder::decode(const std::vector<Pass>& passes) {
 
     float* x = reserve_floats(rows_, batch.n_rows() * n_state_);
     embed(batch, x);
+    const RowGroups sequences(model_.machine().study(),
+                              [&] { return batch.of_passes([](const Pass& pass) { return pass.n_tokens; }); });
     const std::vector<DecoderLayer>& layers = model_.decoder().layers;
     for (size_t i = 0; i < layers.size(); ++i) {
         attend_to_tokens(layers[i].attention, static_cast<int64_t>(i), batch, x);
@@ -261,6 +272,9 @@ void TextDecoder::project(const Batch& batch, float* x) {
     if (n_wanted == 0) return;
     const DecoderWeights& weights = model_.decoder();
     float* logits = reserve_floats(logits_, n_wanted * n_vocab());
+    const RowGroups sequences(machine.study(), [&] {
+        return batch.of_passes([](const Pass& pass) { return pass.n_tokens - pass.first_logits; });
+    });
     multiply(machine, {wanted, n_wanted, n_state_}, &weights.norm, {{&weights.token_embedding, logits, {}}});
     for (const Pass* pass : batch.passes) {
         const int64_t n = (pass->n_tokens - pass->first_logits) * n_vocab();

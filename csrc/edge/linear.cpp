@@ -2,6 +2,7 @@
 
 #include <algorithm>
 
+#include "edge/activation_study.h"
 #include "kernels/pack.h"
 
 namespace whisperq::edge {
@@ -23,6 +24,19 @@ bool is_block_format(const Linear& linear) {
     return kernels::info(linear.format).bits != 0;
 }
 
+// The rows after the norm, in the machine's.
+Rows normalised(Machine& machine, const Rows& rows, const LayerNormWeights& norm) {
+    const auto k = static_cast<int64_t>(norm.weight.size());
+    machine.reserve_rows(static_cast<size_t>(rows.m * k));
+    float* to = machine.rows();
+    machine.pool().run(ceil_divide(rows.m, kStripRows), [&](int64_t i, int) {
+        const int64_t first = i * kStripRows;
+        machine.kernels().layer_norm(rows.data + first * rows.stride, std::min(kStripRows, rows.m - first), k,
+                                     norm.weight.data(), norm.bias.data(), to + first * k);
+    });
+    return {to, rows.m, k};
+}
+
 // The input in the two forms that products may want: quantised strips, and rows of floats.
 class Input {
   public:
@@ -32,7 +46,10 @@ class Input {
         for (const Product& product : products) {
             (is_block_format(*product.linear) ? any_blocks : any_floats) = true;
         }
-        if (any_floats && norm) normalise();
+        if (any_floats && norm) {
+            rows_ = normalised(machine, rows, *norm);
+            norm_ = nullptr;
+        }
         if (any_blocks) quantise();
     }
 
@@ -44,18 +61,6 @@ class Input {
     int64_t rows_of_strip(int64_t i) const { return std::min(kStripRows, rows_.m - i * kStripRows); }
 
   private:
-    void normalise() {
-        machine_.reserve_rows(static_cast<size_t>(rows_.m * k_));
-        float* to = machine_.rows();
-        machine_.pool().run(n_strips(), [&](int64_t i, int) {
-            const int64_t first = i * kStripRows;
-            machine_.kernels().layer_norm(rows_.data + first * rows_.stride, rows_of_strip(i), k_, norm_->weight.data(),
-                                          norm_->bias.data(), to + first * k_);
-        });
-        rows_ = {to, rows_.m, k_};
-        norm_ = nullptr;
-    }
-
     void quantise() {
         const size_t bytes = kernels::strip_bytes(k_);
         machine_.reserve_strips(static_cast<size_t>(n_strips()) * bytes);
@@ -194,6 +199,35 @@ void multiply_floats(const Machine& machine, const Input& input, const Part& par
     }
 }
 
+void multiply_all(Machine& machine, const Rows& rows, const LayerNormWeights* norm,
+                  const std::vector<Product>& products) {
+    const Input input(machine, rows, norm, products);
+    const int64_t k = products.front().linear->k;
+    const int64_t tiles_per_call = machine.kernels().tiles_per_call;
+    const size_t floats = static_cast<size_t>(k * kTileColumns) * sizeof(float);
+    machine.reserve_scratch(static_cast<size_t>(tiles_per_call) * std::max(kernels::expanded_bytes(k), floats));
+    const std::vector<Part> parts = cut(products, input.n_strips(), tiles_per_call, machine.pool().size());
+    machine.pool().run(static_cast<int64_t>(parts.size()), [&](int64_t i, int worker) {
+        const Part& part = parts[static_cast<size_t>(i)];
+        if (part.packed) {
+            multiply_packed(machine, input, part);
+        } else if (is_block_format(*part.product->linear)) {
+            multiply_blocks(machine, input, part, machine.scratch(worker));
+        } else {
+            multiply_floats(machine, input, part, machine.scratch(worker));
+        }
+    });
+}
+
+// Each product with the rows that its linear is given in the study.
+void multiply_studied(Machine& machine, ActivationStudy& study, const Rows& rows, const LayerNormWeights* norm,
+                      const std::vector<Product>& products) {
+    const Rows input = norm ? normalised(machine, rows, *norm) : rows;
+    for (const Product& product : products) {
+        multiply_all(machine, study.seen_by(*product.linear, input, machine.pool()), nullptr, {product});
+    }
+}
+
 }  // namespace
 
 void Machine::reserve_scratch(size_t n_bytes) {
@@ -218,22 +252,11 @@ float* reserve_floats(AlignedBuffer& buffer, int64_t n_floats) {
 }
 
 void multiply(Machine& machine, const Rows& rows, const LayerNormWeights* norm, const std::vector<Product>& products) {
-    const Input input(machine, rows, norm, products);
-    const int64_t k = products.front().linear->k;
-    const int64_t tiles_per_call = machine.kernels().tiles_per_call;
-    const size_t floats = static_cast<size_t>(k * kTileColumns) * sizeof(float);
-    machine.reserve_scratch(static_cast<size_t>(tiles_per_call) * std::max(kernels::expanded_bytes(k), floats));
-    const std::vector<Part> parts = cut(products, input.n_strips(), tiles_per_call, machine.pool().size());
-    machine.pool().run(static_cast<int64_t>(parts.size()), [&](int64_t i, int worker) {
-        const Part& part = parts[static_cast<size_t>(i)];
-        if (part.packed) {
-            multiply_packed(machine, input, part);
-        } else if (is_block_format(*part.product->linear)) {
-            multiply_blocks(machine, input, part, machine.scratch(worker));
-        } else {
-            multiply_floats(machine, input, part, machine.scratch(worker));
-        }
-    });
+    if (machine.study() != nullptr) {
+        multiply_studied(machine, *machine.study(), rows, norm, products);
+    } else {
+        multiply_all(machine, rows, norm, products);
+    }
 }
 
 void apply_mlp(Machine& machine, const MlpWeights& weights, int64_t m, float* x, AlignedBuffer& hidden) {

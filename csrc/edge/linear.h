@@ -11,6 +11,8 @@
 
 namespace whisperq::edge {
 
+class ActivationStudy;
+
 // What a computation runs on: the kernels, the threads, and memory that is allocated once and used again by every
 // layer.
 class Machine {
@@ -30,12 +32,16 @@ class Machine {
     void reserve_strips(size_t n_bytes);
     float* rows() noexcept { return rows_.floats(); }
     void reserve_rows(size_t n_floats);
+    // What rounds the inputs of products, or null, as it is but for measurements.
+    ActivationStudy* study() noexcept { return study_; }
+    void set_study(ActivationStudy* study) noexcept { study_ = study; }
 
   private:
     const kernels::KernelTable& kernels_;
     ThreadPool& pool_;
     std::vector<AlignedBuffer> scratch_;
     AlignedBuffer strips_, rows_;
+    ActivationStudy* study_ = nullptr;
 };
 
 // Rows of floats, `stride` apart (less than `k` where windows overlap).

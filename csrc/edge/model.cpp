@@ -1,5 +1,7 @@
 #include "edge/model.h"
 
+#include <utility>
+
 namespace whisperq::edge {
 
 Model::Model(const std::filesystem::path& path, const kernels::KernelTable& kernels, int n_threads)
@@ -9,6 +11,17 @@ Model::Model(const std::filesystem::path& path, const kernels::KernelTable& kern
     WeightReader reader(file, kernels, pool_, arena_);
     encoder_ = read_encoder(reader, hparams_);
     decoder_ = read_decoder(reader, hparams_);
+}
+
+void Model::round_activations(ActivationRounding rounding) {
+    const auto lock = this->lock();
+    study_.start(linears(), std::move(rounding));
+    machine_.set_study(study_.is_on() ? &study_ : nullptr);
+}
+
+std::map<std::string, float> Model::activation_ranges() {
+    const auto lock = this->lock();
+    return study_.observed();
 }
 
 }  // namespace whisperq::edge

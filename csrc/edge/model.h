@@ -3,9 +3,13 @@
 
 #include <cstdint>
 #include <filesystem>
+#include <map>
 #include <mutex>
+#include <string>
+#include <vector>
 
 #include "core/thread_pool.h"
+#include "edge/activation_study.h"
 #include "edge/linear.h"
 #include "edge/weights.h"
 #include "kernels/kernels.h"
@@ -21,6 +25,7 @@ class Model {
     const model::Hparams& hparams() const noexcept { return hparams_; }
     const EncoderWeights& encoder() const noexcept { return encoder_; }
     const DecoderWeights& decoder() const noexcept { return decoder_; }
+    std::vector<const Linear*> linears() const { return linears_of(encoder_, decoder_); }
     uint64_t packed_bytes() const noexcept { return arena_.n_bytes(); }
 
     const kernels::KernelTable& kernels() const noexcept { return kernels_; }
@@ -30,6 +35,11 @@ class Model {
     // One computation at a time: others wait, so that four threads on one model get what one would get.
     std::unique_lock<std::mutex> lock() { return std::unique_lock<std::mutex>(mutex_); }
 
+    // From the next computation on; waits for the one that runs. Throws what ActivationStudy::start() throws.
+    void round_activations(ActivationRounding rounding);
+    // ActivationStudy::observed() by now.
+    std::map<std::string, float> activation_ranges();
+
   private:
     const kernels::KernelTable& kernels_;
     model::Hparams hparams_;
@@ -38,6 +48,7 @@ class Model {
     DecoderWeights decoder_;
     ThreadPool pool_;
     Machine machine_;
+    ActivationStudy study_;
     std::mutex mutex_;
 };
 

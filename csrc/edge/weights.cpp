@@ -74,8 +74,9 @@ WeightReader::Source& WeightReader::source_of(int worker) {
     return source;
 }
 
-Linear WeightReader::empty_linear(Format format, int64_t n, int64_t k) {
+Linear WeightReader::empty_linear(const std::string& name, Format format, int64_t n, int64_t k) {
     Linear linear;
+    linear.name = name;
     linear.format = format;
     linear.n = n;
     linear.k = k;
@@ -118,7 +119,7 @@ LayerNormWeights WeightReader::layer_norm(const std::string& name) {
 // Every thread reads a few tiles of rows at a time and packs them.
 Linear WeightReader::matrix(const std::string& name) {
     const model::TensorInfo& tensor = find(name);
-    Linear linear = empty_linear(format_of(file_, tensor).format, rows_of(tensor), tensor.dims[0]);
+    Linear linear = empty_linear(name, format_of(file_, tensor).format, rows_of(tensor), tensor.dims[0]);
     const uint64_t row_bytes = tensor.n_bytes / static_cast<uint64_t>(linear.n);
     const int64_t tiles_at_once =
         std::max<int64_t>(1, static_cast<int64_t>(kChunkBytes / row_bytes) / kernels::kTileColumns);
@@ -154,7 +155,7 @@ Linear WeightReader::convolution(const std::string& name) {
     const model::TensorInfo& tensor = find(name + ".weight");
     const int64_t n_in = tensor.dims[1], n_out = tensor.dims[2];
     const std::vector<float> ordered = taps_outermost(floats(name + ".weight"), n_in);
-    Linear linear = empty_linear(Format::f32, n_out, 3 * n_in);
+    Linear linear = empty_linear(tensor.name, Format::f32, n_out, 3 * n_in);
     kernels::pack_rows(Format::f32, reinterpret_cast<const uint8_t*>(ordered.data()), 0, n_out, linear.k,
                        linear.packed.data);
     linear.bias = floats(name + ".bias");
@@ -185,6 +186,27 @@ DecoderWeights read_decoder(WeightReader& reader, const model::Hparams& hparams)
     }
     weights.norm = reader.layer_norm("decoder.ln");
     return weights;
+}
+
+std::vector<const Linear*> linears_of(const EncoderWeights& encoder, const DecoderWeights& decoder) {
+    std::vector<const Linear*> linears = {&encoder.conv1, &encoder.conv2};
+    const auto add_attention = [&](const AttentionWeights& weights) {
+        linears.insert(linears.end(), {&weights.query, &weights.key, &weights.value, &weights.out});
+    };
+    const auto add_mlp = [&](const MlpWeights& weights) {
+        linears.insert(linears.end(), {&weights.up, &weights.down});
+    };
+    for (const EncoderLayer& layer : encoder.layers) {
+        add_attention(layer.attention);
+        add_mlp(layer.mlp);
+    }
+    for (const DecoderLayer& layer : decoder.layers) {
+        add_attention(layer.attention);
+        add_attention(layer.cross_attention);
+        add_mlp(layer.mlp);
+    }
+    linears.push_back(&decoder.token_embedding);
+    return linears;
 }
 
 }  // namespace whisperq::edge

@@ -39,6 +39,7 @@ class Arena {
 
 // A packed matrix of n output columns and k values each (kernels/pack.h), and the bias, if it has one.
 struct Linear {
+    std::string name;  // of the tensor
     kernels::Format format = kernels::Format::f32;
     int64_t n = 0;
     int64_t k = 0;
@@ -105,7 +106,7 @@ class WeightReader {
     std::vector<float> floats(const std::string& name);
 
   private:
-    Linear empty_linear(kernels::Format format, int64_t n, int64_t k);
+    Linear empty_linear(const std::string& name, kernels::Format format, int64_t n, int64_t k);
     // A view of the file for each worker, so that all of them read at once.
     struct Source {
         std::ifstream stream;
@@ -125,5 +126,8 @@ class WeightReader {
 
 EncoderWeights read_encoder(WeightReader& reader, const model::Hparams& hparams);
 DecoderWeights read_decoder(WeightReader& reader, const model::Hparams& hparams);
+
+// Every matrix that inputs are multiplied with, encoder first.
+std::vector<const Linear*> linears_of(const EncoderWeights& encoder, const DecoderWeights& decoder);
 
 }  // namespace whisperq::edge

@@ -7,6 +7,8 @@
 
 namespace whisperq::python {
 
+// Adds to EdgeModel: after bind_edge.
+void bind_activation_study(pybind11::module_& m);
 void bind_audio(pybind11::module_& m);
 void bind_cpu(pybind11::module_& m);
 void bind_decoding(pybind11::module_& m);

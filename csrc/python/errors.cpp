@@ -62,4 +62,10 @@ py::dict error_table() {
     return table;
 }
 
+void refuse_option(const char* field, const py::handle& value, const std::string& allowed) {
+    const py::object cls = py::module_::import("whisperq_edge._errors").attr("OptionError");
+    raise(cls, cls(field, value, allowed));
+    throw py::error_already_set();
+}
+
 }  // namespace whisperq::python

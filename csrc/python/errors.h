@@ -3,6 +3,8 @@
 
 #include <pybind11/pybind11.h>
 
+#include <string>
+
 #include "core/status.h"
 
 namespace whisperq::python {
@@ -12,5 +14,8 @@ void register_errors();
 
 // Name of the class in whisperq_edge._errors (or builtins) for every Status, in the order of the enum.
 pybind11::dict error_table();
+
+// Raises OptionError: `field` has a value that is not allowed; `allowed` says what is.
+[[noreturn]] void refuse_option(const char* field, const pybind11::handle& value, const std::string& allowed);
 
 }  // namespace whisperq::python

@@ -10,6 +10,7 @@ PYBIND11_MODULE(_core, m) {
     bind_audio(m);
     bind_cpu(m);
     bind_edge(m);
+    bind_activation_study(m);
     bind_model(m);
     bind_decoding(m);
     bind_vad(m);

@@ -1,3 +1,4 @@
+from collections.abc import Collection, Mapping
 from os import PathLike
 from typing import Any, Callable, Optional, Union
 
@@ -78,6 +79,42 @@ class EdgeModel:
         """One step of a batch: appends tokens to each sequence; logits ``[sequences, n_vocab]`` of what follows."""
     def logits(self, audio: EdgeAudio, tokens: list[int], first: int = 0) -> npt.NDArray[np.float32]:
         """Logits ``[len(tokens) - first, n_vocab]`` that follow the tokens from ``first`` on."""
+    @property
+    def linears(self) -> list[str]:
+        """Tensor names of every matrix that inputs are multiplied with: convolutions, layers, token embedding."""
+    def round_activations(
+        self,
+        scheme: str,
+        block: int = 32,
+        ranges: Optional[Mapping[str, float]] = None,
+        only: Optional[Collection[str]] = None,
+        symmetric: bool = True,
+    ) -> None:
+        """From the next call on, rounds the inputs of linears to int8 codes and back (csrc/edge/activation_study.h).
+
+        Symmetric: 255 codes around 0, ``scale = max|x| / 127``. Otherwise 256 codes from ``min(x, 0)`` to
+        ``max(x, 0)``. Codes are rounded to nearest, ties to even, as the kernels round the inputs of quantised models.
+        Waits for a call that runs. For models of f32 and f16; everything else of them stays as it is.
+
+        Args:
+            scheme: ``float`` (nothing, as at first), ``observe`` (nothing, but ``activation_ranges()`` fills);
+                one scale for ``tensor`` (all rows of an input: of the window in ``encode`` and ``listen``; of each
+                sequence, whatever its batch, in a step or prompt), ``token`` (each row) or ``block`` (so many values
+                of a row), from the values themselves; ``static``: from ``ranges``, values beyond are clipped.
+            block: values, from 1; the last of a row may be shorter. A row of a convolution is three frames, channels
+                innermost.
+            ranges: for ``static``: the largest ``|x|`` of each linear; what it has of others is not looked at.
+            only: names of ``linears``; None: those of encoder and decoder layers (``observe``: all). Rounds or
+                observes the inputs of no other.
+            symmetric: False for ``tensor``, ``token`` and ``block`` only.
+
+        Raises:
+            UnsupportedModelError: a linear of the model is quantised (``float`` is possible).
+            OptionError: an unknown scheme or name, a block below 1, a range that is missing or is none, or options
+                that do not go together. Nothing has changed then.
+        """
+    def activation_ranges(self) -> dict[str, float]:
+        """The largest ``|x|`` by linear since ``observe`` was last asked for; of those that have had an input since."""
     @property
     def hparams(self) -> dict[str, int]: ...
     @property
