@@ -1,5 +1,5 @@
-"""The self-test of the kernels: it sees every fault (tests/cpp/check_self_test), is run once per CPU and build, and what
-fails is not used."""
+"""The self-test of the kernels: it sees every fault (tests/cpp/check_self_test), is run once per CPU and build, and
+what fails is not used."""
 
 from __future__ import annotations
 
@@ -228,11 +228,12 @@ def test_when_scalar_fails_there_is_nothing_to_fall_back_to(monkeypatch: pytest.
 
 
 @needs_vectors
-def test_everything_runs_on_scalar_then(
-    monkeypatch: pytest.MonkeyPatch, sample_pcm: npt.NDArray[np.float32], sample_text: str
-) -> None:
+def test_everything_runs_on_scalar_then(monkeypatch: pytest.MonkeyPatch, sample_pcm: npt.NDArray[np.float32]) -> None:
+    samples = sample_pcm[: 2 * 16000]  # scalar takes its time
+    options: dict[str, Any] = {"temperature": 0.0, "language": "en", "vad_filter": True, "audio_ctx": "auto"}
     with WhisperModel("nano", device="cpu", engine="edge") as model:
-        expected = model.encode(sample_pcm)
+        expected = model.transcribe(samples, **options).text
+        assert expected
     new_process(monkeypatch)
     monkeypatch.setenv(_self_test.VARIABLE, "always")
     monkeypatch.setattr("whisperq_edge._vad._network", None)
@@ -242,10 +243,8 @@ def test_everything_runs_on_scalar_then(
         monkeypatch.setattr(_core, name, lambda *given, real=real: used.append(given[1]) or real(*given))
     break_kernels(monkeypatch, "mel")
     with pytest.warns(SelfTestWarning, match="mel"), WhisperModel("nano", device="cpu", engine="edge") as model:
-        features = model.encode(sample_pcm)
-        assert model.transcribe(sample_pcm, temperature=0.0, language="en", vad_filter=True).text.strip() == sample_text
+        assert model.transcribe(samples, **options).text == expected
     assert used == ["scalar", "scalar"]
-    assert np.linalg.norm(features - expected) < 0.05 * np.linalg.norm(expected)
 
 
 CRASHES = """
