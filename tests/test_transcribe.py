@@ -450,6 +450,17 @@ def test_multilingual_models_detect_the_language(multilingual_path: Path, sample
             model.transcribe(sample_pcm, language="yue")
 
 
+@pytest.mark.parametrize("n_tokens", [1, 2, 7])
+def test_a_window_has_as_many_tokens_as_were_asked_for(nano: WhisperModel, sample_pcm: Samples, n_tokens: int) -> None:
+    """whisper.cpp has one more than its own ``max_tokens``."""
+    eot = 50256
+    forced: dict[str, Any] = {"max_new_tokens": n_tokens, "suppress_tokens": [-1, eot], **QUICK}
+    transcript = nano.transcribe(sample_pcm, without_timestamps=True, **forced)
+    assert [sum(token < eot for token in segment.tokens) for segment in transcript] == [n_tokens]
+    for segment in nano.transcribe(sample_pcm, **forced):
+        assert len(segment.tokens) <= max(n_tokens, 2)  # a start and an end, at least
+
+
 def test_previous_text_can_be_left_out(multilingual_path: Path, sample_pcm: Samples) -> None:
     """With random weights the prompt changes the answer, so it shows whether there was one."""
     long = np.tile(sample_pcm, 4)

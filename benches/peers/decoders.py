@@ -120,7 +120,7 @@ class GgmlDecoder:
         options.suppress_blank = False
         options.suppress_non_speech = False
         options.without_timestamps = True
-        options.max_new_tokens = n_tokens
+        options.max_new_tokens = n_tokens + 1  # the last is sampled and not decoded
         options.filter.suppress = [self._special.eot]
         return options
 

@@ -2,6 +2,7 @@
 
 #include <algorithm>
 #include <atomic>
+#include <cmath>
 #include <cstring>
 #include <exception>
 #include <fstream>
@@ -180,11 +181,19 @@ class Call {
         params.no_timestamps = options_.without_timestamps;
         params.max_initial_ts = options_.max_initial_timestamp;
         params.token_timestamps = options_.token_timestamps;
-        params.max_tokens = options_.max_new_tokens;
+        params.max_tokens = max_tokens();
         params.print_progress = false;
         params.print_timestamps = false;
         set_callbacks(params);
         return params;
+    }
+
+    // whisper.cpp ends a window one token after the number that it is given, and takes 0 for no limit. So the only
+    // token of a window is followed by an end that on_logits() forces; with timestamps by the timestamp that upstream
+    // forces.
+    int max_tokens() const { return std::max(options_.max_new_tokens - 1, options_.max_new_tokens > 0 ? 1 : 0); }
+    bool is_at_end(int n_tokens) const {
+        return options_.max_new_tokens == 1 && options_.without_timestamps && n_tokens == 1;
     }
 
     void set_callbacks(whisper_full_params& params) {
@@ -213,6 +222,12 @@ class Call {
     void on_logits(const whisper_token_data* tokens, int n_tokens, float* logits) {
         ++n_samplings_;
         if (options_.filter.is_needed()) options_.filter.apply(tokens, n_tokens, logits);
+        if (is_at_end(n_tokens)) force(whisper_token_eot(context_), logits);
+    }
+
+    void force(whisper_token token, float* logits) const {
+        std::fill_n(logits, whisper_n_vocab(context_), -INFINITY);
+        logits[token] = 0;
     }
 
     // Upstream counts samplings in the beam search only.

@@ -6,6 +6,7 @@
     <folder>/ggml-base.en-q8_0-1f2e3d4c5b6a.bin.json    the converter's report, and under "cache" what we add to it
     <folder>/ggml-base.en-q8_0-1f2e3d4c5b6a.lock        held by the process that makes the entry
     <folder>/sources.json                               hashes of sources, so that gigabytes are not read twice
+    <folder>/self-test-avx2-1f2e3d4c5b6a.json           what the kernels' self-test found (_self_test)
 
 An entry that is whole is opened and nothing is written. Files of other names are never touched.
 """
@@ -46,6 +47,7 @@ __all__ = [
 _LOG = logging.getLogger("whisperq_edge")
 
 _SOURCES = "sources.json"
+_SELF_TEST = re.compile(r"self-test-[a-z0-9_]+-[0-9a-f]{12}\.json")
 _MOST_SOURCES = 500
 _DAY_S = 86400.0
 _RECIPE = "recipe"
@@ -435,7 +437,10 @@ def clear_cache() -> list[Removed]:
     removed = _remove_leftovers(folder, time.time())
     for entry in list_cache():
         removed += _remove_entry(entry)
-    return removed + _remove(folder / _SOURCES)
+    for path in _files_in(folder):
+        if path.name == _SOURCES or _SELF_TEST.fullmatch(path.name):
+            removed += _remove(path)
+    return removed
 
 
 def _entry_paths(folder: Path) -> list[Path]:

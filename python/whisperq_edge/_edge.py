@@ -10,6 +10,7 @@ import numpy.typing as npt
 
 from . import _core
 from ._errors import AudioError, OptionError
+from ._self_test import trusted_isa
 
 __all__ = ["EdgeEncoder"]
 
@@ -21,7 +22,8 @@ class EdgeEncoder:
 
     Args:
         path: a ggml model file of f32, f16, q8_0, q5_1, q5_0, q4_1, q4_0 or a mix of them.
-        isa: the kernels: ``auto`` (``WHISPERQ_ISA``, or the best that this CPU supports) or a name.
+        isa: the kernels: ``auto`` (``WHISPERQ_ISA``, or the best that this CPU supports) or a name; ``scalar`` instead
+            where they fail their self-test.
         n_threads: 0 takes every CPU that affinity and cgroup quota leave to the process.
 
     Raises:
@@ -31,7 +33,7 @@ class EdgeEncoder:
     """
 
     def __init__(self, path: Union[str, os.PathLike[str]], isa: str = "auto", n_threads: int = 0) -> None:
-        self._native = _core.EdgeModel(os.fspath(path), isa, n_threads)
+        self._native = _core.EdgeModel(os.fspath(path), trusted_isa(isa), n_threads)
         self._hparams = self._native.hparams
 
     @classmethod

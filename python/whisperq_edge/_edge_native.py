@@ -11,6 +11,7 @@ import numpy.typing as npt
 
 from . import _core
 from ._edge_engine import AlignRequest, AlignResult, DecodeOptions, Stages, WindowRequest, WindowResult
+from ._self_test import trusted_isa
 from ._tokenizer import Tokenizer, Vocabulary
 
 __all__ = ["CoreModel"]
@@ -25,7 +26,8 @@ class CoreModel:
 
     Args:
         file: a checked model file, of f32, f16, q8_0, q5_1, q5_0, q4_1, q4_0 or a mix of them.
-        isa: the kernels: ``auto`` (``WHISPERQ_ISA``, or the best that this CPU supports) or a name.
+        isa: the kernels: ``auto`` (``WHISPERQ_ISA``, or the best that this CPU supports) or a name; ``scalar`` instead
+            where they fail their self-test.
         n_threads: 0 takes every CPU that affinity and cgroup quota leave to the process.
 
     Raises:
@@ -35,7 +37,7 @@ class CoreModel:
     """
 
     def __init__(self, file: _core.ModelFile, isa: str = "auto", n_threads: int = 0) -> None:
-        self._model = _native.EdgeModel(file.path, isa, n_threads)
+        self._model = _native.EdgeModel(file.path, trusted_isa(isa), n_threads)
         self.hparams: Mapping[str, int] = self._model.hparams
         tokenizer = Tokenizer(Vocabulary(file.vocabulary, self.hparams["n_vocab"]))
         self._eot, self._no_timestamps = tokenizer.eot, tokenizer.no_timestamps

@@ -11,6 +11,7 @@ from . import _core
 from ._audio import MAX_DURATION_S, SAMPLE_RATE, AudioLike, to_pcm
 from ._convert import vocabulary
 from ._errors import OptionError
+from ._self_test import trusted_isa
 
 __all__ = ["log_mel_spectrogram"]
 
@@ -40,7 +41,7 @@ def log_mel_spectrogram(audio: AudioLike, n_mels: int = 80, padding: int = 0) ->
     """
     n_mels = _checked("n_mels", n_mels, 1, _MOST_MELS)
     padding = _checked("padding", padding, 0, MAX_DURATION_S * SAMPLE_RATE)
-    return _core.log_mel_spectrogram(to_pcm(audio).samples, _filters(n_mels), padding=padding)
+    return _core.log_mel_spectrogram(to_pcm(audio).samples, _filters(n_mels), padding=padding, isa=trusted_isa())
 
 
 @functools.lru_cache(maxsize=4)

@@ -22,6 +22,7 @@ from . import _core
 from ._errors import InternalError, OptionError
 from ._native import data_file
 from ._result import Segment, Word
+from ._self_test import trusted_isa
 
 __all__ = ["SilentSpan", "SpeechTimeline", "VadOptions", "silent_spans", "speech_probabilities", "speech_spans"]
 
@@ -238,7 +239,7 @@ def _loaded_network() -> _core.Vad:
     global _network
     with _network_lock:
         if _network is None:
-            _network = _core.Vad(str(data_file(_SILERO)))
+            _network = _core.Vad(str(data_file(_SILERO)), trusted_isa())
         return _network
 
 

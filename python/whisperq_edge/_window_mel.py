@@ -9,6 +9,7 @@ import numpy.typing as npt
 
 from . import _core
 from ._convert import vocabulary
+from ._self_test import trusted_isa
 
 __all__ = ["FRAMES_PER_WINDOW", "HOP_SAMPLES", "WindowMel"]
 
@@ -66,7 +67,7 @@ class WindowMel:
         return padded
 
     def _stream(self) -> _core.MelStream:
-        return _core.MelStream(self._filters, n_threads=self._n_threads)
+        return _core.MelStream(self._filters, n_threads=self._n_threads, isa=trusted_isa())
 
     def _find_largest(self, should_stop: Callable[[], bool]) -> np.float32:
         stream = self._stream()

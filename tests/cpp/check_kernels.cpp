@@ -24,6 +24,7 @@
 #include "kernels/dispatch.h"
 #include "kernels/pack.h"
 #include "kernels/tables.h"
+#include "kernels/tolerances.h"
 #include "support.h"
 
 namespace check {
@@ -52,7 +53,7 @@ struct Checker {
     }
 };
 
-constexpr double kGeluSlope = 1.13;  // the greatest of |gelu'|
+using k::kGeluSlope;
 
 // ---- Inputs
 // -----------------------------------------------------------------------------------------------------------
@@ -488,14 +489,14 @@ void check_ending(const Product& product, const Product& scalar, const Truth& tr
     if (ending.residual == Ending::in_place) epilogue.residual = scalar_out.data();
     scalar.run(n_rows, scalar_out.data(), stride, epilogue);
 
-    const double roundings = kEps * std::sqrt(static_cast<double>(truth.n_values + 2));
     for (int64_t r = 0; r < n_rows; ++r) {
         for (int64_t c = 0; c < n; ++c) {
             const auto i = static_cast<size_t>(r * n + c);
             const double b = ending.bias ? static_cast<double>(bias[c]) : 0.0;
-            double want = truth.sums[i] + b, tolerance = roundings * (truth.terms[i] + std::fabs(b));
+            double want = truth.sums[i] + b;
+            double tolerance = k::product_tolerance(truth.n_values, truth.terms[i] + std::fabs(b));
             if (ending.gelu) {
-                tolerance = kGeluSlope * tolerance + 5e-7 * std::max(1.0, std::fabs(want));
+                tolerance = kGeluSlope * tolerance + k::gelu_tolerance(want);
                 want = gelu_value(want);
             }
             if (ending.residual != Ending::none) {
@@ -973,7 +974,7 @@ void check_gelu_values(Checker& checker, const std::vector<float>& values, Repor
     k::kScalarTable.gelu(scalar.data(), n);
     for (int64_t i = 0; i < n; ++i) {
         const auto x = static_cast<double>(values[static_cast<size_t>(i)]);
-        const double tolerance = 5e-7 * std::max(1.0, std::fabs(x));
+        const double tolerance = k::gelu_tolerance(x);
         report.compare(static_cast<double>(got[i]), gelu_value(x), tolerance, "value", i);
         report.compare(static_cast<double>(got[i]), static_cast<double>(scalar[i]), tolerance, "against scalar", i);
     }
@@ -1296,7 +1297,7 @@ void check_score_keys_case(Checker& checker, k::CacheType type, int64_t n_querie
                 moved += 0.5 * step * std::fabs(keys.number(j, i)) / 8;
             }
             report.compare(static_cast<double>(scores[m * stride + j]), want,
-                           1.01 * moved + kEps * std::sqrt(66.0) * terms, "score", m, j);
+                           1.01 * moved + k::product_tolerance(k::kHeadSize, terms), "score", m, j);
             report.require(scores[m * stride + j] == alone[j], "depends on the other queries");
         }
     }
@@ -1324,7 +1325,7 @@ void check_mix_values_case(Checker& checker, k::CacheType type, int64_t n_querie
                 want += term;
                 terms += std::fabs(term);
             }
-            double tolerance = kEps * std::sqrt(static_cast<double>(n_keys + 2)) * terms;
+            double tolerance = k::product_tolerance(n_keys, terms);
             if (type == k::CacheType::int8) tolerance += values.rounding(p.data() + m * padded, i);
             report.compare(static_cast<double>(out[m * out_stride + i]), want, tolerance, "value", m, i);
             report.require(out[m * out_stride + i] == alone[i], "depends on the other queries");
@@ -1348,8 +1349,6 @@ void check_cached(Checker& checker, const char* kernel, const Case& check_case) 
     checker.close(report);
 }
 
-// A score is off by a rounding of its distance from the greatest, which is taken times log2(e) to the power of 2, and
-// the sum by sqrt(n) roundings.
 void check_softmax(Checker& checker) {
     Report report(checker.table.isa, "softmax");
     for (const int64_t n : {1, 2, 15, 16, 17, 100, 448, 1500}) {
@@ -1370,9 +1369,8 @@ void check_softmax(Checker& checker) {
             report.require(scores.intact(), "wrote outside");
             for (int64_t i = 0; i < n; ++i) {
                 const double distance = greatest - exact[static_cast<size_t>(i)], want = std::exp(-distance) / sum;
-                const double roundings = 6 + 2 * distance + std::sqrt(static_cast<double>(n));
-                report.compare(static_cast<double>(scores[i]), want, kEps * roundings * want + 0x1p-125, "probability",
-                               0, i);
+                report.compare(static_cast<double>(scores[i]), want, k::softmax_tolerance(want, distance, n),
+                               "probability", 0, i);
             }
             for (int64_t i = n; i < padded; ++i) report.require(scores[i] == 0.0f, "not 0 behind the scores");
         }

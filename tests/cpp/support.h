@@ -14,6 +14,7 @@
 #include <vector>
 
 #include "kernels/kernels.h"
+#include "kernels/tolerances.h"
 
 namespace check {
 
@@ -126,7 +127,7 @@ class Guarded {
 // ---- Report
 // -----------------------------------------------------------------------------------------------------------
 
-constexpr double kEps = 0x1p-23;  // of float
+using k::kEps;
 
 // What one kernel of one ISA was found to do. Prints the first failures as they come.
 class Report {

@@ -11,6 +11,7 @@ from typing import Any, Optional
 
 from .. import _core
 from .._native import build_info
+from .._self_test import trusted_isa
 from .._version import __version__
 
 __all__ = ["Watch", "card_differences", "machine_card", "package_version"]
@@ -28,7 +29,7 @@ def machine_card() -> dict[str, Any]:
         "family": _core.cpu_family(),
         "system": f"{platform.system()} {platform.machine()}",
         "usable_cpus": _core.usable_cpus(),
-        "edge_isa": _core.chosen_isa(),
+        "edge_isa": trusted_isa(),
         "ggml_built_for": " ".join(build.ggml_requires),
         "governor": _governor(),
         "whisperq_edge": __version__,

@@ -158,9 +158,7 @@ def _ours(task: Mapping[str, Any], samples: Any) -> Turn:
     options = dict(task["options"])
     eot = 50257 if model.is_multilingual else 50256
     if task["n_tokens"] is not None:
-        # whisper.cpp ends a window one token after the number that it is given.
-        n_asked = task["n_tokens"] - (model.engine == "ggml")
-        options.update(_forced_tokens(n_asked, eot, model.dims["n_vocab"]))
+        options.update(_forced_tokens(task["n_tokens"], eot, model.dims["n_vocab"]))
 
     def turn() -> dict[str, Any]:
         transcript = model.transcribe(samples, **options)

@@ -11,6 +11,7 @@ import click
 from .. import _core
 from .._errors import CpuError
 from .._native import build_info, load_ggml
+from .._self_test import known_self_test
 from .._version import __version__
 
 __all__ = ["collect", "info_command"]
@@ -51,11 +52,13 @@ def _ggml(requires: list[str], whisper_cpp: str, native: str) -> dict[str, Any]:
 
 def _edge() -> dict[str, Any]:
     isas = _core.isas()
+    self_test = known_self_test()
     return {
         "does": ["encode"],
         "isas_built": [isa["name"] for isa in isas if isa["built"]],
         "isas_supported": [isa["name"] for isa in isas if isa["built"] and isa["supported"]],
-        "isa": _core.chosen_isa(),
+        "isa": self_test.isa if self_test.is_trusted else "scalar",
+        "self_test": self_test._asdict(),
     }
 
 
@@ -76,8 +79,14 @@ def _lines(report: dict[str, Any]) -> list[tuple[str, str]]:
         ("Engine edge", f"the encoder only, so far; kernels in use: {edge['isa']}"),
         ("  built", " ".join(edge["isas_built"])),
         ("  supported here", " ".join(edge["isas_supported"])),
+        ("  self-test", _self_test(edge["self_test"])),
         ("Default engine", report["default_engine"]),
     ]
+
+
+def _self_test(found: dict[str, Any]) -> str:
+    ms = "" if found["ms"] is None else f" in {found['ms']:.1f} ms"
+    return f"{found['isa']}: {found['state']}{ms}" + (f": {found['reason']}" if found["reason"] else "")
 
 
 @click.command("info")

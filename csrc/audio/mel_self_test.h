@@ -1,0 +1,13 @@
+// Whether spectrograms are right on this very CPU; see kernels/self_test.h.
+#pragma once
+
+#include <string>
+
+#include "core/findings.h"
+
+namespace whisperq::mel {
+
+// `isa`: as Mel takes it.
+void self_test(const std::string& isa, Findings& findings);
+
+}  // namespace whisperq::mel
