@@ -261,13 +261,26 @@ _self_test.trusted_isa()
 @pytest.mark.skipif(os.name == "nt", reason="POSIX signals")
 def test_a_crash_is_not_repeated(folder: Path, runs: list[str], monkeypatch: pytest.MonkeyPatch) -> None:
     done = subprocess.run([sys.executable, "-c", CRASHES], capture_output=True, timeout=60, check=False)
-    assert done.returncode < 0
-    with pytest.warns(SelfTestWarning, match="an earlier process ended while it tested them"):
+    assert done.returncode < 0 and known_self_test().state == "started"
+    monkeypatch.setattr(_self_test, "_APART", "import os, signal; os.kill(os.getpid(), signal.SIGILL)")
+    with pytest.warns(SelfTestWarning, match="does not come to its end .SIGILL."):
         assert trusted_isa() == "scalar"
-    assert runs == [] and known_self_test().state == "started"
+    new_process(monkeypatch)
+    with pytest.warns(SelfTestWarning, match="SIGILL"):
+        assert trusted_isa() == "scalar"
+    assert runs == [] and known_self_test().state == "failed"
     new_process(monkeypatch)
     monkeypatch.setenv(_self_test.VARIABLE, "always")
     assert trusted_isa() == BEST and known_self_test().state == "passed"
+
+
+@needs_vectors
+@pytest.mark.skipif(os.name == "nt", reason="POSIX signals")
+def test_a_kill_in_the_midst_is_no_failure(folder: Path, runs: list[str], monkeypatch: pytest.MonkeyPatch) -> None:
+    subprocess.run([sys.executable, "-c", CRASHES], capture_output=True, timeout=60, check=False)
+    assert known_self_test().state == "started"
+    assert trusted_isa() == BEST and runs == []
+    assert known_self_test().state == "passed" and known_self_test().ms > 0
 
 
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="needs fork")

@@ -45,8 +45,9 @@ class PythonObserver : public Observer {
   private:
     template <typename... Arguments>
     static void call(const py::object& function, const Arguments&... arguments) {
-        const py::gil_scoped_acquire gil;
-        if (!function.is_none()) function(arguments...);
+        python::with_gil([&] {
+            if (!function.is_none()) function(arguments...);
+        });
     }
 
     py::object on_languages_, on_segment_, on_progress_;

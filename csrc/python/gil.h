@@ -1,16 +1,24 @@
 // Other Python threads run while we compute.
 #pragma once
 
-#include <Python.h>
+#include <pybind11/pybind11.h>
 
 #include <chrono>
 #include <thread>
+#if defined(__GLIBCXX__)
+#include <cxxabi.h>
+#endif
 
 namespace whisperq::python {
 
-// What pybind11's gil_scoped_release is, but for the end of the process. A daemon thread that asks for the GIL while
-// the interpreter shuts down is ended by CPython (before 3.14) with pthread_exit(), which unwinds the stack; and
-// unwinding out of a destructor aborts the process. Here the thread waits for the end instead, as in 3.14.
+// A daemon thread that asks for the GIL while the interpreter shuts down is ended by CPython (before 3.14) with
+// pthread_exit(), which unwinds the stack; and unwinding out of a destructor, or of what is noexcept, aborts the
+// process. Such a thread waits for the end here instead, as it does in 3.14.
+[[noreturn]] inline void wait_for_the_end() {
+    for (;;) std::this_thread::sleep_for(std::chrono::hours(1));
+}
+
+// What pybind11's gil_scoped_release is, but for the end of the process.
 class GilReleased {
   public:
     GilReleased() : state_(PyEval_SaveThread()) {}
@@ -18,7 +26,7 @@ class GilReleased {
         try {
             PyEval_RestoreThread(state_);
         } catch (...) {  // not an exception: glibc's unwinding, which may not be ended
-            for (;;) std::this_thread::sleep_for(std::chrono::hours(1));
+            wait_for_the_end();
         }
     }
     GilReleased(const GilReleased&) = delete;
@@ -27,5 +35,21 @@ class GilReleased {
   private:
     PyThreadState* state_;
 };
+
+// Does what needs the GIL on a thread that may have released it: `action` may run Python, and throw.
+template <class Action>
+void with_gil(const Action& action) {
+#if defined(__GLIBCXX__)
+    try {
+        const pybind11::gil_scoped_acquire gil;
+        action();
+    } catch (const abi::__forced_unwind&) {
+        wait_for_the_end();
+    }
+#else
+    const pybind11::gil_scoped_acquire gil;
+    action();
+#endif
+}
 
 }  // namespace whisperq::python

@@ -7,6 +7,7 @@
 #include <utility>
 
 #include "core/clock.h"
+#include "python/gil.h"
 
 namespace whisperq::python {
 
@@ -21,14 +22,7 @@ class StopCheck {
         const int64_t now = now_us();
         if (stopped_ || now - last_us_ < interval_us) return stopped_;
         last_us_ = now;
-        const pybind11::gil_scoped_acquire gil;
-        try {
-            if (PyErr_CheckSignals() != 0) throw pybind11::error_already_set();
-            stopped_ = !should_stop_.is_none() && should_stop_().cast<bool>();
-        } catch (...) {
-            error_ = std::current_exception();
-            stopped_ = true;
-        }
+        with_gil([this] { ask(); });
         return stopped_;
     }
 
@@ -37,6 +31,16 @@ class StopCheck {
     }
 
   private:
+    void ask() {
+        try {
+            if (PyErr_CheckSignals() != 0) throw pybind11::error_already_set();
+            stopped_ = !should_stop_.is_none() && should_stop_().cast<bool>();
+        } catch (const std::exception&) {
+            error_ = std::current_exception();
+            stopped_ = true;
+        }
+    }
+
     pybind11::object should_stop_;
     int64_t last_us_ = 0;
     bool stopped_ = false;

@@ -6,8 +6,9 @@ the next process only reads a file::
 
     <cache>/self-test-<isa>-<key>.json    {"state": "passed", "ms": 2.4, ...}
 
-Before the test the file says "started": a test that never came to its end, as an illegal instruction ends it, is found
-by the next process. Where nothing can be written, each process tests for itself.
+Before the test the file says "started". Where a process finds that a test never came to its end, as an illegal
+instruction or a kill ends it, it repeats the test in a process of its own, which may crash. Where nothing can be
+written, each process tests for itself.
 """
 
 from __future__ import annotations
@@ -17,12 +18,15 @@ import hashlib
 import json
 import logging
 import os
+import signal
+import subprocess
+import sys
 import threading
 import time
 import warnings
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import IO, NamedTuple, Optional
+from typing import IO, Any, Callable, NamedTuple, Optional
 
 from . import _core
 from ._cache import _release, _take, cache_folder
@@ -39,6 +43,7 @@ _MODES = ("auto", "always", "never")
 _SCALAR = "scalar"
 _PASSED, _FAILED, _STARTED, _NOT_RUN, _SKIPPED = "passed", "failed", "started", "not run yet", "skipped"
 _PATIENCE_S = 2.0
+_PATIENCE_APART_S = 30.0
 _MIDR = Path("/sys/devices/system/cpu/cpu0/regs/identification/midr_el1")
 
 
@@ -51,7 +56,7 @@ class SelfTest(NamedTuple):
 
     Attributes:
         isa: the instruction set.
-        state: ``passed``, ``failed``, ``started`` (it never came to its end), ``not run yet`` or ``skipped``
+        state: ``passed``, ``failed``, ``started`` (it has not come to its end), ``not run yet`` or ``skipped``
             (``WHISPERQ_SELF_TEST=never``).
         ms: what the test took; None: it has not ended.
         reason: what was wrong; empty where nothing was.
@@ -64,7 +69,7 @@ class SelfTest(NamedTuple):
 
     @property
     def is_trusted(self) -> bool:
-        return self.state not in (_FAILED, _STARTED)
+        return self.state != _FAILED
 
 
 _lock = threading.Lock()
@@ -134,19 +139,20 @@ def _find(isa: str) -> SelfTest:
     with _held(path) as is_held:
         # Another process may have tested while we waited. What it started and nobody holds, it did not end.
         known = _read(path, isa) if mode == "auto" else None
-        if known is not None and (known.state != _STARTED or is_held):
+        if known is not None and known.state != _STARTED:
             return known
-        return _test(isa, path if is_held else None)
+        run = _run if known is None else _run_apart
+        return _test(isa, run, path if is_held else None)
 
 
-def _test(isa: str, path: Optional[Path]) -> SelfTest:
+def _test(isa: str, run: Callable[[str], SelfTest], path: Optional[Path]) -> SelfTest:
     """``path``: where to note it; None: nowhere."""
     if path is None:
-        return _run(isa)
+        return run(isa)
     found = None
     try:
         _write(path, SelfTest(isa, _STARTED))
-        found = _run(isa)
+        found = run(isa)
         return found
     finally:
         if found is None or not _write(path, found):
@@ -155,7 +161,36 @@ def _test(isa: str, path: Optional[Path]) -> SelfTest:
 
 
 def _run(isa: str) -> SelfTest:
-    answer = _core.self_test(isa)
+    return _judged(isa, _core.self_test(isa))
+
+
+# The library by its path: neither the package nor what it imports is needed.
+_APART = """
+import importlib.util, json, sys
+spec = importlib.util.spec_from_file_location("_core", sys.argv[1])
+core = importlib.util.module_from_spec(spec)
+spec.loader.exec_module(core)
+print(json.dumps(core.self_test(sys.argv[2])))
+"""
+
+
+def _run_apart(isa: str) -> SelfTest:
+    command = [sys.executable or "python3", "-c", _APART, _core.__file__, isa]
+    try:
+        done = subprocess.run(command, capture_output=True, text=True, timeout=_PATIENCE_APART_S, check=True)
+        return _judged(isa, json.loads(done.stdout))
+    except (OSError, subprocess.SubprocessError, ValueError) as error:
+        return SelfTest(isa, _FAILED, None, f"the test of them does not come to its end ({_how_it_ended(error)})")
+
+
+def _how_it_ended(error: Exception) -> str:
+    if isinstance(error, subprocess.CalledProcessError):
+        code = error.returncode
+        return signal.Signals(-code).name if code < 0 else f"exit code {code}"
+    return "timeout" if isinstance(error, subprocess.TimeoutExpired) else str(error)
+
+
+def _judged(isa: str, answer: Mapping[str, Any]) -> SelfTest:
     failure = answer["failure"]
     if failure is None:
         return SelfTest(isa, _PASSED, answer["ms"])
@@ -167,9 +202,8 @@ def _run(isa: str) -> SelfTest:
 
 
 def _tell(found: SelfTest) -> None:
-    what = found.reason if found.state == _FAILED else "an earlier process ended while it tested them"
     message = (
-        f"the {found.isa} kernels do not work on this CPU ({_core.cpu_name() or _core.cpu_family()}): {what}."
+        f"the {found.isa} kernels do not work on this CPU ({_core.cpu_name() or _core.cpu_family()}): {found.reason}."
         f" Please report this with the output of `whisperq-edge info --json`. "
     )
     if found.isa == _SCALAR:
