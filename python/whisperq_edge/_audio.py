@@ -460,6 +460,7 @@ def _decode_with_soundfile(stream: IO[bytes], name: str, warns: bool) -> Pieces:
         buffer = np.empty((frames, file.channels), np.float32)
         try:
             while len(block := file.read(out=buffer)):
+                source.raise_if_failed()
                 yield pcm.push(block)
         except soundfile.LibsndfileError as error:
             source.raise_if_failed()
