@@ -1,4 +1,4 @@
-"""Audio as a stream: the same samples, spans and transcripts as from an array, and nothing that grows with its length."""
+"""Audio as a stream: the same samples, spans and transcripts as from an array, in memory that does not grow."""
 
 from __future__ import annotations
 
@@ -204,8 +204,14 @@ def test_a_file_is_closed(tmp_path: Path) -> None:
     samples = open_samples(path)
     first_pass(samples)
     samples.close()
+    path.rename(tmp_path / "moved.wav")  # Windows refuses it for a file that is open
     with pytest.raises(ValueError, match="closed"):
-        samples._begin() or next(samples._pieces)  # type: ignore[attr-defined]
+        to_pcm_again(samples)
+
+
+def to_pcm_again(samples: Any) -> Floats:
+    samples._blocks, samples._first = [], 1
+    return samples.read(0, 10)
 
 
 # ---- Stopping --------------------------------------------------------------------------------------------------------
@@ -398,11 +404,6 @@ def test_a_stream_has_the_transcript_of_an_array(micro: WhisperModel, talk_file:
         assert heard.segments and starts
         expected = expected or found
         assert found == expected
-        assert (
-            heard.timings["audio_decode"].runs == (1 if isinstance(audio, np.ndarray) else 2)
-            or options.get("vad_filter")
-            or options.get("language", "en") is None
-        )
 
 
 def test_silence_and_nothing_come_out_of_files_as_out_of_arrays(nano_edge: WhisperModel) -> None:
