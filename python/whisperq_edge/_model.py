@@ -36,7 +36,7 @@ _WINDOW_SAMPLES = 30 * SAMPLE_RATE
 DEVICES = ("auto", "cpu", "gpu", "cuda", "metal", "vulkan")
 
 Engine = Union[EdgeEngine, GgmlEngine]
-OnStart = Callable[[list[tuple[str, float]], float], None]
+OnStart = Callable[[list[tuple[str, float]], float, float], None]
 
 
 class CancelToken:
@@ -259,8 +259,9 @@ class WhisperModel:
         cancel: Optional[CancelToken] = None,
         timeout_s: Optional[float] = None,
     ) -> Transcript:
-        """``transcribe`` with one more callback: ``on_start(ranking, heard_s)`` when the language is known. ``ranking``
-        has (code, probability), likeliest first; ``heard_s`` is what the voice detector left, in seconds."""
+        """``transcribe`` with one more callback: ``on_start(ranking, duration_s, heard_s)`` when the language is known.
+        ``ranking`` has (code, probability), likeliest first; ``duration_s`` is the length of the audio and ``heard_s``
+        what the voice detector left of it, in seconds."""
         began_us = _core.now_us()
         _check_timeout(timeout_s)
         chosen = TranscribeOptions.from_arguments(given)
@@ -418,7 +419,7 @@ class _Call:
         self._engine_began_s = time.perf_counter()
         self._language, self._language_probability = ranking[0]
         if self._listeners.on_start is not None:
-            self._listeners.on_start(ranking, self._heard_duration_s())
+            self._listeners.on_start(ranking, self._audio.duration_s, self._heard_duration_s())
 
     def _hear_segment(self, segment: Segment) -> None:
         heard_s = segment.end
