@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import logging
 import os
+import signal
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -231,6 +232,21 @@ def test_reading_stops_when_it_is_asked_to(tmp_path: Path) -> None:
         with pytest.raises(StoppedError):
             first_pass(samples)
         samples.close()
+
+
+@pytest.mark.skipif(os.name == "nt", reason="POSIX signals")
+@pytest.mark.parametrize("place", [0, 100_000])
+def test_ctrl_c_within_libsndfile_is_not_lost(place: int) -> None:
+    class Interrupted(io.BytesIO):
+        def readinto(self, buffer: Any) -> int:
+            if place <= self.tell() < place + 5000:
+                os.kill(os.getpid(), signal.SIGINT)
+            return super().readinto(buffer)
+
+    stream = Interrupted(encoded(noise(60 * RATE), format="WAV"))
+    with pytest.raises(KeyboardInterrupt):
+        list(_audio._from_stream(stream, "talk"))
+    assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
 
 
 class EndlessWav:

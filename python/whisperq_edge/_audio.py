@@ -14,7 +14,9 @@ import io
 import logging
 import math
 import os
+import signal
 import tempfile
+import threading
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -445,7 +447,8 @@ def _decode_with_soundfile(stream: IO[bytes], name: str, warns: bool) -> Pieces:
 
     source = _Source(stream)
     try:
-        file = ForwardFile(source)
+        with _InterruptLater():
+            file = ForwardFile(source)
     except soundfile.LibsndfileError as error:
         source.raise_if_failed()
         raise _NotDecodedError(_libsndfile_reason(error)) from error
@@ -459,8 +462,12 @@ def _decode_with_soundfile(stream: IO[bytes], name: str, warns: bool) -> Pieces:
         frames = min(pcm.block_frames, max(1, _BLOCK_FRAMES * MAX_CHANNELS // file.channels))
         buffer = np.empty((frames, file.channels), np.float32)
         try:
-            while len(block := file.read(out=buffer)):
+            while True:
+                with _InterruptLater():
+                    block = file.read(out=buffer)
                 source.raise_if_failed()
+                if not len(block):
+                    break
                 yield pcm.push(block)
         except soundfile.LibsndfileError as error:
             source.raise_if_failed()
@@ -470,6 +477,28 @@ def _decode_with_soundfile(stream: IO[bytes], name: str, warns: bool) -> Pieces:
                 _warn_damaged(name, pcm.frames_in / file.samplerate, _libsndfile_reason(error))
         source.raise_if_failed()
         yield pcm.finish()
+
+
+class _InterruptLater:
+    """Ctrl-C while libsndfile runs. Python would raise ``KeyboardInterrupt`` where libsndfile calls a file object
+    through C, and it would be lost, as if the file ended there. It is raised behind the block instead."""
+
+    def __enter__(self) -> None:
+        self._is_asked = False
+        # Signals come to the main thread; whoever has a handler of their own keeps it.
+        in_main = threading.current_thread() is threading.main_thread()
+        self._defers = in_main and signal.getsignal(signal.SIGINT) is signal.default_int_handler
+        if self._defers:
+            signal.signal(signal.SIGINT, self._ask)
+
+    def __exit__(self, *_: object) -> None:
+        if self._defers:
+            signal.signal(signal.SIGINT, signal.default_int_handler)
+        if self._is_asked:
+            raise KeyboardInterrupt
+
+    def _ask(self, *_: object) -> None:
+        self._is_asked = True
 
 
 class _Source:
