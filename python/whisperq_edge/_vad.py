@@ -434,7 +434,8 @@ def _levels_db(samples: Floats) -> Levels:
     deviations = [samples[:n_whole].reshape(-1, _WINDOW_SAMPLES).std(axis=1, dtype=np.float64)]
     if n_whole < len(samples):
         deviations.append(np.array([samples[n_whole:].std(dtype=np.float64)]))
-    return 20.0 * np.log10(np.maximum(np.concatenate(deviations), 1e-12))
+    levels: Levels = np.concatenate(deviations)
+    return 20.0 * np.log10(np.maximum(levels, 1e-12))
 
 
 def _highest_steady_db(levels_db: Levels) -> float:
