@@ -369,17 +369,21 @@ def _kept(stream: Any, should_stop: ShouldStop) -> IO[bytes]:
     """What is left to read of a file object: in memory, and in a temporary file where it is much."""
     kept: IO[bytes] = io.BytesIO()
     n_bytes = 0
-    while content := _read_some(stream):
-        if should_stop():
-            raise StoppedError
-        if n_bytes <= _MOST_BYTES_IN_MEMORY < n_bytes + len(content):
-            in_memory = cast(io.BytesIO, kept).getbuffer()
-            kept = cast(IO[bytes], tempfile.TemporaryFile())  # noqa: SIM115
-            kept.write(in_memory)
-        kept.write(content)
-        n_bytes += len(content)
-    kept.flush()
-    kept.seek(0)
+    try:
+        while content := _read_some(stream):
+            if should_stop():
+                raise StoppedError
+            if n_bytes <= _MOST_BYTES_IN_MEMORY < n_bytes + len(content):
+                in_memory = cast(io.BytesIO, kept).getbuffer()
+                kept = cast(IO[bytes], tempfile.TemporaryFile())  # noqa: SIM115
+                kept.write(in_memory)
+            kept.write(content)
+            n_bytes += len(content)
+        kept.flush()
+        kept.seek(0)
+    except BaseException:
+        kept.close()
+        raise
     return kept
 
 
