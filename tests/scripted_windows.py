@@ -348,7 +348,8 @@ def transcribe(
 ) -> tuple[list[Segment], EdgeResult]:
     """What ``EdgeEngine`` makes of the script. The caller has put ``NumberedMel`` in place of ``WindowMel``."""
     chosen = TranscribeOptions.from_arguments(options)
-    engine = EdgeEngine(model or ScriptedModel(script), real_vocabulary(51865), **tools)
+    native = model or ScriptedModel(script)
+    engine = EdgeEngine(native, real_vocabulary(51865), **_in_pieces(round(duration_s * 16000), **tools))
     engine.check(chosen)
     segments: list[Segment] = []
     samples = np.zeros(round(duration_s * 16000), np.float32)
@@ -363,6 +364,34 @@ def transcribe(
         should_stop=should_stop,
     )
     return segments, result
+
+
+class _Whole:
+    """``SpeechStream`` and ``SilenceFinder`` by functions of all of the audio, which answer in the end."""
+
+    def __init__(self, answer: Any) -> None:
+        self._answer = answer
+
+    def feed(self, samples: Floats) -> Floats:
+        return np.empty(0, np.float32)
+
+    def push(self, samples: Floats, probabilities: Floats) -> None:
+        pass
+
+    def finish(self) -> Any:
+        return self._answer()
+
+
+def _in_pieces(n_samples: int, hear_speech: Any = None, find_silence: Any = None) -> dict[str, Any]:
+    """The tools of ``EdgeEngine``, of ``(samples, should_stop) -> probabilities`` and ``(samples, probabilities) ->
+    [(start, end)]``."""
+    samples = np.zeros(n_samples, np.float32)
+    tools = {}
+    if hear_speech is not None:
+        tools["hear_speech"] = lambda: _Whole(lambda: hear_speech(samples, lambda: False))
+    if find_silence is not None:
+        tools["find_silence"] = lambda: _Whole(lambda: [(a, b, "") for a, b in find_silence(samples, None)])
+    return tools
 
 
 def random_case(seed: int) -> tuple[float, dict[str, Any]]:

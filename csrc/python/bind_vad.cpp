@@ -38,26 +38,10 @@ Floats array_of(const std::vector<float>& values) {
     return Floats(static_cast<py::ssize_t>(values.size()), values.data());
 }
 
-// A network, and a stream for one Python thread at a time; whole clips have streams of their own.
-class Vad {
+// Audio that comes in pieces, for one Python thread at a time.
+class Stream {
   public:
-    Vad(const std::filesystem::path& path, const std::string& isa) : network_(load(path, isa)), stream_(network_) {}
-
-    std::string isa() const { return network_->kernels().isa; }
-
-    Floats probabilities(const py::array& audio, py::object should_stop) const {
-        const Floats samples = checked_pcm(audio);
-        const float* from = samples.data();
-        const int64_t n_samples = samples.shape(0);
-        StopCheck stop(std::move(should_stop));
-        std::vector<float> found;
-        {
-            const GilReleased released;
-            found = whole(from, n_samples, stop);
-        }
-        stop.rethrow_error();
-        return array_of(found);
-    }
+    explicit Stream(std::shared_ptr<const edge::VadNetwork> network) : stream_(std::move(network)) {}
 
     Floats feed(const py::array& audio) {
         const Floats samples = checked_pcm(audio);
@@ -74,6 +58,45 @@ class Vad {
         const GilReleased released;
         const std::lock_guard<std::mutex> lock(mutex_);
         stream_.reset();
+    }
+
+  private:
+    template <class F>
+    Floats collect(const F& produce) {
+        std::vector<float> found;
+        {
+            const GilReleased released;
+            const std::lock_guard<std::mutex> lock(mutex_);
+            produce(found);
+        }
+        return array_of(found);
+    }
+
+    edge::VadStream stream_;
+    std::mutex mutex_;
+};
+
+// A network and a stream; whole clips, and who asks for one, have streams of their own.
+class Vad {
+  public:
+    Vad(const std::filesystem::path& path, const std::string& isa) : network_(load(path, isa)), stream_(network_) {}
+
+    std::string isa() const { return network_->kernels().isa; }
+    std::unique_ptr<Stream> stream() const { return std::make_unique<Stream>(network_); }
+    Stream& own_stream() { return stream_; }
+
+    Floats probabilities(const py::array& audio, py::object should_stop) const {
+        const Floats samples = checked_pcm(audio);
+        const float* from = samples.data();
+        const int64_t n_samples = samples.shape(0);
+        StopCheck stop(std::move(should_stop));
+        std::vector<float> found;
+        {
+            const GilReleased released;
+            found = whole(from, n_samples, stop);
+        }
+        stop.rethrow_error();
+        return array_of(found);
     }
 
   private:
@@ -97,31 +120,26 @@ class Vad {
         return found;
     }
 
-    template <class F>
-    Floats collect(const F& produce) {
-        std::vector<float> found;
-        {
-            const GilReleased released;
-            const std::lock_guard<std::mutex> lock(mutex_);
-            produce(found);
-        }
-        return array_of(found);
-    }
-
     std::shared_ptr<const edge::VadNetwork> network_;
-    edge::VadStream stream_;
-    std::mutex mutex_;
+    Stream stream_;
 };
 
 }  // namespace
 
 void bind_vad(py::module_& m) {
+    py::class_<Stream>(m, "VadStream", "The voice detector over audio in pieces; `_core.Vad.stream` makes one.")
+        .def("feed", &Stream::feed, py::arg("samples"))
+        .def("finish", &Stream::finish)
+        .def("reset", &Stream::reset);
     py::class_<Vad>(m, "Vad", "Probability of speech (silero) for every started window of 512 samples at 16 kHz.")
         .def(py::init<const std::filesystem::path&, const std::string&>(), py::arg("path"), py::arg("isa") = "auto")
         .def("probabilities", &Vad::probabilities, py::arg("samples"), py::arg("should_stop") = py::none())
-        .def("feed", &Vad::feed, py::arg("samples"))
-        .def("finish", &Vad::finish)
-        .def("reset", &Vad::reset)
+        .def("stream", &Vad::stream)
+        .def(
+            "feed", [](Vad& vad, const py::array& samples) { return vad.own_stream().feed(samples); },
+            py::arg("samples"))
+        .def("finish", [](Vad& vad) { return vad.own_stream().finish(); })
+        .def("reset", [](Vad& vad) { vad.own_stream().reset(); })
         .def_property_readonly("isa", &Vad::isa);
 }
 

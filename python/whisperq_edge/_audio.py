@@ -1,7 +1,7 @@
 """Audio of any kind to PCM: float32, mono, 16 kHz.
 
-Files are decoded, mixed down and resampled block by block: nothing is allocated by what a header claims, and the memory
-taken is that of the result and one block. soundfile, soxr and PyAV are imported when they are first needed, so that
+Files are decoded, mixed down and resampled block by block, as often as they are gone over (``_samples`` says why):
+nothing is allocated by what a header claims. soundfile, soxr and PyAV are imported when they are first needed, so that
 ``import whisperq_edge`` stays quick.
 """
 
@@ -14,20 +14,31 @@ import io
 import logging
 import math
 import os
+import signal
+import tempfile
+import threading
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import IO, Any, Optional, Union
+from typing import IO, Any, Callable, Optional, Union, cast
 
 import numpy as np
 import numpy.typing as npt
 
 from ._errors import AudioError, AudioFormatError, EmptyAudioError, OptionError
+from ._samples import (
+    SAMPLE_RATE,
+    ArraySamples,
+    DecodedSamples,
+    Pieces,
+    Samples,
+    ShouldStop,
+    StoppedError,
+    changed,
+    never,
+)
 
-__all__ = ["MAX_DURATION_S", "MAX_PEAK", "SAMPLE_RATE", "Pcm", "to_pcm"]
-
-SAMPLE_RATE = 16_000
-"""Samples per second that Whisper hears."""
+__all__ = ["MAX_DURATION_S", "MAX_PEAK", "SAMPLE_RATE", "Pcm", "open_samples", "to_pcm"]
 
 MAX_PEAK = 64.0
 """The largest absolute float sample that is taken for audio (+36 dB over full scale). Integer PCM that was cast to
@@ -41,6 +52,10 @@ MAX_CHANNELS = 32
 
 MAX_RATE_HZ = 10_000_000
 
+_READ_BYTES = 2**20
+_MOST_BYTES_IN_MEMORY = 32 * 2**20
+"""Encoded audio from a pipe or a file object goes to a temporary file when there is more of it than this."""
+
 _BLOCK_FRAMES = 16_384  # libsndfile loses the whole block in which a cut FLAC ends, so blocks are not long
 _LOG = logging.getLogger("whisperq_edge")
 
@@ -50,7 +65,7 @@ AudioLike = Union[str, "os.PathLike[str]", bytes, bytearray, memoryview, IO[byte
 
 @dataclass(frozen=True)
 class Pcm:
-    """Audio as the engines take it.
+    """Audio as an array.
 
     Attributes:
         samples: float32, C-contiguous, one channel, 16 kHz. Full scale is [-1, 1]; what a decoder or the resampler puts
@@ -88,25 +103,45 @@ def to_pcm(audio: AudioLike, *, sampling_rate: Optional[float] = None) -> Pcm:
         OSError: the file cannot be opened or read: ``FileNotFoundError``, ``IsADirectoryError``, ``PermissionError``.
     """
     began_s = time.perf_counter()
-    samples = _samples(audio, sampling_rate)
+    opened = open_samples(audio, sampling_rate=sampling_rate)
+    try:
+        samples = opened.whole()
+    finally:
+        opened.close()
     return Pcm(samples, samples.size / SAMPLE_RATE, (time.perf_counter() - began_s) * 1000.0)
 
 
-def _samples(audio: Any, sampling_rate: Optional[float]) -> Floats:
+def open_samples(
+    audio: AudioLike, *, sampling_rate: Optional[float] = None, should_stop: ShouldStop = never
+) -> Samples:
+    """Audio that is read a piece at a time. Takes what ``to_pcm`` takes; what it raises for audio that cannot be read,
+    the first pass over the samples raises.
+
+    Files are opened by the first pass and stay open until ``close``. Encoded bytes that come from a file object or a
+    pipe are kept, in memory or in a temporary file, as they have to be decoded again.
+
+    Args:
+        should_stop: asked for every piece, of up to a second; on True ``StoppedError`` is raised.
+    """
     if _is_array_like(audio):
-        return _from_array(_as_array(audio), _checked_rate(sampling_rate))
+        return _of_array(_as_array(audio), _checked_rate(sampling_rate), should_stop)
     if sampling_rate is not None:
         raise OptionError("sampling_rate", sampling_rate, "only for arrays: an audio file carries its own rate")
     if isinstance(audio, (str, os.PathLike)):
-        return _from_path(audio)
-    if isinstance(audio, (bytes, bytearray, memoryview)):
-        return _from_stream(io.BytesIO(bytes(audio)), "the given bytes")
-    if callable(getattr(audio, "read", None)):
-        return _from_stream(io.BytesIO(_read_all(audio)), _stream_name(audio))
-    raise AudioError(
-        f"audio is a {type(audio).__name__}; it has to be a path, the bytes of an audio file, a binary file object"
-        " or a numpy array of samples"
-    )
+        path = audio
+        encoded = _Encoded(os.fsdecode(path), lambda: _open_path(path, should_stop))
+    elif isinstance(audio, (bytes, bytearray, memoryview)):
+        content = audio
+        encoded = _Encoded("the given bytes", lambda: io.BytesIO(bytes(content)))
+    elif callable(getattr(audio, "read", None)):
+        stream = audio
+        encoded = _Encoded(_stream_name(stream), lambda: _kept(stream, should_stop))
+    else:
+        raise AudioError(
+            f"audio is a {type(audio).__name__}; it has to be a path, the bytes of an audio file, a binary file object"
+            " or a numpy array of samples"
+        )
+    return DecodedSamples(encoded.pieces, encoded.name, should_stop=should_stop, close=encoded.close)
 
 
 # --- arrays -----------------------------------------------------------------------------------------------------------
@@ -135,17 +170,23 @@ def _checked_rate(sampling_rate: Optional[float]) -> float:
     return float(sampling_rate)
 
 
-def _from_array(array: npt.NDArray[Any], rate_hz: float) -> Floats:
+def _of_array(array: npt.NDArray[Any], rate_hz: float, should_stop: ShouldStop) -> Samples:
     _check_array(array)
     _check_length(array.shape[0], rate_hz)
-    if _is_pcm_already(array, rate_hz):
-        ready: Floats = array
-        _check_values(ready, 0, rate_hz, "the array")
-        return ready
-    sink = _PcmSink(rate_hz, "the array")
-    for first in range(0, array.shape[0], sink.block_frames):
-        sink.push(array[first : first + sink.block_frames])
-    return sink.finish()
+    if not _is_pcm_already(array, rate_hz):
+        return DecodedSamples(lambda _: _array_pieces(array, rate_hz), "the array", should_stop=should_stop)
+
+    def check(block: Floats, first: int) -> None:
+        _check_values(block, first, rate_hz, "the array")
+
+    return ArraySamples(array, check=check, should_stop=should_stop)
+
+
+def _array_pieces(array: npt.NDArray[Any], rate_hz: float) -> Pieces:
+    pcm = _PcmStream(rate_hz, "the array")
+    for first in range(0, array.shape[0], pcm.block_frames):
+        yield pcm.push(array[first : first + pcm.block_frames])
+    yield pcm.finish()
 
 
 def _check_array(array: npt.NDArray[Any]) -> None:
@@ -177,15 +218,13 @@ def _is_pcm_already(array: npt.NDArray[Any], rate_hz: float) -> bool:
 # --- blocks -----------------------------------------------------------------------------------------------------------
 
 
-class _PcmSink:
-    """Takes blocks of any rate, dtype and number of channels, and grows the PCM of them."""
+class _PcmStream:
+    """Takes blocks of any rate, dtype and number of channels, and gives the PCM of each."""
 
     def __init__(self, rate_hz: float, name: str) -> None:
         self._rate_hz = rate_hz
         self._name = name
         self._resampler = None if rate_hz == SAMPLE_RATE else _resampler(rate_hz)
-        self._samples: Floats = np.empty(0, np.float32)
-        self._length = 0  # samples written; the rest of `_samples` is room to grow
         self.frames_in = 0
 
     @property
@@ -193,34 +232,24 @@ class _PcmSink:
         """Frames to push at a time: few at a low rate, where each becomes thousands of samples."""
         return int(min(_BLOCK_FRAMES, max(self._rate_hz, 1)))
 
-    def push(self, block: npt.NDArray[Any]) -> None:
-        """``block`` is (frames,) or (frames, channels)."""
+    def push(self, block: npt.NDArray[Any]) -> Floats:
+        """``block`` is (frames,) or (frames, channels). The result may share its memory, and may be empty."""
         floats = _full_scale(block)
         _check_values(floats, self.frames_in, self._rate_hz, self._name)
         self.frames_in += block.shape[0]
         _check_length(self.frames_in, self._rate_hz)
-        self._append(self._resampled(_mixed_down(floats), last=False))
+        return self._resampled(_mixed_down(floats), last=False)
 
     def finish(self) -> Floats:
-        """All samples. Nothing may be pushed after it."""
-        if self.frames_in:
-            self._append(self._resampled(np.empty(0, np.float32), last=True))
-        self._samples.resize(self._length, refcheck=False)
-        return self._samples
+        """What the resampler still holds. Nothing may be pushed after it."""
+        nothing = np.empty(0, np.float32)
+        return self._resampled(nothing, last=True) if self.frames_in else nothing
 
     def _resampled(self, mono: Floats, *, last: bool) -> Floats:
         if self._resampler is None:
             return mono
         resampled: Floats = self._resampler.resample_chunk(mono, last=last)
         return resampled
-
-    def _append(self, samples: Floats) -> None:
-        length = self._length + samples.size
-        if length > self._samples.size:
-            # By half as much again each time: amortised, and realloc can grow a large block where it stands.
-            self._samples.resize(length + length // 2, refcheck=False)
-        self._samples[self._length : length] = samples
-        self._length = length
 
 
 def _resampler(rate_hz: float) -> Any:
@@ -278,17 +307,88 @@ def _check_length(frames: int, rate_hz: float) -> None:
 # --- files ------------------------------------------------------------------------------------------------------------
 
 
-def _from_path(path: Union[str, os.PathLike[str]]) -> Floats:
+class _Encoded:
+    """An audio file that may be decoded more than once.
+
+    Args:
+        name: for errors.
+        open_stream: gives the bytes as a file that seeks; called once, by the first pass.
+    """
+
+    def __init__(self, name: str, open_stream: Callable[[], IO[bytes]]) -> None:
+        self.name = name
+        self._open_stream = open_stream
+        self._stream: Optional[IO[bytes]] = None
+        self._state: Optional[tuple[int, int]] = None
+
+    def pieces(self, is_first: bool) -> Pieces:
+        """PCM from the beginning. What is wrong with the file is told to the log by the first pass only."""
+        if self._stream is None:
+            self._stream = self._open_stream()
+            self._state = _file_state(self._stream)
+        self._check_unchanged()
+        for piece in _from_stream(self._stream, self.name, warns=is_first):
+            yield piece
+            if not is_first:
+                self._check_unchanged()
+
+    def close(self) -> None:
+        if self._stream is not None:
+            self._stream.close()
+
+    def _check_unchanged(self) -> None:
+        assert self._stream is not None
+        now = _file_state(self._stream)
+        if now is None or self._state is None or now == self._state:
+            return
+        n_before, n_now = self._state[0], now[0]
+        raise changed(self.name, f"it had {n_before} bytes, now {n_now}" if n_now != n_before else "it was written to")
+
+
+def _file_state(stream: IO[bytes]) -> Optional[tuple[int, int]]:
+    """Bytes and time of the last change, of a file on a disk."""
+    try:
+        found = os.fstat(stream.fileno())
+    except (AttributeError, OSError, ValueError):  # io.UnsupportedOperation is both of the latter
+        return None
+    return found.st_size, found.st_mtime_ns
+
+
+def _open_path(path: Union[str, os.PathLike[str]], should_stop: ShouldStop) -> IO[bytes]:
     name = os.fsdecode(path)
     if "://" in name and not os.path.exists(path):
         raise FileNotFoundError(errno.ENOENT, "No such file (addresses are not fetched: download it first)", name)
-    with open(path, "rb") as stream:
-        # A pipe cannot seek, as decoders have to.
-        return _from_stream(stream if stream.seekable() else io.BytesIO(stream.read()), name)
+    stream = open(path, "rb")  # noqa: SIM115 (stays open for the second pass)
+    if stream.seekable():
+        return stream
+    with stream:  # a pipe, which cannot seek, as decoders have to
+        return _kept(stream, should_stop)
 
 
-def _read_all(stream: Any) -> bytes:
-    content = stream.read()
+def _kept(stream: Any, should_stop: ShouldStop) -> IO[bytes]:
+    """What is left to read of a file object: in memory, and in a temporary file where it is much."""
+    kept: IO[bytes] = io.BytesIO()
+    n_bytes = 0
+    try:
+        while content := _read_some(stream):
+            if should_stop():
+                raise StoppedError
+            if n_bytes <= _MOST_BYTES_IN_MEMORY < n_bytes + len(content):
+                in_memory = cast(io.BytesIO, kept).getbuffer()
+                kept = cast(IO[bytes], tempfile.TemporaryFile())  # noqa: SIM115
+                kept.write(in_memory)
+            kept.write(content)
+            n_bytes += len(content)
+        kept.flush()
+        kept.seek(0)
+    except BaseException:
+        kept.close()
+        raise
+    return kept
+
+
+def _read_some(stream: Any) -> bytes:
+    content = stream.read(_READ_BYTES)
     if isinstance(content, (bytes, bytearray, memoryview)):
         return bytes(content)
     if isinstance(content, str):
@@ -301,25 +401,43 @@ def _stream_name(stream: object) -> str:
     return name if isinstance(name, str) else "the given file object"
 
 
-def _from_stream(stream: IO[bytes], name: str) -> Floats:
+def _from_stream(stream: IO[bytes], name: str, *, warns: bool = True) -> Pieces:
+    """PCM by the first decoder that can read the stream.
+
+    Args:
+        warns: tell the log of a file that is damaged behind its beginning.
+    """
+    stream.seek(0)
     head = stream.read(64)
     if not head:
         raise EmptyAudioError(f"{name} is empty: 0 bytes")
     reasons = []
     for decode in (_decode_with_soundfile, _decode_with_av):
         stream.seek(0)
+        pieces = decode(stream, name, warns)
         try:
-            return decode(stream, name)
+            first = next(pieces, None)
         except _NotDecodedError as error:
             reasons.append(str(error))
+        else:
+            return _resumed(first, pieces)
     raise AudioFormatError(_not_decoded(name, head, reasons))
 
 
+def _resumed(first: Optional[Floats], rest: Pieces) -> Pieces:
+    try:
+        if first is not None:
+            yield first
+            yield from rest
+    finally:
+        rest.close()
+
+
 class _NotDecodedError(Exception):
-    """This decoder cannot read it: the next one may."""
+    """This decoder cannot read it: the next one may. Comes before the first piece."""
 
 
-def _decode_with_soundfile(stream: IO[bytes], name: str) -> Floats:
+def _decode_with_soundfile(stream: IO[bytes], name: str, warns: bool) -> Pieces:
     try:
         import soundfile
     except (ImportError, OSError) as error:  # OSError: its libsndfile is missing
@@ -333,7 +451,8 @@ def _decode_with_soundfile(stream: IO[bytes], name: str) -> Floats:
 
     source = _Source(stream)
     try:
-        file = ForwardFile(source)
+        with _InterruptLater():
+            file = ForwardFile(source)
     except soundfile.LibsndfileError as error:
         source.raise_if_failed()
         raise _NotDecodedError(_libsndfile_reason(error)) from error
@@ -343,19 +462,47 @@ def _decode_with_soundfile(stream: IO[bytes], name: str) -> Floats:
                 f"{name} claims {file.samplerate} samples per second; from 1 to {MAX_RATE_HZ} are possible."
                 " The file is damaged"
             )
-        sink = _PcmSink(file.samplerate, name)
-        frames = min(sink.block_frames, max(1, _BLOCK_FRAMES * MAX_CHANNELS // file.channels))
+        pcm = _PcmStream(file.samplerate, name)
+        frames = min(pcm.block_frames, max(1, _BLOCK_FRAMES * MAX_CHANNELS // file.channels))
         buffer = np.empty((frames, file.channels), np.float32)
         try:
-            while len(block := file.read(out=buffer)):
-                sink.push(block)
+            while True:
+                with _InterruptLater():
+                    block = file.read(out=buffer)
+                source.raise_if_failed()
+                if not len(block):
+                    break
+                yield pcm.push(block)
         except soundfile.LibsndfileError as error:
             source.raise_if_failed()
-            if not sink.frames_in:
+            if not pcm.frames_in:
                 raise _NotDecodedError(_libsndfile_reason(error)) from error
-            _warn_damaged(name, sink.frames_in / file.samplerate, _libsndfile_reason(error))
+            if warns:
+                _warn_damaged(name, pcm.frames_in / file.samplerate, _libsndfile_reason(error))
         source.raise_if_failed()
-    return sink.finish()
+        yield pcm.finish()
+
+
+class _InterruptLater:
+    """Ctrl-C while libsndfile runs. Python would raise ``KeyboardInterrupt`` where libsndfile calls a file object
+    through C, and it would be lost, as if the file ended there. It is raised behind the block instead."""
+
+    def __enter__(self) -> None:
+        self._is_asked = False
+        # Signals come to the main thread; whoever has a handler of their own keeps it.
+        in_main = threading.current_thread() is threading.main_thread()
+        self._defers = in_main and signal.getsignal(signal.SIGINT) is signal.default_int_handler
+        if self._defers:
+            signal.signal(signal.SIGINT, self._ask)
+
+    def __exit__(self, *_: object) -> None:
+        if self._defers:
+            signal.signal(signal.SIGINT, signal.default_int_handler)
+        if self._is_asked:
+            raise KeyboardInterrupt
+
+    def _ask(self, *_: object) -> None:
+        self._is_asked = True
 
 
 class _Source:
@@ -399,7 +546,7 @@ def _libsndfile_reason(error: Any) -> str:
     return "libsndfile: Format not recognised" if "does not exist" in reason else f"libsndfile: {reason}"
 
 
-def _decode_with_av(stream: IO[bytes], name: str) -> Floats:
+def _decode_with_av(stream: IO[bytes], name: str, warns: bool) -> Pieces:
     try:
         # By name: PyAV is an extra, and type checkers have to do without it.
         av = importlib.import_module("av")
@@ -416,17 +563,19 @@ def _decode_with_av(stream: IO[bytes], name: str) -> Floats:
     with container:
         if not container.streams.audio:
             raise EmptyAudioError(f"{name} holds no audio stream")
-        sink: Optional[_PcmSink] = None
+        pcm: Optional[_PcmStream] = None
         try:
             for block, rate_hz in _av_blocks(av, container):
-                sink = sink or _PcmSink(rate_hz, name)
-                for first in range(0, block.shape[0], sink.block_frames):
-                    sink.push(block[first : first + sink.block_frames])
+                pcm = pcm or _PcmStream(rate_hz, name)
+                for first in range(0, block.shape[0], pcm.block_frames):
+                    yield pcm.push(block[first : first + pcm.block_frames])
         except av_error.FFmpegError as error:
-            if sink is None:
+            if pcm is None:
                 raise _NotDecodedError(f"FFmpeg: {_ffmpeg_reason(error)}") from error
-            _warn_damaged(name, sink.frames_in / rate_hz, f"FFmpeg: {_ffmpeg_reason(error)}")
-    return sink.finish() if sink else np.empty(0, np.float32)
+            if warns:
+                _warn_damaged(name, pcm.frames_in / rate_hz, f"FFmpeg: {_ffmpeg_reason(error)}")
+        if pcm is not None:
+            yield pcm.finish()
 
 
 def _av_blocks(av: Any, container: Any) -> Iterator[tuple[Floats, int]]:

@@ -260,8 +260,20 @@ class Vad:
         """Of the window that has begun, as if silence followed. Other audio may be fed afterwards."""
     def reset(self) -> None:
         """Forgets what was fed."""
+    def stream(self) -> VadStream:
+        """A stream of its own, on the same weights."""
     @property
     def isa(self) -> str: ...
+
+class VadStream:
+    """``Vad`` over audio in pieces, for one thread at a time."""
+
+    def feed(self, samples: npt.NDArray[np.float32]) -> npt.NDArray[np.float32]:
+        """Of the windows that these samples, of any number, make full."""
+    def finish(self) -> npt.NDArray[np.float32]:
+        """Of the window that has begun, as if silence followed. Other audio may be fed afterwards."""
+    def reset(self) -> None:
+        """Forgets what was fed."""
 
 def isas() -> list[dict[str, Any]]: ...
 def chosen_isa() -> str: ...

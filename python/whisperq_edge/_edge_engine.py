@@ -7,12 +7,13 @@ language, and over how much of the window the encoder has to run.
 
 from __future__ import annotations
 
+import bisect
 import math
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field, replace
-from typing import Any, Callable, NamedTuple, Optional, Protocol
+from dataclasses import dataclass, replace
+from typing import Any, Callable, NamedTuple, Optional, Protocol, Union
 
 import numpy as np
 import numpy.typing as npt
@@ -34,9 +35,10 @@ from ._longform import (
 )
 from ._options import TranscribeOptions
 from ._result import Dropped, EngineResult, Segment, StageTime, compression_ratio
+from ._samples import Samples, StoppedError, samples_of
 from ._tokenizer import Tokenizer, Vocabulary
-from ._vad import VadOptions, speech_spans
-from ._window_mel import FRAMES_PER_WINDOW, HOP_SAMPLES, WindowMel
+from ._vad import SpeechScan, VadOptions
+from ._window_mel import FRAMES_PER_WINDOW, HOP_SAMPLES, LoudestMel, WindowMel
 from ._word_times import Path, alignment_heads
 
 __all__ = [
@@ -47,6 +49,8 @@ __all__ = [
     "FindSilence",
     "HearSpeech",
     "NativeModel",
+    "SilenceFinder",
+    "SpeechStream",
     "WindowRequest",
 ]
 
@@ -175,14 +179,29 @@ class EdgeResult(EngineResult):
     n_redone_windows: int = 0
 
 
-HearSpeech = Callable[[Floats, Callable[[], bool]], Floats]
-"""Probability of speech for every started window of 512 samples of float32 audio at 16 kHz. The second argument is
-``should_stop``; on True the answer does not matter any more."""
+class SpeechStream(Protocol):
+    """A voice detector over audio (float32, 16 kHz) in pieces: probability of speech, float32, for every window of 512
+    samples."""
+
+    def feed(self, samples: Floats) -> Floats:
+        """Of the windows that are full now."""
+
+    def finish(self) -> Floats:
+        """Of the window that has begun. The audio ends here."""
 
 
-FindSilence = Callable[[Floats, Floats], Sequence[tuple[int, int]]]
-"""Spans ``(start, end)`` in samples, in order and disjoint, in which there is nothing to hear, from samples and the
-probabilities of ``HearSpeech``."""
+class SilenceFinder(Protocol):
+    """Finds where there is nothing to hear, in audio that comes in pieces."""
+
+    def push(self, samples: Floats, probabilities: Floats) -> None:
+        """``probabilities``: what ``SpeechStream`` gave for these samples."""
+
+    def finish(self) -> Sequence[tuple[int, int, str]]:
+        """``(start, end, reason)`` in samples, in order and disjoint. The audio ends here."""
+
+
+HearSpeech = Callable[[], SpeechStream]
+FindSilence = Callable[[], SilenceFinder]
 
 
 class EdgeEngine:
@@ -220,48 +239,51 @@ class EdgeEngine:
 
     def transcribe(
         self,
-        samples: Floats,
+        audio: Union[Floats, Samples],
         options: TranscribeOptions,
-        clips_s: Sequence[tuple[float, float]],
+        clips_s: Optional[Sequence[tuple[float, float]]] = None,
         *,
         on_languages: Callable[[list[tuple[str, float]]], None],
         on_segment: Callable[[Segment], None],
         on_progress: Callable[[float], None],
         should_stop: Callable[[], bool],
     ) -> EdgeResult:
-        """Runs over ``samples`` (float32, 16 kHz mono). Segments have times in seconds and ids from 0.
+        """Runs over ``audio`` (float32, 16 kHz mono), twice: a first pass finds what has to be known of the whole, then
+        windows are read as they are decoded. Segments have times in seconds and ids from 0.
 
         Args:
-            clips_s: the parts to hear, in seconds; empty: all.
+            clips_s: the parts to hear, in seconds; empty: all; None: those of the options.
             on_languages: gets (code, probability), likeliest first, before the first segment.
             on_progress: gets the fraction that is done.
             should_stop: ends the call; what was reported until then stands.
+
+        Raises:
+            AudioError: the audio cannot be used, or changed between the passes.
         """
-        call = _Call(self._native, self._hparams, self._vocabulary, options, samples, self.n_threads, should_stop)
+        call = _Call(self._native, self._hparams, self._vocabulary, options, samples_of(audio), should_stop)
         try:
-            if self._hear_speech is not None and self._find_silence is not None:
-                call.find_silence(self._hear_speech, self._find_silence)
-            clips = _clips(clips_s, call.n_frames)
+            is_clipped = options.is_clipped if clips_s is None else bool(clips_s)
+            call.hear_all(self.n_threads, self._hear_speech, self._find_silence, is_clipped)
+            if clips_s is None and is_clipped:
+                clips_s = options.clips_s(call.duration_s)
+            if call.n_samples == 0 or (is_clipped and not clips_s):
+                return call.result(stopped=False)
+            clips = _clips(clips_s or (), call.n_frames)
             if not call.is_silent_throughout(clips):
                 on_languages(call.choose_language())
-            for step in self._steps(call, clips, bool(clips_s)):
+            for step in self._steps(call, clips):
                 for segment in step.segments:
                     on_segment(segment)
                 on_progress(min(step.seek / max(call.n_frames, 1), 1.0))
-        except _StoppedError:
+        except StoppedError:
             return call.result(stopped=True)
         return call.result(stopped=False)
 
-    def _steps(self, call: _Call, clips: list[Chunk], is_clipped: bool) -> Iterator[Step]:
+    def _steps(self, call: _Call, clips: list[Chunk]) -> Iterator[Step]:
         prompt = Prompt(call.tokenizer, call.options, self._hparams["n_text_ctx"])
         if call.options.batch_size is None:
             return transcribe_sequentially(call.decode, call.options, prompt, clips, call.n_frames, call.is_silent)
-        if is_clipped or self._hear_speech is None:
-            chunks = chunks_of_clips(clips, call.options)
-        else:
-            probabilities = call.hear_speech(self._hear_speech)
-            spans = speech_spans(probabilities, call.n_samples, _vad_for_batches(call.options))
-            chunks = chunks_of_speech(spans, call.options)
+        chunks = chunks_of_clips(clips, call.options) if call.chunks is None else call.chunks
         return transcribe_in_batches(call.decode, call.options, prompt, chunks, call.n_frames, call.is_silent)
 
     def check(self, options: TranscribeOptions) -> None:
@@ -323,23 +345,21 @@ def _clips(clips_s: Sequence[tuple[float, float]], n_frames: int) -> list[Chunk]
 # ---- One call --------------------------------------------------------------------------------------------------------
 
 
-class _StoppedError(Exception):
-    """The caller asked to stop."""
-
-
-@dataclass
 class _Clock:
-    """Time and runs of the stages."""
+    """Time and runs of the stages. What it takes to decode the audio meanwhile is no part of them."""
 
-    stages: dict[str, StageTime] = field(default_factory=dict)
+    def __init__(self, audio: Samples) -> None:
+        self.stages: dict[str, StageTime] = {}
+        self._audio = audio
 
     @contextmanager
-    def timed(self, stage: str) -> Iterator[None]:
-        began_s = time.perf_counter()
+    def timed(self, stage: str, runs: int = 1) -> Iterator[None]:
+        began_s, decoded_ms = time.perf_counter(), self._audio.decode_ms
         try:
             yield
         finally:
-            self.add(stage, (time.perf_counter() - began_s) * 1000, 1)
+            ms = (time.perf_counter() - began_s) * 1000 - (self._audio.decode_ms - decoded_ms)
+            self.add(stage, max(ms, 0.0), runs)
 
     def add(self, stage: str, ms: float, runs: int) -> None:
         self.stages[stage] = self.stages.get(stage, StageTime()) + StageTime(ms, runs)
@@ -348,30 +368,30 @@ class _Clock:
 class _Call:
     """One ``transcribe``: decodes windows of one audio."""
 
+    _mel: WindowMel
+
     def __init__(
         self,
         native: NativeModel,
         hparams: Mapping[str, int],
         vocabulary: Vocabulary,
         options: TranscribeOptions,
-        samples: Floats,
-        n_threads: int,
+        audio: Samples,
         should_stop: Callable[[], bool],
     ) -> None:
         self.options = options
         self.tokenizer = Tokenizer(vocabulary, options.language, options.task)
+        self.chunks: Optional[list[Chunk]] = None  # that voice detection has cut for batches
         self._vocabulary = vocabulary
         self._native = native
         self._hparams = hparams
-        self._samples = samples
+        self._audio = audio
         self._should_stop = should_stop
-        self._clock = _Clock()
-        with self._clock.timed("mel"):
-            self._mel = WindowMel(samples, hparams["n_mels"], n_threads=n_threads, should_stop=should_stop)
+        self._clock = _Clock(audio)
         self._heads = alignment_heads(hparams)
-        self._speech: Optional[Floats] = None
         self._silence: list[tuple[int, int]] = []
         self._dropped: list[Dropped] = []
+        self._short_mels: dict[int, Floats] = {}  # of windows that may be done again: the audio has gone on meanwhile
         self._n_short = 0
         self._n_redone = 0
 
@@ -379,31 +399,61 @@ class _Call:
     def n_frames(self) -> int:
         return self._mel.n_frames
 
+    @property
+    def n_samples(self) -> int:
+        return self._audio.size
+
+    @property
+    def duration_s(self) -> float:
+        return self._audio.duration_s
+
     def result(self, stopped: bool) -> EdgeResult:
         return EdgeResult(self._clock.stages, stopped, tuple(self._dropped), self._n_short, self._n_redone)
 
-    @property
-    def n_samples(self) -> int:
-        return self._samples.size
-
-    def hear_speech(self, hear: HearSpeech) -> Floats:
-        """Probabilities of speech; the detector runs once a call."""
-        if self._speech is None:
-            with self._clock.timed("vad"):
-                self._speech = hear(self._samples, self._should_stop)
-            self._go_on()
-        return self._speech
-
     def _go_on(self) -> None:
         if self._should_stop():
-            raise _StoppedError
+            raise StoppedError
+
+    # -- The first pass
+
+    def hear_all(
+        self, n_threads: int, hear: Optional[HearSpeech], find: Optional[FindSilence], is_clipped: bool
+    ) -> None:
+        """Goes over the audio once: how loud its spectrogram is, and as far as the options ask for it where it is
+        silent and where speech is to be cut into chunks."""
+        loudest = LoudestMel(self._hparams["n_mels"], n_threads=n_threads)
+        drops = self.options.drop_silence is not False and not self.options.vad_filter
+        silence = find() if find is not None and hear is not None and drops else None
+        cuts = self.options.batch_size is not None and not is_clipped and hear is not None
+        scan = SpeechScan(_vad_for_batches(self.options)) if cuts else None
+        stream = hear() if hear is not None and (silence is not None or cuts) else None
+
+        def listen(samples: Floats, is_last: bool = False) -> None:
+            if stream is None:
+                return
+            with self._clock.timed("vad", runs=int(is_last)):
+                probabilities = stream.finish() if is_last else stream.feed(samples)
+                if silence is not None:
+                    silence.push(samples, probabilities)
+                if scan is not None:
+                    scan.push(probabilities)
+
+        self._go_on()
+        for block in self._audio.blocks():
+            with self._clock.timed("mel", runs=0):
+                loudest.push(block)
+            listen(block)
+            self._go_on()
+        listen(np.empty(0, np.float32), is_last=True)
+        with self._clock.timed("mel"):
+            loudest.finish()
+            self._mel = WindowMel(self._audio, self._hparams["n_mels"], n_threads=n_threads, loudest=loudest)
+        if silence is not None:
+            self._silence = [(start, end) for start, end, _ in silence.finish()]
+        if scan is not None:
+            self.chunks = chunks_of_speech(scan.finish(self._audio.size), self.options)
 
     # -- Silence
-
-    def find_silence(self, hear: HearSpeech, find: FindSilence) -> None:
-        self._go_on()
-        if self.options.drop_silence is not False and not self.options.vad_filter:
-            self._silence = list(find(self._samples, self.hear_speech(hear)))
 
     def is_silent_throughout(self, clips: Sequence[Chunk]) -> bool:
         return all(self._lies_in_silence(seek, n_frames) for seek, n_frames in clips)
@@ -420,7 +470,8 @@ class _Call:
 
     def _lies_in_silence(self, seek: int, n_frames: int) -> bool:
         begin, end = seek * HOP_SAMPLES, (seek + n_frames) * HOP_SAMPLES
-        return any(start <= begin and end <= stop for start, stop in self._silence)
+        last = bisect.bisect_right(self._silence, (begin, math.inf)) - 1  # that begins no later
+        return last >= 0 and end <= self._silence[last][1]
 
     # -- Language
 
@@ -468,8 +519,9 @@ class _Call:
     def decode(self, windows: Sequence[Window]) -> list[Answer]:
         """A ``_longform.WindowDecoder``."""
         lengths = [self._audio_ctx(window) for window in windows]
-        answers = self._decode_with_fallback(windows, lengths)
         full = self._hparams["n_audio_ctx"]
+        self._short_mels = {}
+        answers = self._decode_with_fallback(windows, lengths)
         suspects = [i for i, n_ctx in enumerate(lengths) if n_ctx < full and self._looks_wrong(windows[i], answers[i])]
         self._n_short += sum(n_ctx < full for n_ctx in lengths)
         self._n_redone += len(suspects)
@@ -520,8 +572,12 @@ class _Call:
         return [answers[i] for i in range(len(windows))]
 
     def _hear_window(self, window: Window, n_ctx: int) -> Any:
-        with self._clock.timed("mel"):
-            mel = self._mel.padded_window(window.seek, window.n_frames)
+        mel = self._short_mels.get(window.seek)
+        if mel is None:
+            with self._clock.timed("mel"):
+                mel = self._mel.padded_window(window.seek, window.n_frames)
+        if n_ctx < self._hparams["n_audio_ctx"]:
+            self._short_mels[window.seek] = mel
         return self._hear(mel, n_ctx)
 
     def _hear(self, mel: Floats, n_ctx: int) -> Any:

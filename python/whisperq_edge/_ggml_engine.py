@@ -6,8 +6,8 @@ What whisper.cpp cannot do is an ``OptionError`` here. Nothing is silently ignor
 from __future__ import annotations
 
 import struct
-from collections.abc import Callable
-from typing import Any, Optional
+from collections.abc import Callable, Sequence
+from typing import Any, Optional, Union
 
 import numpy as np
 import numpy.typing as npt
@@ -17,6 +17,7 @@ from ._errors import OptionError
 from ._native import drain_log, load_ggml
 from ._options import TranscribeOptions
 from ._result import EngineResult, Segment, StageTime, compression_ratio
+from ._samples import Samples, StoppedError, samples_of
 from ._types import MIXED, is_matrix
 from ._words import Piece, group_words
 
@@ -72,16 +73,27 @@ class GgmlEngine:
 
     def transcribe(
         self,
-        samples: npt.NDArray[np.float32],
+        audio: Union[npt.NDArray[np.float32], Samples],
         options: TranscribeOptions,
-        clips_s: list[tuple[float, float]],
+        clips_s: Optional[Sequence[tuple[float, float]]] = None,
         *,
         on_languages: Callable[[list[tuple[str, float]]], None],
         on_segment: Callable[[Segment], None],
         on_progress: Callable[[float], None],
         should_stop: Callable[[], bool],
     ) -> EngineResult:
-        """Runs whisper.cpp over ``samples`` (float32, 16 kHz mono). Segments have times in seconds and ids from 0."""
+        """Runs whisper.cpp over ``audio`` (float32, 16 kHz mono), which has to be in memory as a whole for it. Segments
+        have times in seconds and ids from 0. ``clips_s``: the parts to hear; empty: all; None: those of the options."""
+        opened = samples_of(audio, should_stop)
+        try:
+            samples = opened.whole()
+        except StoppedError:
+            return EngineResult({}, stopped=True)
+        is_clipped = options.is_clipped if clips_s is None else bool(clips_s)
+        if clips_s is None:
+            clips_s = options.clips_s(opened.duration_s) if is_clipped else []
+        if samples.size == 0 or (is_clipped and not clips_s):
+            return EngineResult({}, stopped=False)
         language = options.language or "en"
         n_segments = 0
 
@@ -123,7 +135,7 @@ class GgmlEngine:
         if isinstance(options.initial_prompt, tuple):
             _check_token_ids("initial_prompt", options.initial_prompt, self._engine.n_vocab, lowest=0)
 
-    def _native_options(self, options: TranscribeOptions, clips_s: list[tuple[float, float]]) -> Any:
+    def _native_options(self, options: TranscribeOptions, clips_s: Sequence[tuple[float, float]]) -> Any:
         native = self._ggml.TranscribeOptions()
         native.n_threads = self.n_threads
         native.language = options.language or ""

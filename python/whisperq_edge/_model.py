@@ -14,7 +14,7 @@ from typing import Any, Callable, Optional, Union
 import numpy as np
 
 from . import _core
-from ._audio import SAMPLE_RATE, AudioLike, Floats, Pcm, to_pcm
+from ._audio import SAMPLE_RATE, AudioLike, Floats, open_samples, to_pcm
 from ._edge import EdgeEncoder
 from ._edge_engine import EdgeEngine
 from ._edge_native import CoreModel
@@ -26,7 +26,8 @@ from ._mel import log_mel_spectrogram
 from ._native import build_info, load_ggml
 from ._options import TranscribeOptions
 from ._result import Dropped, EngineResult, Segment, StageTime, Timings, Transcript, join_text
-from ._vad import SpeechTimeline, VadOptions, silent_spans, speech_probabilities, speech_spans
+from ._samples import Samples, StoppedError, cut_samples
+from ._vad import SilenceScan, SpeechScan, SpeechTimeline, VadOptions, speech_stream
 
 __all__ = ["CancelToken", "WhisperModel"]
 
@@ -35,7 +36,7 @@ _WINDOW_SAMPLES = 30 * SAMPLE_RATE
 DEVICES = ("auto", "cpu", "gpu", "cuda", "metal", "vulkan")
 
 Engine = Union[EdgeEngine, GgmlEngine]
-OnStart = Callable[[list[tuple[str, float]], float], None]
+OnStart = Callable[[list[tuple[str, float]], float, float], None]
 
 
 class CancelToken:
@@ -258,8 +259,9 @@ class WhisperModel:
         cancel: Optional[CancelToken] = None,
         timeout_s: Optional[float] = None,
     ) -> Transcript:
-        """``transcribe`` with one more callback: ``on_start(ranking, heard_s)`` when the language is known. ``ranking``
-        has (code, probability), likeliest first; ``heard_s`` is what the voice detector left, in seconds."""
+        """``transcribe`` with one more callback: ``on_start(ranking, duration_s, heard_s)`` when the language is known.
+        ``ranking`` has (code, probability), likeliest first; ``duration_s`` is the length of the audio and ``heard_s``
+        what the voice detector left of it, in seconds."""
         began_us = _core.now_us()
         _check_timeout(timeout_s)
         chosen = TranscribeOptions.from_arguments(given)
@@ -267,14 +269,15 @@ class WhisperModel:
         engine.check(chosen)
         self._check_language(chosen)
         vad = VadOptions.from_any(chosen.vad_parameters)
-        if chosen.vad_filter and chosen.clip_timestamps not in ("0", [0], (0,)):
+        if chosen.vad_filter and chosen.is_clipped:
             raise OptionError("vad_filter", True, "not together with clip_timestamps: both choose the parts to hear")
-        pcm = to_pcm(audio, sampling_rate=sampling_rate)
-        listeners = _Listeners(on_start, on_segment, on_progress, cancel, timeout_s)
-        call = _Call(self, engine, chosen, vad, pcm, began_us, listeners)
+        listeners = _Listeners(on_start, on_segment, on_progress, cancel, timeout_s, began_us)
+        samples = open_samples(audio, sampling_rate=sampling_rate, should_stop=listeners.should_stop)
+        call = _Call(self, engine, chosen, vad, samples, began_us, listeners)
         try:
             return call.run()
         finally:
+            samples.close()
             with self._lock:
                 self._timings = self._timings + call.timings()
 
@@ -298,6 +301,16 @@ class _Listeners:
     on_progress: Optional[Callable[[float, float], None]]
     cancel: Optional[CancelToken]
     timeout_s: Optional[float]
+    began_us: int
+
+    def should_stop(self) -> bool:
+        return self.is_cancelled() or self._is_late()
+
+    def is_cancelled(self) -> bool:
+        return self.cancel is not None and self.cancel.cancelled
+
+    def _is_late(self) -> bool:
+        return self.timeout_s is not None and _core.now_us() - self.began_us >= self.timeout_s * 1e6
 
 
 class _Call:
@@ -309,7 +322,7 @@ class _Call:
         engine: Engine,
         options: TranscribeOptions,
         vad: VadOptions,
-        pcm: Pcm,
+        audio: Samples,
         began_us: int,
         listeners: _Listeners,
     ) -> None:
@@ -317,7 +330,8 @@ class _Call:
         self._engine = engine
         self._options = options
         self._vad = vad
-        self._pcm = pcm
+        self._audio = audio
+        self._should_stop = listeners.should_stop
         self._began_us = began_us
         self._listeners = listeners
         self._timeline: Optional[SpeechTimeline] = None
@@ -325,7 +339,7 @@ class _Call:
         self._dropped: tuple[Dropped, ...] = ()
         self._language = options.language or "en"
         self._language_probability = 1.0 if options.language or not model.is_multilingual else 0.0
-        self._stages = {"audio_decode": StageTime(pcm.decode_ms, 1)}
+        self._stages: dict[str, StageTime] = {}
         self._fraction = 0.0
         self._engine_began_s = time.perf_counter()
         self._ended_us: Optional[int] = None
@@ -343,21 +357,20 @@ class _Call:
 
     def timings(self) -> Timings:
         ended_us = self._ended_us if self._ended_us is not None else _core.now_us()
-        return Timings(self._stages, (ended_us - self._began_us) / 1000)
+        stages = {**self._stages, "audio_decode": StageTime(self._audio.decode_ms, self._audio.n_passes)}
+        return Timings(stages, (ended_us - self._began_us) / 1000)
 
     def _transcribe(self) -> bool:
         """True when the call was cancelled."""
         if self._should_stop():
             return True
-        samples = self._speech() if self._cuts_first else self._pcm.samples
-        clips_s = self._clips(samples)
-        if self._should_stop() or samples.size == 0 or clips_s == []:
-            return self._should_stop()
-        self._engine_began_s = time.perf_counter()
+        try:
+            audio = self._speech() if self._cuts_first else self._audio
+        except StoppedError:
+            return True
         result: EngineResult = self._engine.transcribe(
-            samples,
+            audio,
             self._options,
-            clips_s or [],
             on_languages=self._hear_languages,
             on_segment=self._hear_segment,
             on_progress=self._hear_progress,
@@ -379,47 +392,34 @@ class _Call:
         """Batches are cut by speech in the engine, out of the whole audio."""
         return self._options.vad_filter and self._options.batch_size is None
 
-    def _clips(self, samples: Floats) -> Optional[list[tuple[float, float]]]:
-        """None: all of the audio."""
-        if self._options.clip_timestamps in ("0", [0], (0,)):
-            return None
-        return self._options.clips_s(samples.size / SAMPLE_RATE)
-
-    def _speech(self) -> Floats:
+    def _speech(self) -> Samples:
         """The samples that hold speech, end to end; the timeline remembers where they were."""
-        began_us = _core.now_us()
-        samples = self._pcm.samples
-        probabilities = speech_probabilities(samples, self._should_stop)
-        spans = speech_spans(probabilities, samples.size, self._vad)
-        self._timeline = SpeechTimeline(spans, samples.size)
-        speech = self._timeline.cut(samples)
-        self._stages["vad"] = StageTime((_core.now_us() - began_us) / 1000, 1)
-        return speech
-
-    def _should_stop(self) -> bool:
-        return self._is_cancelled() or self._is_late()
-
-    def _is_cancelled(self) -> bool:
-        cancel = self._listeners.cancel
-        return cancel is not None and cancel.cancelled
-
-    def _is_late(self) -> bool:
-        timeout_s = self._listeners.timeout_s
-        return timeout_s is not None and _core.now_us() - self._began_us >= timeout_s * 1e6
+        began_us, audio = _core.now_us(), self._audio
+        stream, scan = speech_stream(), SpeechScan(self._vad)
+        for block in audio.blocks():
+            scan.push(stream.feed(block))
+            if self._should_stop():
+                raise StoppedError
+        scan.push(stream.finish())
+        self._timeline = SpeechTimeline(list(scan.finish(audio.size)), audio.size)
+        vad_ms = (_core.now_us() - began_us) / 1000 - audio.decode_ms
+        self._stages["vad"] = StageTime(max(vad_ms, 0.0), 1)
+        return cut_samples(audio, self._timeline.spans, self._should_stop)
 
     def _why_stopped(self) -> str:
-        if self._is_cancelled():
+        if self._listeners.is_cancelled():
             return "the call was cancelled"
         heard_s = self._segments[-1].end if self._segments else 0.0
         return (
-            f"timeout_s={self._listeners.timeout_s} went by: {heard_s:.2f} s of {self._pcm.duration_s:.2f} s of audio"
+            f"timeout_s={self._listeners.timeout_s} went by: {heard_s:.2f} s of {self._audio.duration_s:.2f} s of audio"
             " are transcribed and kept in .partial; allow more time or give less audio"
         )
 
     def _hear_languages(self, ranking: list[tuple[str, float]]) -> None:
+        self._engine_began_s = time.perf_counter()
         self._language, self._language_probability = ranking[0]
         if self._listeners.on_start is not None:
-            self._listeners.on_start(ranking, self._heard_duration_s())
+            self._listeners.on_start(ranking, self._audio.duration_s, self._heard_duration_s())
 
     def _hear_segment(self, segment: Segment) -> None:
         heard_s = segment.end
@@ -431,7 +431,7 @@ class _Call:
         self._report(heard_s / max(self._heard_duration_s(), 1e-9))
 
     def _heard_duration_s(self) -> float:
-        return self._timeline.duration_s if self._timeline is not None else self._pcm.duration_s
+        return self._timeline.duration_s if self._timeline is not None else self._audio.duration_s
 
     def _hear_progress(self, fraction: float) -> None:
         self._report(fraction)
@@ -449,7 +449,7 @@ class _Call:
             segments=list(self._segments),
             language=self._language,
             language_probability=self._language_probability,
-            duration_s=self._pcm.duration_s,
+            duration_s=self._audio.duration_s,
             timings=self.timings(),
             options=self._options,
             model=self._model_name,
@@ -497,14 +497,10 @@ def _open_edge(file: _core.ModelFile, n_threads: int) -> tuple[EdgeEngine, EdgeE
         model,
         file.vocabulary,
         n_threads=n_threads,
-        hear_speech=speech_probabilities,
-        find_silence=_find_silence,
+        hear_speech=speech_stream,
+        find_silence=SilenceScan,
     )
     return engine, EdgeEncoder.of(model.native)
-
-
-def _find_silence(samples: Floats, probabilities: Floats) -> list[tuple[int, int]]:
-    return [(span.start, span.end) for span in silent_spans(samples, probabilities)]
 
 
 def _check_runs_on_ggml(file: _core.ModelFile) -> None:

@@ -167,6 +167,11 @@ class TranscribeOptions:
             return (float(self.temperature),)
         return tuple(float(value) for value in self.temperature)
 
+    @property
+    def is_clipped(self) -> bool:
+        """Whether ``clip_timestamps`` chooses parts of the audio."""
+        return self.clip_timestamps not in ("0", [0], (0,))
+
     def clips_s(self, duration_s: float) -> list[tuple[float, float]]:
         """The parts of the audio to transcribe, as (start, end) in seconds; the last end defaults to the audio's."""
         times = self._clip_times()

@@ -11,7 +11,8 @@ import bisect
 import dataclasses
 import math
 import threading
-from collections.abc import Iterable, Mapping, Sequence
+from array import array
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Callable, NamedTuple, Optional, Union
 
@@ -24,7 +25,17 @@ from ._native import data_file
 from ._result import Segment, Word
 from ._self_test import trusted_isa
 
-__all__ = ["SilentSpan", "SpeechTimeline", "VadOptions", "silent_spans", "speech_probabilities", "speech_spans"]
+__all__ = [
+    "SilenceScan",
+    "SilentSpan",
+    "SpeechScan",
+    "SpeechTimeline",
+    "VadOptions",
+    "silent_spans",
+    "speech_probabilities",
+    "speech_spans",
+    "speech_stream",
+]
 
 Floats = npt.NDArray[np.float32]
 Levels = npt.NDArray[np.float64]
@@ -115,12 +126,30 @@ def speech_spans(
         options: when sound counts as speech.
         window_samples: length of a window.
     """
-    if probs.ndim != 1 or not np.isfinite(probs).all():
-        raise InternalError(f"the VAD gave no list of finite probabilities but an array of shape {probs.shape}")
-    scan = _Scan(options, window_samples)
-    for index, prob in enumerate(probs.tolist()):
-        scan.step(index * window_samples, prob)
-    return _padded(scan.finish(n_samples), n_samples, _samples_of_ms(options.speech_pad_ms))
+    scan = SpeechScan(options, window_samples)
+    scan.push(probs)
+    return list(scan.finish(n_samples))
+
+
+class SpeechScan:
+    """``speech_spans`` of probabilities that come in pieces. It keeps the spans only, 16 bytes each."""
+
+    def __init__(self, options: VadOptions, window_samples: int = 512) -> None:
+        self._scan = _Scan(options, window_samples)
+        self._window_samples = window_samples
+        self._pad = _samples_of_ms(options.speech_pad_ms)
+        self._n_windows = 0
+
+    def push(self, probs: npt.NDArray[np.floating[Any]]) -> None:
+        if probs.ndim != 1 or not np.isfinite(probs).all():
+            raise InternalError(f"the VAD gave no list of finite probabilities but an array of shape {probs.shape}")
+        for index, prob in enumerate(probs.tolist(), self._n_windows):
+            self._scan.step(index * self._window_samples, prob)
+        self._n_windows += probs.size
+
+    def finish(self, n_samples: int) -> Iterator[Span]:
+        """The spans. The audio was this long; nothing may be pushed after it."""
+        return _padded(self._scan.finish(n_samples), n_samples, self._pad)
 
 
 def _samples_of_ms(ms: float) -> float:
@@ -141,7 +170,7 @@ class _Scan:
         # The padding and the window in which the excess is noticed belong to the span: with them it must not be longer.
         longest = options.max_speech_duration_s * _SAMPLE_RATE
         self._max_speech = longest - window_samples - 2 * _samples_of_ms(options.speech_pad_ms)
-        self._spans: list[Span] = []
+        self._spans = array("q")  # start, end, start, end, ...
         self._start: Optional[int] = None  # of the speech we are in
         self._silence: Optional[int] = None  # start of the silence that may end it
         self._split: Optional[int] = None  # start of the last silence that is long enough to split at
@@ -160,11 +189,11 @@ class _Scan:
         if self._start is not None and prob < self._silence_threshold:
             self._stay_silent(self._start, at)
 
-    def finish(self, n_samples: int) -> list[Span]:
+    def finish(self, n_samples: int) -> _Spans:
         """All spans; speech that still goes on ends with the audio."""
         if self._start is not None and n_samples - self._start > self._min_speech:
-            self._spans.append((self._start, n_samples))
-        return [(start, min(end, n_samples)) for start, end in self._spans if start < n_samples]
+            self._spans.extend((self._start, n_samples))
+        return _Spans(self._spans, n_samples)
 
     def _leave(self) -> None:
         self._start = None
@@ -185,30 +214,45 @@ class _Scan:
             self._split, self._resumed = self._silence, None
         if at - self._silence >= self._min_silence:
             if self._silence - start > self._min_speech:
-                self._spans.append((start, self._silence))
+                self._spans.extend((start, self._silence))
             self._leave()
 
     def _break_up(self, start: int, at: int) -> None:
         """Ends speech that is too long: at the last silence, else right here."""
         if self._split is None:
-            self._spans.append((start, at))
+            self._spans.extend((start, at))
             self._leave()
             return
-        self._spans.append((start, self._split))
+        self._spans.extend((start, self._split))
         self._start = self._resumed  # None while that silence lasts
         self._forget_silences()
 
 
-def _padded(spans: list[Span], n_samples: int, pad: float) -> list[Span]:
+class _Spans(Sequence[Span]):
+    """Starts and ends, one after the other, as far as they lie in the audio."""
+
+    def __init__(self, edges: array[int], n_samples: int) -> None:
+        self._edges = edges
+        self._n_samples = n_samples
+        self._length = bisect.bisect_left(edges[::2], n_samples)
+
+    def __len__(self) -> int:
+        return self._length
+
+    def __getitem__(self, index: Any) -> Any:
+        return self._edges[2 * index], min(self._edges[2 * index + 1], self._n_samples)
+
+
+def _padded(spans: Sequence[Span], n_samples: int, pad: float) -> Iterator[Span]:
     """Each span with ``pad`` samples more on both sides; neighbours closer than two pads share the gap between them."""
-    padded: list[Span] = []
-    for index, (start, end) in enumerate(spans):
+    last = len(spans) - 1
+    for index in range(len(spans)):
+        start, end = spans[index]
         before = start if index == 0 else start - spans[index - 1][1]
-        after = n_samples - end if index == len(spans) - 1 else spans[index + 1][0] - end
+        after = n_samples - end if index == last else spans[index + 1][0] - end
         room_before = before if index == 0 else _share(before, pad)
-        room_after = after if index == len(spans) - 1 else _share(after, pad)
-        padded.append((int(start - min(pad, room_before)), int(end + min(pad, room_after))))
-    return padded
+        room_after = after if index == last else _share(after, pad)
+        yield int(start - min(pad, room_before)), int(end + min(pad, room_after))
 
 
 def _share(gap: int, pad: float) -> float:
@@ -233,6 +277,11 @@ def speech_probabilities(samples: Floats, should_stop: Optional[Callable[[], boo
         AudioError: the samples are no such array, or not finite.
     """
     return _loaded_network().probabilities(samples, should_stop=should_stop)
+
+
+def speech_stream() -> _core.VadStream:
+    """``speech_probabilities`` of audio that comes in pieces, for one thread at a time."""
+    return _loaded_network().stream()
 
 
 def _loaded_network() -> _core.Vad:
@@ -262,6 +311,7 @@ _CONSTANT_DB = -120.0
 _FLOOR_WINDOWS = 320
 _KEPT_WINDOWS = 10
 _SHORTEST_SILENCE_WINDOWS = 32
+_STRETCH_SAMPLES = _FLOOR_WINDOWS * _WINDOW_SAMPLES
 
 
 def silent_spans(samples: Floats, probabilities: Floats) -> list[SilentSpan]:
@@ -286,55 +336,120 @@ def silent_spans(samples: Floats, probabilities: Floats) -> list[SilentSpan]:
     n_windows = -(-len(samples) // _WINDOW_SAMPLES)
     if probabilities.shape != (n_windows,):
         raise InternalError(f"{n_windows} windows have probabilities of shape {probabilities.shape}")
-    levels_db = _levels_db(samples)
-    is_silent = (probabilities < _SILENT_PROBABILITY) & _is_steady(levels_db)
-    spans = []
-    for first, end in _runs(_shrunk(is_silent)):
-        if end - first >= min(_SHORTEST_SILENCE_WINDOWS, n_windows):
-            reason = NO_SOUND if (levels_db[first:end] < _CONSTANT_DB).all() else STEADY_NOISE
-            spans.append(SilentSpan(first * _WINDOW_SAMPLES, min(end * _WINDOW_SAMPLES, len(samples)), reason))
-    return spans
+    scan = SilenceScan()
+    scan.push(samples, probabilities)
+    return scan.finish()
+
+
+class SilenceScan:
+    """``silent_spans`` of audio that comes in pieces. It keeps 30 s of levels, and the spans."""
+
+    def __init__(self) -> None:
+        self._rest = np.empty(0, np.float32)  # samples of the stretch that is not whole yet
+        self._probabilities = np.empty(0, np.float32)  # of windows whose stretch was not judged yet
+        self._levels_db: list[Levels] = []  # of the last stretch that was judged, and of those that were not
+        self._n_judged = 0  # stretches
+        self._n_samples = 0
+        self._silence = _SilentRun()
+
+    def push(self, samples: Floats, probabilities: Floats) -> None:
+        """``probabilities``: of the windows that are full now, and in the end of the one that has begun."""
+        self._n_samples += samples.size
+        self._probabilities = np.concatenate([self._probabilities, probabilities])
+        while self._rest.size + samples.size >= _STRETCH_SAMPLES:
+            missing = _STRETCH_SAMPLES - self._rest.size
+            whole = np.concatenate([self._rest, samples[:missing]]) if self._rest.size else samples[:missing]
+            self._rest, samples = np.empty(0, np.float32), samples[missing:]
+            self._hear(_levels_db(whole))
+        self._rest = np.concatenate([self._rest, samples])
+
+    def finish(self) -> list[SilentSpan]:
+        """The spans. Nothing may be pushed after it."""
+        if self._rest.size:
+            self._hear(_levels_db(self._rest))
+        if self._levels_db[self._n_before :]:
+            self._judge()
+        spans = self._silence.finish()
+        return [SilentSpan(start, min(end, self._n_samples), reason) for start, end, reason in spans]
+
+    @property
+    def _n_before(self) -> int:
+        return min(self._n_judged, 1)
+
+    def _hear(self, levels_db: Levels) -> None:
+        """A stretch is judged when the one after it is there, which its floor is taken of, too."""
+        self._levels_db.append(levels_db)
+        if len(self._levels_db) == self._n_before + 2:
+            self._judge()
+
+    def _judge(self) -> None:
+        levels_db = self._levels_db[self._n_before]
+        is_constant = levels_db < _CONSTANT_DB
+        probabilities, self._probabilities = np.split(self._probabilities, [levels_db.size])
+        is_steady = is_constant | (levels_db <= _highest_steady_db(np.concatenate(self._levels_db)))
+        self._silence.push((probabilities < _SILENT_PROBABILITY) & is_steady, ~is_constant)
+        self._n_judged += 1
+        del self._levels_db[:-2]
+
+
+class _SilentRun:
+    """Runs of silent windows, without those beside a window that is not silent; the ends of the audio are beside
+    nothing. Runs that are too short are left out, unless they are all of the audio."""
+
+    def __init__(self) -> None:
+        self._n_windows = 0
+        self._start = 0  # of the silence that we are in, or that may begin
+        self._sounding: Optional[int] = None  # first window in it that is not constant
+        self._spans: list[tuple[int, int, str]] = []
+
+    def push(self, is_silent: npt.NDArray[np.bool_], is_sounding: npt.NDArray[np.bool_]) -> None:
+        at = 0
+        for first, end in _runs(~is_silent):
+            self._look_for_sound(is_sounding, at, first)
+            self._end(self._n_windows + first - _KEPT_WINDOWS, _SHORTEST_SILENCE_WINDOWS)
+            self._start, self._sounding = self._n_windows + end + _KEPT_WINDOWS, None
+            at = end
+        self._look_for_sound(is_sounding, at, is_silent.size)
+        self._n_windows += is_silent.size
+
+    def finish(self) -> list[tuple[int, int, str]]:
+        """Start and end in samples, and the reason."""
+        if self._n_windows:
+            self._end(self._n_windows, min(_SHORTEST_SILENCE_WINDOWS, self._n_windows))
+        return self._spans
+
+    def _look_for_sound(self, is_sounding: npt.NDArray[np.bool_], first: int, end: int) -> None:
+        first = max(first, self._start - self._n_windows)
+        if self._sounding is None and first < end and is_sounding[first:end].any():
+            self._sounding = self._n_windows + first + int(np.argmax(is_sounding[first:end]))
+
+    def _end(self, end: int, shortest: int) -> None:
+        if end - self._start >= shortest:
+            reason = NO_SOUND if self._sounding is None or self._sounding >= end else STEADY_NOISE
+            self._spans.append((self._start * _WINDOW_SAMPLES, end * _WINDOW_SAMPLES, reason))
 
 
 def _levels_db(samples: Floats) -> Levels:
     """RMS of each started window without its mean, in dB of full scale; -240 for a constant one."""
-    whole = len(samples) // _WINDOW_SAMPLES * _WINDOW_SAMPLES
-    deviations = [
-        samples[at : min(at + _FLOOR_WINDOWS * _WINDOW_SAMPLES, whole)]
-        .reshape(-1, _WINDOW_SAMPLES)
-        .std(axis=1, dtype=np.float64)
-        for at in range(0, whole, _FLOOR_WINDOWS * _WINDOW_SAMPLES)
-    ]
-    if whole < len(samples):
-        deviations.append(np.array([samples[whole:].std(dtype=np.float64)]))
-    levels: Levels = np.concatenate(deviations) if deviations else np.empty(0)
+    n_whole = len(samples) // _WINDOW_SAMPLES * _WINDOW_SAMPLES
+    deviations = [samples[:n_whole].reshape(-1, _WINDOW_SAMPLES).std(axis=1, dtype=np.float64)]
+    if n_whole < len(samples):
+        deviations.append(np.array([samples[n_whole:].std(dtype=np.float64)]))
+    levels: Levels = np.concatenate(deviations)
     return 20.0 * np.log10(np.maximum(levels, 1e-12))
 
 
-def _is_steady(levels_db: Levels) -> npt.NDArray[np.bool_]:
-    is_constant = levels_db < _CONSTANT_DB
-    highest = np.empty_like(levels_db)
-    for at in range(0, len(levels_db), _FLOOR_WINDOWS):
-        around = slice(max(at - _FLOOR_WINDOWS, 0), at + 2 * _FLOOR_WINDOWS)
-        sounding = levels_db[around][~is_constant[around]]
-        floor_db = np.percentile(sounding, 10) if sounding.size else _CONSTANT_DB
-        highest[at : at + _FLOOR_WINDOWS] = min(floor_db + _STEADY_DB, _LOUDEST_SILENCE_DB)
-    is_steady: npt.NDArray[np.bool_] = is_constant | (levels_db <= highest)
-    return is_steady
+def _highest_steady_db(levels_db: Levels) -> float:
+    """What a level may be for steady quiet noise, where these are around it."""
+    sounding = levels_db[levels_db >= _CONSTANT_DB]
+    floor_db = float(np.percentile(sounding, 10)) if sounding.size else _CONSTANT_DB
+    return min(floor_db + _STEADY_DB, _LOUDEST_SILENCE_DB)
 
 
 def _runs(flags: npt.NDArray[np.bool_]) -> list[Span]:
     """First index and end of each run of True."""
     edges = np.flatnonzero(np.diff(np.concatenate(([False], flags, [False])).astype(np.int8)))
     return list(zip(edges[::2].tolist(), edges[1::2].tolist()))
-
-
-def _shrunk(is_silent: npt.NDArray[np.bool_]) -> npt.NDArray[np.bool_]:
-    """Without the windows beside one that is not silent. The ends of the audio are beside nothing."""
-    shrunk = is_silent.copy()
-    for first, end in _runs(~is_silent):
-        shrunk[max(first - _KEPT_WINDOWS, 0) : end + _KEPT_WINDOWS] = False
-    return shrunk
 
 
 class SpeechTimeline:

@@ -60,9 +60,11 @@ def decode_audio(input_file: AudioLike, sampling_rate: int = 16000) -> npt.NDArr
 
 @dataclass(frozen=True)
 class _Started:
-    """The language is known: (code, probability), likeliest first, and the seconds that are left to hear."""
+    """The language is known: (code, probability), likeliest first, and the seconds of audio, and of what is left of it
+    to hear."""
 
     ranking: list[tuple[str, float]]
+    duration_s: float
     heard_s: float
 
 
@@ -90,13 +92,12 @@ class WhisperModel:
     ) -> tuple[Iterable[Segment], TranscriptionInfo]:
         """Segments (a generator) and what is known about the audio before the first one."""
         chosen = TranscribeOptions.from_arguments({"language": language, "task": task, **options})
-        pcm = to_pcm(audio)
-        worker = _Worker(self.model, pcm.samples, {"language": language, "task": task, **options})
+        worker = _Worker(self.model, audio, {"language": language, "task": task, **options})
         started = worker.wait_for_start()
         info = TranscriptionInfo(
             language=started.ranking[0][0],
             language_probability=started.ranking[0][1],
-            duration=pcm.duration_s,
+            duration=started.duration_s,
             duration_after_vad=started.heard_s,
             all_language_probs=started.ranking if language is None else None,
             transcription_options=chosen,
@@ -111,23 +112,21 @@ class WhisperModel:
 class _Worker:
     """Runs one call on a thread of its own and hands over what it reports."""
 
-    def __init__(self, model: _WhisperModel, samples: npt.NDArray[np.float32], options: dict[str, Any]) -> None:
+    def __init__(self, model: _WhisperModel, audio: AudioLike, options: dict[str, Any]) -> None:
         self._reports: queue.SimpleQueue[Union[_Started, Segment, Transcript, BaseException]] = queue.SimpleQueue()
         self._cancel = CancelToken()
         self._held: list[Union[Segment, Transcript, BaseException]] = []
-        arguments = (model, samples, options)
+        arguments = (model, audio, options)
         self._thread = threading.Thread(target=self._run, args=arguments, name="whisperq-edge")
         self._thread.start()
 
-    def _run(self, model: _WhisperModel, samples: npt.NDArray[np.float32], options: dict[str, Any]) -> None:
-        def on_start(ranking: list[tuple[str, float]], heard_s: float) -> None:
-            self._reports.put(_Started(ranking, heard_s))
+    def _run(self, model: _WhisperModel, audio: AudioLike, options: dict[str, Any]) -> None:
+        def on_start(ranking: list[tuple[str, float]], duration_s: float, heard_s: float) -> None:
+            self._reports.put(_Started(ranking, duration_s, heard_s))
 
         try:
             self._reports.put(
-                model._transcribe(
-                    samples, options, on_start=on_start, on_segment=self._reports.put, cancel=self._cancel
-                )
+                model._transcribe(audio, options, on_start=on_start, on_segment=self._reports.put, cancel=self._cancel)
             )
         except BaseException as error:
             self._reports.put(error)
@@ -143,7 +142,7 @@ class _Worker:
             raise report
         self._held.append(report)
         assert isinstance(report, Transcript)  # an audio without speech ends before a language is known
-        return _Started([(report.language, report.language_probability)], 0.0)
+        return _Started([(report.language, report.language_probability)], report.duration_s, 0.0)
 
     def segments(self) -> Generator[Segment, None, None]:
         """The segments as they come. Closing the generator cancels the call."""
