@@ -22,6 +22,8 @@ class Model {
     const EncoderWeights& encoder() const noexcept { return encoder_; }
     const DecoderWeights& decoder() const noexcept { return decoder_; }
     uint64_t packed_bytes() const noexcept { return arena_.n_bytes(); }
+    // Of all weights: packed matrices, biases, norms and positions.
+    size_t weight_bytes() const noexcept { return weight_bytes_; }
 
     const kernels::KernelTable& kernels() const noexcept { return kernels_; }
     ThreadPool& pool() noexcept { return pool_; }
@@ -34,6 +36,7 @@ class Model {
     const kernels::KernelTable& kernels_;
     model::Hparams hparams_;
     Arena arena_;
+    size_t weight_bytes_ = 0;
     EncoderWeights encoder_;
     DecoderWeights decoder_;
     ThreadPool pool_;

@@ -11,6 +11,7 @@ void bind_audio(pybind11::module_& m);
 void bind_cpu(pybind11::module_& m);
 void bind_decoding(pybind11::module_& m);
 void bind_edge(pybind11::module_& m);
+void bind_memory(pybind11::module_& m);
 void bind_model(pybind11::module_& m);
 void bind_vad(pybind11::module_& m);
 

@@ -11,6 +11,7 @@ PYBIND11_MODULE(_core, m) {
     bind_cpu(m);
     bind_edge(m);
     bind_model(m);
+    bind_memory(m);
     bind_decoding(m);
     bind_vad(m);
 }
