@@ -6,6 +6,7 @@
     <folder>/ggml-base.en-q8_0-1f2e3d4c5b6a.bin.json    the converter's report, and under "cache" what we add to it
     <folder>/ggml-base.en-q8_0-1f2e3d4c5b6a.lock        held by the process that makes the entry
     <folder>/sources.json                               hashes of sources, so that gigabytes are not read twice
+    <folder>/tune.json                                  what `whisperq-edge tune` found (_profile)
 
 An entry that is whole is opened and nothing is written. Files of other names are never touched.
 """
@@ -33,6 +34,7 @@ from ._native import load_ggml
 from ._types import TYPES
 
 __all__ = [
+    "PROFILES",
     "CacheEntry",
     "Removed",
     "cache_folder",
@@ -45,6 +47,7 @@ __all__ = [
 
 _LOG = logging.getLogger("whisperq_edge")
 
+PROFILES = "tune.json"
 _SOURCES = "sources.json"
 _MOST_SOURCES = 500
 _DAY_S = 86400.0
@@ -435,7 +438,7 @@ def clear_cache() -> list[Removed]:
     removed = _remove_leftovers(folder, time.time())
     for entry in list_cache():
         removed += _remove_entry(entry)
-    return removed + _remove(folder / _SOURCES)
+    return removed + _remove(folder / _SOURCES) + _remove(folder / PROFILES)
 
 
 def _entry_paths(folder: Path) -> list[Path]:

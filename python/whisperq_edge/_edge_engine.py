@@ -185,6 +185,10 @@ FindSilence = Callable[[Floats, Floats], Sequence[tuple[int, int]]]
 probabilities of ``HearSpeech``."""
 
 
+CheckBatch = Callable[[int, int], None]
+"""Raises ``OutOfMemoryError`` when so many windows, of so many audio tokens each, do not fit into memory."""
+
+
 class EdgeEngine:
     """A model on our own kernels.
 
@@ -197,6 +201,7 @@ class EdgeEngine:
         find_silence: spans that nothing can be heard in, by voice detection and energy both; windows within one are not
             decoded unless ``drop_silence`` is False, or ``vad_filter`` has cut the audio already. None: everything is
             decoded, as openai/whisper does. Needs ``hear_speech``.
+        check_batch: asked before windows are encoded. None: memory runs out where it does.
     """
 
     name = "edge"
@@ -210,6 +215,7 @@ class EdgeEngine:
         n_threads: int = 0,
         hear_speech: Optional[HearSpeech] = None,
         find_silence: Optional[FindSilence] = None,
+        check_batch: Optional[CheckBatch] = None,
     ) -> None:
         self.n_threads = n_threads
         self._native = native
@@ -217,6 +223,7 @@ class EdgeEngine:
         self._vocabulary = Vocabulary(vocabulary, self._hparams["n_vocab"])
         self._hear_speech = hear_speech
         self._find_silence = find_silence
+        self._check_batch = check_batch
 
     def transcribe(
         self,
@@ -238,6 +245,7 @@ class EdgeEngine:
             should_stop: ends the call; what was reported until then stands.
         """
         call = _Call(self._native, self._hparams, self._vocabulary, options, samples, self.n_threads, should_stop)
+        call.check_batch = self._check_batch
         try:
             if self._hear_speech is not None and self._find_silence is not None:
                 call.find_silence(self._hear_speech, self._find_silence)
@@ -374,6 +382,7 @@ class _Call:
         self._dropped: list[Dropped] = []
         self._n_short = 0
         self._n_redone = 0
+        self.check_batch: Optional[CheckBatch] = None
 
     @property
     def n_frames(self) -> int:
@@ -505,6 +514,8 @@ class _Call:
 
     def _decode_with_fallback(self, windows: Sequence[Window], lengths: Sequence[int]) -> list[Answer]:
         """openai/whisper's: the windows whose answers look wrong are decoded again, at the next temperature."""
+        if self.check_batch is not None and windows:
+            self.check_batch(len(windows), max(lengths))
         audios = [self._hear_window(window, n_ctx) for window, n_ctx in zip(windows, lengths)]
         tokenizers = [self._tokenizer_for(audio) for audio in audios]
         answers: dict[int, Answer] = {}
