@@ -433,7 +433,7 @@ def prune_cache(max_bytes: Optional[int] = None, older_than_days: Optional[float
 
 
 def clear_cache() -> list[Removed]:
-    """Removes all that is ours and not being made right now. The folder stays."""
+    """Removes all that is ours and not being made right now, the profiles of ``tune`` too. The folder stays."""
     folder = cache_folder()
     removed = _remove_leftovers(folder, time.time())
     for entry in list_cache():
