@@ -58,13 +58,11 @@ def test_the_choice_is_within_5_percent_of_the_best(allowed: tuple[str, ...]) ->
     losses = []
     for _ in range(300):
         grid = simulated_grid(rng)
-        rounds = simulated_rounds(rng, grid, 3)
-        final = finalists(rounds, allowed)
-        rounds.update(simulated_rounds(rng, {each: grid[each] for each in final}, 6))
-        chosen = choose(rounds, allowed)
+        final = finalists(simulated_rounds(rng, grid, 3), allowed)
+        chosen = choose(simulated_rounds(rng, {each: grid[each] for each in final}, 7), allowed)
         assert chosen.type in allowed
         losses.append(grid[chosen] / min(ms for each, ms in grid.items() if each.type in allowed) - 1)
-    assert np.mean(np.asarray(losses) <= 0.05) >= 0.99 and np.max(losses) < 0.08
+    assert np.mean(np.asarray(losses) <= 0.05) >= 0.99 and np.max(losses) < 0.1
 
 
 def test_the_best_is_always_among_the_finalists() -> None:

@@ -69,21 +69,21 @@ def finalists(rounds: Rounds, allowed: Sequence[str]) -> list[Candidate]:
 
 def choose(rounds: Rounds, allowed: Sequence[str]) -> Candidate:
     """The fastest, by medians. Of those that are as fast, to 2 %, the one with the fewest threads, then the most bits:
-    it costs less power and less accuracy."""
-    final = finalists(rounds, allowed)
-    fastest = min(final, key=lambda each: float(np.median(rounds[each])))
-    alike = [each for each in final if _ratio(rounds[each], rounds[fastest]) <= _ALIKE]
-    return min(
-        alike, key=lambda each: (each.n_threads, -TYPES[each.type].bits_per_value, float(np.median(rounds[each])))
-    )
+    it costs less power and less accuracy.
+
+    Args:
+        rounds: that all of them took part in.
+        allowed: types that may be chosen.
+    """
+    medians = {each: float(np.median(times)) for each, times in rounds.items() if each.type in allowed}
+    fastest = min(medians, key=lambda each: medians[each])
+    alike = [each for each in medians if _ratio(rounds[each], rounds[fastest]) <= _ALIKE]
+    return min(alike, key=lambda each: (each.n_threads, -TYPES[each.type].bits_per_value, medians[each]))
 
 
 def _ratio(times: Sequence[float], others: Sequence[float]) -> float:
-    """Of medians; of the rounds that both were in, as a round that was slow was slow for both."""
-    n = min(len(times), len(others))
-    if len(times) == len(others):
-        return float(np.median(np.asarray(times) / np.asarray(others)))
-    return float(np.median(times[:n]) / np.median(others[:n]))
+    """A round that was slow was slow for both."""
+    return float(np.median(np.asarray(times) / np.asarray(others)))
 
 
 def explain(chosen: Setting, measured: Sequence[Setting], allowed: Sequence[str]) -> str:
@@ -115,7 +115,7 @@ def tune(
     allowed: Sequence[str],
     *,
     n_tokens: int = 50,
-    rounds: int = 6,
+    rounds: int = 7,
     on_progress: Optional[OnProgress] = None,
 ) -> Profile:
     """Measures a window of 30 s with ``n_tokens`` of text in every setting, on random weights, and chooses.
@@ -145,11 +145,11 @@ def tune(
             write_random(models[type], dims, type)
             tell("preparing", (i + 1) / len(types))
         times = _measured(grid, models, dims, n_tokens, _FIRST_ROUNDS, lambda _, part: tell("all", part))
-        final = finalists(times, allowed)
+        final = {each: times[each] for each in finalists(times, allowed)}
         if len(final) > 1:
-            more = _measured(final, models, dims, n_tokens, rounds, lambda _, part: tell("the fastest", part))
-            times = {each: more.get(each, times[each]) for each in times}
-    chosen = choose(times, allowed)
+            final = _measured([*final], models, dims, n_tokens, rounds, lambda _, part: tell("the fastest", part))
+    chosen = choose(final, allowed)
+    times.update(final)
     settings = {each: Setting(*each, window_s=round(float(np.median(times[each])) / 1000, 5)) for each in times}
     measured = tuple(settings.values())
     reason = explain(settings[chosen], measured, allowed)
