@@ -407,6 +407,10 @@ class _Call:
         if self._should_stop():
             raise _StoppedError
 
+    def _check_memory(self, n_windows: int, n_ctx: int) -> None:
+        if self.check_batch is not None:
+            self.check_batch(n_windows, n_ctx)
+
     # -- Silence
 
     def find_silence(self, hear: HearSpeech, find: FindSilence) -> None:
@@ -450,6 +454,7 @@ class _Call:
         for i in range(self.options.language_detection_segments):
             if i > 0 and i * FRAMES_PER_WINDOW >= self.n_frames:
                 break
+            self._check_memory(1, self._hparams["n_audio_ctx"])
             with self._clock.timed("mel"):
                 mel = self._mel.window(i * FRAMES_PER_WINDOW)
             ranking = self._languages(self._hear(mel, self._hparams["n_audio_ctx"]))
@@ -514,8 +519,7 @@ class _Call:
 
     def _decode_with_fallback(self, windows: Sequence[Window], lengths: Sequence[int]) -> list[Answer]:
         """openai/whisper's: the windows whose answers look wrong are decoded again, at the next temperature."""
-        if self.check_batch is not None and windows:
-            self.check_batch(len(windows), max(lengths))
+        self._check_memory(len(windows), max(lengths))
         audios = [self._hear_window(window, n_ctx) for window, n_ctx in zip(windows, lengths)]
         tokenizers = [self._tokenizer_for(audio) for audio in audios]
         answers: dict[int, Answer] = {}

@@ -11,7 +11,7 @@ import numpy.typing as npt
 
 from . import _core
 from ._edge_engine import AlignRequest, AlignResult, DecodeOptions, Stages, WindowRequest, WindowResult
-from ._memory import BatchCheck, check_fits
+from ._memory import BatchCheck, check_model_fits
 from ._tokenizer import Tokenizer, Vocabulary
 
 __all__ = ["CoreModel"]
@@ -41,8 +41,7 @@ class CoreModel:
 
     def __init__(self, file: _core.ModelFile, isa: str = "auto", n_threads: int = 0) -> None:
         n_threads = n_threads or _core.usable_cpus()
-        needs = _core.edge_memory(file, isa=isa, n_threads=n_threads, n_ctx=1)
-        check_fits(f"the model {file.path}", needs["weights"])
+        check_model_fits(file, isa, n_threads)
         self._model = _native.EdgeModel(file.path, isa, n_threads)
         self.check_batch = BatchCheck(file, isa, n_threads, lambda: self._model.memory)
         self.hparams: Mapping[str, int] = self._model.hparams

@@ -18,7 +18,7 @@ from . import _core
 from ._audio import SAMPLE_RATE
 from ._errors import OutOfMemoryError
 
-__all__ = ["Available", "BatchCheck", "MemoryPlan", "available_memory", "check_fits", "plan_memory"]
+__all__ = ["Available", "BatchCheck", "MemoryPlan", "available_memory", "check_fits", "check_model_fits", "plan_memory"]
 
 _WINDOW_S = 30
 _MEL_FRAMES = 6000 + 3000  # of 30 s and the padding behind them, and the window that the encoder gets
@@ -119,6 +119,12 @@ class Available(NamedTuple):
 
     n_bytes: int
     limit: str
+
+
+def check_model_fits(file: _core.ModelFile, isa: str, n_threads: int) -> None:
+    """Raises ``OutOfMemoryError`` for a model whose weights are more than this process can get."""
+    needs = _core.edge_memory(file, isa=isa or "auto", n_threads=max(n_threads, 1), n_ctx=1)
+    check_fits(f"the model {file.path}", needs["weights"])
 
 
 def check_fits(what: str, n_bytes: int, available: Optional[Available] = None) -> None:
