@@ -15,9 +15,20 @@ from whisperq_edge import OptionError, WhisperModel, _core, _profile
 from whisperq_edge._bench.random_model import random_dims, write_random
 from whisperq_edge._bench.run import measure
 from whisperq_edge._bench.statistics import ratio_of_pairs
-from whisperq_edge._bench.tune import Candidate, _system, candidates, choose, explain, finalists, thread_counts, tune
+from whisperq_edge._bench.tune import (
+    Candidate,
+    _groups,
+    _system,
+    candidates,
+    choose,
+    explain,
+    finalists,
+    thread_counts,
+    tune,
+)
 from whisperq_edge._cache import cache_folder, clear_cache
 from whisperq_edge._locate import locate_model
+from whisperq_edge._memory import Available
 from whisperq_edge._profile import Profile, Setting, find_profile, load_profiles, machine_key, shape_key, store_profile
 from whisperq_edge.cli import main
 
@@ -274,11 +285,18 @@ def test_tune_refuses(arguments: list[str], says: str) -> None:
     assert result.exit_code == 2 and says in result.stderr, result.stderr
 
 
-def test_models_that_do_not_fit_side_by_side_are_refused(monkeypatch: pytest.MonkeyPatch) -> None:
-    from whisperq_edge._memory import Available
+def test_what_does_not_fit_side_by_side_is_measured_in_parts(monkeypatch: pytest.MonkeyPatch) -> None:
+    def leave(n_bytes: int) -> None:
+        for module in ("_memory", "_bench.tune"):
+            monkeypatch.setattr(f"whisperq_edge.{module}.available_memory", lambda: Available(n_bytes, "a limit"))
 
-    monkeypatch.setattr("whisperq_edge._memory.available_memory", lambda: Available(10**9, "a limit"))
-    with pytest.raises(MemoryError, match="side by side"):
+    grid = candidates(["f16", "q8_0"], [1, 2], ["auto"])
+    leave(10**10)
+    assert _groups(random_dims("base"), grid) == [grid]
+    leave(600 * 10**6)
+    assert _groups(random_dims("base"), grid) == [grid[:2], grid[2:]]
+    leave(10**9)
+    with pytest.raises(MemoryError, match="a process that measures f16 needs"):
         tune(random_dims("medium"), ["f16", "q8_0"], [1, 2], ["auto"], ["f16"])
     with pytest.raises(OptionError, match="may be chosen"):
         tune(random_dims("medium"), ["q4_0"], [1], ["auto"], ["f16"])

@@ -1,7 +1,7 @@
 """Types x threads (x kernels) on this machine: measured in turn, and one of them chosen. Behind ``whisperq-edge tune``.
 
-The whole grid runs a few rounds. What is clearly slower than the fastest that may be chosen is measured no further;
-the rest runs on until the medians tell them apart, or it does not matter which it is.
+The whole grid runs a few rounds, part by part where it does not fit into memory. What is clearly slower than the
+fastest that may be chosen is measured no further; the rest runs on, side by side, and the medians decide.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ import numpy as np
 from .. import _core
 from .._convert.source import Dims
 from .._errors import OptionError
-from .._memory import check_fits, plan_memory
+from .._memory import available_memory, check_fits, plan_memory
 from .._profile import Profile, Setting, machine_key, shape_key
 from .._types import TYPES
 from .random_model import write_random
@@ -28,6 +28,7 @@ __all__ = ["Candidate", "Rounds", "candidates", "choose", "finalists", "thread_c
 _FIRST_ROUNDS = 3
 _CLEARLY_SLOWER = 1.3  # in its best round than the fastest in the median one
 _ALIKE = 1.02
+_PROCESS_BYTES = 60_000_000  # before it loads anything: Python and numpy
 _WINDOW_SAMPLES = 30 * 16000
 
 OnProgress = Callable[[str, float], None]
@@ -130,24 +131,28 @@ def tune(
 
     Raises:
         OptionError: none of the types is allowed.
-        OutOfMemoryError: the models do not fit into memory side by side.
+        OutOfMemoryError: one of the models does not fit into memory.
         InferenceError: a process died.
     """
     if not set(types) & set(allowed):
         raise OptionError("types", ",".join(types), f"at least one of those that may be chosen: {', '.join(allowed)}")
     tell = on_progress or (lambda stage, fraction: None)
     grid = candidates(types, threads, isas)
-    _check_memory(dims, grid)
+    groups = _groups(dims, grid)
     with tempfile.TemporaryDirectory(prefix="whisperq-tune-") as folder:
         models = {}
         for i, type in enumerate(types):
             models[type] = Path(folder, f"{type}.bin")
             write_random(models[type], dims, type)
             tell("preparing", (i + 1) / len(types))
-        times = _measured(grid, models, dims, n_tokens, _FIRST_ROUNDS, lambda _, part: tell("all", part))
-        final = {each: times[each] for each in finalists(times, allowed)}
+        times: dict[Candidate, list[float]] = {}
+        for i, group in enumerate(groups):
+            name = "all" if len(groups) == 1 else f"all, part {i + 1} of {len(groups)}"
+            times.update(_measured(group, models, dims, n_tokens, _FIRST_ROUNDS, _told(tell, name)))
+        best_first = sorted(finalists(times, allowed), key=lambda each: float(np.median(times[each])))
+        final = {each: times[each] for each in _groups(dims, best_first)[0]}
         if len(final) > 1:
-            final = _measured([*final], models, dims, n_tokens, rounds, lambda _, part: tell("the fastest", part))
+            final = _measured([*final], models, dims, n_tokens, rounds, _told(tell, "the fastest"))
     chosen = choose(final, allowed)
     times.update(final)
     settings = {each: Setting(*each, window_s=round(float(np.median(times[each])) / 1000, 5)) for each in times}
@@ -156,12 +161,26 @@ def tune(
     return Profile(shape_key(dims._asdict()), machine_key(), tuple(allowed), settings[chosen], measured, reason)
 
 
-def _check_memory(dims: Dims, grid: Sequence[Candidate]) -> None:
-    """All run side by side, each in a process of its own."""
-    python_bytes = 60_000_000  # of a process before it loads anything
-    plans = [plan_memory(_core.describe_model(dims._asdict(), c.type), n_threads=c.n_threads) for c in grid]
-    n_bytes = sum(plan.total + python_bytes for plan in plans)
-    check_fits(f"to measure {len(grid)} settings side by side (fewer --types or --threads make fewer)", n_bytes)
+def _told(tell: OnProgress, name: str) -> OnProgress:
+    """Progress of a part of the work; loading models is not told."""
+    return lambda stage, fraction: tell(name, fraction) if stage == "rounds" else None
+
+
+def _groups(dims: Dims, grid: Sequence[Candidate]) -> list[list[Candidate]]:
+    """What is measured side by side, in order: as many as fit into memory, each in a process of its own."""
+    available = available_memory()
+    groups: list[list[Candidate]] = [[]]
+    taken = 0
+    for each in grid:
+        plan = plan_memory(_core.describe_model(dims._asdict(), each.type), n_threads=each.n_threads)
+        n_bytes = plan.total + _PROCESS_BYTES
+        check_fits(f"a process that measures {each.type}", n_bytes, available)
+        if available is not None and groups[-1] and taken + n_bytes > available.n_bytes:
+            groups.append([])
+            taken = 0
+        groups[-1].append(each)
+        taken += n_bytes
+    return groups
 
 
 def _measured(
