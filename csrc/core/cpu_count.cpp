@@ -83,4 +83,12 @@ int usable_cpus() {
     return std::max(1, cpus);
 }
 
+double cpu_quota() {
+#ifdef __linux__
+    const double cpus = cgroup_cpus();
+    if (cpus < kUnlimited) return cpus;
+#endif
+    return 0;
+}
+
 }  // namespace whisperq

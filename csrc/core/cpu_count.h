@@ -7,4 +7,7 @@ namespace whisperq {
 // its cgroup (v2 or v1) and that group's parents, rounded up. At least 1.
 int usable_cpus();
 
+// The CPU quota of this process's cgroup and that group's parents, in CPUs; 0 where there is none.
+double cpu_quota();
+
 }  // namespace whisperq

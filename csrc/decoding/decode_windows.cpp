@@ -252,7 +252,7 @@ class Task {
         return std::exp(Distribution({logits, 0, n_vocab_}, math_).log_probability(options_.no_speech));
     }
 
-    void reserve(int64_t n_rows) { logits_.resize(static_cast<size_t>(n_rows * n_vocab_)); }
+    void reserve(int64_t n_rows) { logits_.resize(logit_bytes(n_rows, n_vocab_) / sizeof(float)); }
     float* row(int64_t i) { return logits_.data() + i * n_vocab_; }
 
     LanguageModel& model_;

@@ -2,6 +2,7 @@
 // prompt of its own, at its own length, ending on its own. All sequences of all windows go through the model together.
 #pragma once
 
+#include <cstddef>
 #include <cstdint>
 #include <functional>
 #include <vector>
@@ -34,6 +35,12 @@ struct Stage {
 struct DecodeStages {
     Stage prompt, decode, batchd, sample;
 };
+
+// Memory of the logits of n_rows, which windows hold beside the model's own: of all sequences in a step, or of the rows
+// of their prompts that are looked at.
+constexpr size_t logit_bytes(int64_t n_rows, int64_t n_vocab) {
+    return static_cast<size_t>(n_rows * n_vocab) * sizeof(float);
+}
 
 // One result per request; window i of the model is that of requests[i]. should_stop() is asked between steps; `stages`
 // is added to.

@@ -37,11 +37,68 @@ kernels::CacheType self_type(const Linear& key) {
     return key.format == kernels::Format::f32 ? kernels::CacheType::f32 : kernels::CacheType::f16;
 }
 
-const DecoderLayer& first_layer(const Model& model) {
-    return model.decoder().layers.front();
+size_t float_bytes(int64_t n_floats) {
+    return static_cast<size_t>(n_floats) * sizeof(float);
 }
 
 }  // namespace
+
+// ---- Sizes
+
+void DecoderNeeds::include(const DecoderNeeds& other) {
+    row_bytes = std::max(row_bytes, other.row_bytes);
+    qkv_bytes = std::max(qkv_bytes, other.qkv_bytes);
+    hidden_bytes = std::max(hidden_bytes, other.hidden_bytes);
+    logit_bytes = std::max(logit_bytes, other.logit_bytes);
+    machine.include(other.machine);
+}
+
+DecoderNeeds listen_needs(const DecoderWeights& weights, const kernels::KernelTable& kernels, int64_t n_ctx) {
+    DecoderNeeds needs;
+    for (const DecoderLayer& layer : weights.layers) {
+        const Linear &key = layer.cross_attention.key, &value = layer.cross_attention.value;
+        needs.qkv_bytes = std::max(needs.qkv_bytes, float_bytes(n_ctx * (key.n + value.n)));
+        needs.machine.include(product_needs(kernels, n_ctx, false, {{&key, nullptr, {}}, {&value, nullptr, {}}}));
+    }
+    return needs;
+}
+
+DecoderNeeds step_needs(const DecoderWeights& weights, const kernels::KernelTable& kernels,
+                        const model::Hparams& hparams, int64_t n_rows, int64_t n_logits) {
+    const int64_t n_state = hparams.n_text_state;
+    DecoderNeeds needs;
+    needs.row_bytes = float_bytes(n_rows * n_state);
+    needs.qkv_bytes = float_bytes(4 * n_rows * n_state);  // q, k, v and what the heads make of them
+    needs.logit_bytes = float_bytes(n_logits * hparams.n_vocab);
+    for (const int64_t n_scores :
+         {score_stride(hparams.n_text_ctx), kQueriesAtOnce * score_stride(hparams.n_audio_ctx)}) {
+        needs.machine.include({float_bytes(n_scores), 0, 0});
+    }
+    for (const DecoderLayer& layer : weights.layers) {
+        const AttentionWeights &text = layer.attention, &audio = layer.cross_attention;
+        needs.machine.include(product_needs(
+            kernels, n_rows, true, {{&text.query, nullptr, {}}, {&text.key, nullptr, {}}, {&text.value, nullptr, {}}}));
+        needs.machine.include(product_needs(kernels, n_rows, false, {{&text.out, nullptr, {}}}));
+        needs.machine.include(product_needs(kernels, n_rows, true, {{&audio.query, nullptr, {}}}));
+        needs.machine.include(product_needs(kernels, n_rows, false, {{&audio.out, nullptr, {}}}));
+        needs.machine.include(mlp_needs(kernels, layer.mlp, n_rows));
+        needs.hidden_bytes = std::max(needs.hidden_bytes, float_bytes(mlp_floats(layer.mlp, n_rows)));
+    }
+    if (n_logits > 0) {
+        needs.machine.include(product_needs(kernels, n_logits, true, {{&weights.token_embedding, nullptr, {}}}));
+    }
+    return needs;
+}
+
+CacheShape self_cache_shape(const DecoderWeights& weights, const model::Hparams& hparams) {
+    return {hparams.n_text_layer, hparams.n_text_head, self_type(weights.layers.front().attention.key)};
+}
+
+CacheShape audio_cache_shape(const DecoderWeights& weights, const model::Hparams& hparams) {
+    return {hparams.n_text_layer, hparams.n_text_head, audio_type(weights.layers.front().cross_attention.key)};
+}
+
+// ---- TextDecoder
 
 // The tokens of all passes as rows of one input. Passes over the same audio come one after another, so that their
 // queries are rows side by side.
@@ -101,8 +158,16 @@ TextDecoder::TextDecoder(Model& model)
       kernels_(model.kernels()),
       n_state_(model.hparams().n_text_state),
       n_head_(model.hparams().n_text_head),
-      self_shape_{model.hparams().n_text_layer, n_head_, self_type(first_layer(model).attention.key)},
-      audio_shape_{model.hparams().n_text_layer, n_head_, audio_type(first_layer(model).cross_attention.key)} {}
+      self_shape_(self_cache_shape(model.decoder(), model.hparams())),
+      audio_shape_(audio_cache_shape(model.decoder(), model.hparams())) {}
+
+void TextDecoder::reserve(const DecoderNeeds& needs) {
+    reserve_bytes(rows_, needs.row_bytes);
+    reserve_bytes(qkv_, needs.qkv_bytes);
+    reserve_bytes(hidden_, needs.hidden_bytes);
+    reserve_bytes(logits_, needs.logit_bytes);
+    model_.machine().reserve(needs.machine);
+}
 
 std::shared_ptr<const AudioCache> TextDecoder::listen(const float* audio_features, int64_t n_ctx) {
     if (n_ctx < 1 || n_ctx > model_.hparams().n_audio_ctx) {
@@ -111,7 +176,8 @@ std::shared_ptr<const AudioCache> TextDecoder::listen(const float* audio_feature
     auto audio = std::make_shared<AudioCache>(audio_shape_, n_ctx);
     const auto lock = model_.lock();
     Machine& machine = model_.machine();
-    float* keys = reserve_floats(qkv_, 2 * n_ctx * n_state_);
+    reserve(listen_needs(model_.decoder(), kernels_, n_ctx));
+    float* keys = qkv_.floats();
     float* values = keys + n_ctx * n_state_;
     const int64_t n_blocks = kernels::n_key_blocks(n_ctx);
     for (int64_t layer = 0; layer < self_shape_.n_layer; ++layer) {
@@ -140,9 +206,12 @@ void TextDecoder::decode(const std::vector<Pass>& passes) {
     check(passes);
     const auto lock = model_.lock();
     const Batch batch(passes);
+    int64_t n_logits = 0;
+    for (const Pass& pass : passes) n_logits += pass.n_tokens - pass.first_logits;
+    reserve(step_needs(model_.decoder(), kernels_, model_.hparams(), batch.n_rows(), n_logits));
     for (const Pass& pass : passes) pass.sequence->cache_.reserve(pass.sequence->n_tokens() + pass.n_tokens);
 
-    float* x = reserve_floats(rows_, batch.n_rows() * n_state_);
+    float* x = rows_.floats();
     embed(batch, x);
     const RowGroups sequences(model_.machine().study(),
                               [&] { return batch.of_passes([](const Pass& pass) { return pass.n_tokens; }); });
@@ -194,7 +263,7 @@ void TextDecoder::embed(const Batch& batch, float* x) const {
 void TextDecoder::attend_to_tokens(const AttentionWeights& weights, int64_t layer, const Batch& batch, float* x) {
     Machine& machine = model_.machine();
     const int64_t n_rows = batch.n_rows(), size = n_rows * n_state_;
-    float* q = reserve_floats(qkv_, 4 * size);
+    float* q = qkv_.floats();
     float* k = q + size;
     float* v = k + size;
     float* heads = v + size;
@@ -204,7 +273,6 @@ void TextDecoder::attend_to_tokens(const AttentionWeights& weights, int64_t laye
         const Batch::Row& row = batch.rows[static_cast<size_t>(r)];
         row.pass->sequence->cache_.put(kernels_, layer, row.position, k + r * n_state_, v + r * n_state_);
     }
-    machine.reserve_scratch(static_cast<size_t>(score_stride(n_text_ctx())) * sizeof(float));
     machine.pool().run(n_rows * n_head_, [&](int64_t task, int worker) {
         const int64_t r = task / n_head_, head = task % n_head_, at = r * n_state_ + head * kHeadSize;
         const Batch::Row& row = batch.rows[static_cast<size_t>(r)];
@@ -224,7 +292,7 @@ void TextDecoder::attend_to_tokens(const AttentionWeights& weights, int64_t laye
 void TextDecoder::attend_to_audio(const AttentionWeights& weights, int64_t layer, const Batch& batch, float* x) {
     Machine& machine = model_.machine();
     const int64_t n_rows = batch.n_rows(), size = n_rows * n_state_;
-    float* q = reserve_floats(qkv_, 2 * size);
+    float* q = qkv_.floats();
     float* heads = q + size;
     multiply(machine, {x, n_rows, n_state_}, &weights.norm, {{&weights.query, q, {}}});
 
@@ -238,8 +306,6 @@ void TextDecoder::attend_to_audio(const AttentionWeights& weights, int64_t layer
             parts.push_back({group.audio, group.first + i, std::min(kQueriesAtOnce, group.n - i)});
         }
     }
-    machine.reserve_scratch(static_cast<size_t>(kQueriesAtOnce * score_stride(model_.hparams().n_audio_ctx)) *
-                            sizeof(float));
     machine.pool().run(static_cast<int64_t>(parts.size()) * n_head_, [&](int64_t task, int worker) {
         const Part& part = parts[static_cast<size_t>(task / n_head_)];
         const int64_t head = task % n_head_, at = part.first * n_state_ + head * kHeadSize;
@@ -271,7 +337,7 @@ void TextDecoder::project(const Batch& batch, float* x) {
     }
     if (n_wanted == 0) return;
     const DecoderWeights& weights = model_.decoder();
-    float* logits = reserve_floats(logits_, n_wanted * n_vocab());
+    float* logits = logits_.floats();
     const RowGroups sequences(machine.study(), [&] {
         return batch.of_passes([](const Pass& pass) { return pass.n_tokens - pass.first_logits; });
     });

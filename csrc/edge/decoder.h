@@ -43,6 +43,24 @@ struct Pass {
     CrossScores scores;
 };
 
+// Memory that the decoder takes beside weights and caches.
+struct DecoderNeeds {
+    size_t row_bytes = 0, qkv_bytes = 0, hidden_bytes = 0, logit_bytes = 0;
+    MachineNeeds machine;
+
+    size_t n_bytes() const noexcept { return row_bytes + qkv_bytes + hidden_bytes + logit_bytes; }
+    void include(const DecoderNeeds& other);
+};
+
+// To listen to n_ctx audio tokens; and for a step of n_rows tokens, the logits of n_logits of which are wanted.
+DecoderNeeds listen_needs(const DecoderWeights& weights, const kernels::KernelTable& kernels, int64_t n_ctx);
+DecoderNeeds step_needs(const DecoderWeights& weights, const kernels::KernelTable& kernels,
+                        const model::Hparams& hparams, int64_t n_rows, int64_t n_logits);
+
+// Of the caches of a model with these weights.
+CacheShape self_cache_shape(const DecoderWeights& weights, const model::Hparams& hparams);
+CacheShape audio_cache_shape(const DecoderWeights& weights, const model::Hparams& hparams);
+
 class TextDecoder {
   public:
     // The model must live longer.
@@ -51,7 +69,7 @@ class TextDecoder {
     int64_t n_vocab() const noexcept { return model_.hparams().n_vocab; }
     int64_t n_text_ctx() const noexcept { return model_.hparams().n_text_ctx; }
 
-    // Keys and values of audio features [n_ctx][n_audio_state], for any number of sequences.
+    // Keys and values of audio features [n_ctx][n_audio_state], for any number of sequences. Throws std::bad_alloc.
     std::shared_ptr<const AudioCache> listen(const float* audio_features, int64_t n_ctx);
 
     std::unique_ptr<Sequence> begin(std::shared_ptr<const AudioCache> audio);
@@ -62,13 +80,17 @@ class TextDecoder {
     // result does not depend on what else is in the batch.
     //
     // Throws Error(Status::internal) for tokens, lengths or heads that the caller should have refused; no sequence has
-    // changed then.
+    // changed then. std::bad_alloc leaves the sequences as they were, too.
     void decode(const std::vector<Pass>& passes);
+
+    // Of its work memory, so far.
+    size_t n_bytes() const noexcept { return rows_.size() + qkv_.size() + hidden_.size() + logits_.size(); }
 
   private:
     struct Batch;
 
     void check(const std::vector<Pass>& passes) const;
+    void reserve(const DecoderNeeds& needs);
     void embed(const Batch& batch, float* x) const;
     void attend_to_tokens(const AttentionWeights& weights, int64_t layer, const Batch& batch, float* x);
     void attend_to_audio(const AttentionWeights& weights, int64_t layer, const Batch& batch, float* x);

@@ -28,7 +28,45 @@ bool wants_exact_attention(const EncoderWeights& weights) {
     return false;
 }
 
+// A whole number of cache lines of floats: of frames, with one of zeros before the first and one after the last.
+int64_t frame_floats(const EncoderWeights& weights, int64_t n_ctx) {
+    const int64_t n_mels = weights.conv1.k / 3;
+    return ceil_divide((2 * n_ctx + 2) * n_mels, kFloatsPerLine) * kFloatsPerLine;
+}
+
+int64_t convolution_floats(const EncoderWeights& weights, int64_t n_ctx) {
+    return frame_floats(weights, n_ctx) + (2 * n_ctx + 2) * weights.conv1.n;
+}
+
+// q, k, v and what the heads make of them.
+int64_t attention_floats(int64_t n_ctx, int64_t n_state) {
+    return 4 * n_ctx * n_state;
+}
+
+size_t attention_scratch_bytes(int64_t n_ctx) {
+    return kernels::attention_scratch_floats(n_ctx) * sizeof(float);
+}
+
 }  // namespace
+
+EncoderNeeds encoder_needs(const EncoderWeights& weights, const kernels::KernelTable& kernels, int64_t n_ctx) {
+    int64_t floats = std::max(convolution_floats(weights, n_ctx), attention_floats(n_ctx, weights.conv2.n));
+    EncoderNeeds needs;
+    needs.machine = product_needs(kernels, 2 * n_ctx, false, {{&weights.conv1, nullptr, {}}});
+    needs.machine.include(product_needs(kernels, n_ctx, false, {{&weights.conv2, nullptr, {}}}));
+    needs.machine.include({attention_scratch_bytes(n_ctx), 0, 0});
+    for (const EncoderLayer& layer : weights.layers) {
+        const AttentionWeights& attention = layer.attention;
+        needs.machine.include(product_needs(
+            kernels, n_ctx, true,
+            {{&attention.query, nullptr, {}}, {&attention.key, nullptr, {}}, {&attention.value, nullptr, {}}}));
+        needs.machine.include(product_needs(kernels, n_ctx, false, {{&attention.out, nullptr, {}}}));
+        needs.machine.include(mlp_needs(kernels, layer.mlp, n_ctx));
+        floats = std::max(floats, mlp_floats(layer.mlp, n_ctx));
+    }
+    needs.work_bytes = static_cast<size_t>(floats) * sizeof(float);
+    return needs;
+}
 
 Encoder::Encoder(Model& model)
     : model_(model),
@@ -43,6 +81,9 @@ bool Encoder::encode(const float* mel, int64_t n_frames, int64_t n_ctx, float* o
                     "encode: " + std::to_string(n_ctx) + " audio tokens of " + std::to_string(n_frames) + " frames");
     }
     const auto lock = model_.lock();
+    const EncoderNeeds needs = encoder_needs(model_.encoder(), kernels_, n_ctx);
+    reserve_bytes(work_, needs.work_bytes);
+    model_.machine().reserve(needs.machine);
     convolve(mel, n_frames, n_ctx, out);
     for (const EncoderLayer& layer : model_.encoder().layers) {
         if (should_stop && should_stop()) return false;
@@ -59,9 +100,8 @@ void Encoder::convolve(const float* mel, int64_t n_frames, int64_t n_ctx, float*
     Machine& machine = model_.machine();
     const EncoderWeights& weights = model_.encoder();
     const int64_t n_mels = hparams_.n_mels, n_state = hparams_.n_audio_state, n_used = 2 * n_ctx;
-    const int64_t n_frame_floats = ceil_divide((n_used + 2) * n_mels, kFloatsPerLine) * kFloatsPerLine;
-    float* frames = reserve_floats(work_, n_frame_floats + (n_used + 2) * n_state);
-    float* hidden = frames + n_frame_floats;
+    float* frames = work_.floats();
+    float* hidden = frames + frame_floats(weights, n_ctx);
     const float quietest = *std::min_element(mel, mel + n_mels * n_frames);
     std::fill_n(frames, n_mels, 0.0f);
     for (int64_t t = 0; t < n_used; ++t) {
@@ -84,7 +124,7 @@ void Encoder::convolve(const float* mel, int64_t n_frames, int64_t n_ctx, float*
 void Encoder::attend(const AttentionWeights& weights, int64_t n_ctx, float* x) {
     Machine& machine = model_.machine();
     const int64_t n_state = hparams_.n_audio_state, n_head = hparams_.n_audio_head, size = n_ctx * n_state;
-    float* q = reserve_floats(work_, 4 * size);
+    float* q = work_.floats();
     float* k = q + size;
     float* v = k + size;
     float* heads = v + size;
@@ -94,7 +134,6 @@ void Encoder::attend(const AttentionWeights& weights, int64_t n_ctx, float* x) {
     const int64_t wanted = ceil_divide(2 * machine.pool().size(), n_head);
     const int64_t n_parts = std::clamp<int64_t>(wanted, 1, std::max<int64_t>(1, n_ctx / kLeastQueriesPerPart));
     const int64_t n_queries = ceil_divide(ceil_divide(n_ctx, n_parts), kernels::kQueryBlock) * kernels::kQueryBlock;
-    machine.reserve_scratch(kernels::attention_scratch_floats(n_ctx) * sizeof(float));
     machine.pool().run(n_head * n_parts, [&](int64_t task, int worker) {
         const int64_t head = task / n_parts * kHeadSize, first = task % n_parts * n_queries;
         if (first >= n_ctx) return;

@@ -9,6 +9,14 @@
 
 namespace whisperq::edge {
 
+// Memory that encoding a window of so many audio tokens takes beside weights and features.
+struct EncoderNeeds {
+    size_t work_bytes = 0;
+    MachineNeeds machine;
+};
+
+EncoderNeeds encoder_needs(const EncoderWeights& weights, const kernels::KernelTable& kernels, int64_t n_ctx);
+
 class Encoder {
   public:
     // The model must live longer.
@@ -20,8 +28,13 @@ class Encoder {
     // `should_stop` is asked before each layer; on true the rest is left out and false is returned.
     //
     // Throws Error(Status::internal) for sizes that the caller should have refused.
+    //
+    // All memory is taken before the first layer: std::bad_alloc comes then or not at all.
     bool encode(const float* mel, int64_t n_frames, int64_t n_ctx, float* out,
                 const std::function<bool()>& should_stop = {});
+
+    // Of its work memory, so far.
+    size_t n_bytes() const noexcept { return work_.size(); }
 
   private:
     void convolve(const float* mel, int64_t n_frames, int64_t n_ctx, float* x);

@@ -95,6 +95,7 @@ void SelfCache::reserve(int64_t n) {
     while (static_cast<int64_t>(pages_.size()) < n_key_blocks(n)) {
         Page page = new_page();
         std::memset(page->data(), 0, page->size());  // what no token has written is multiplied with 0
+        pages_.reserve(pages_.size() + 1);           // so that neither list grows without the other
         blocks_.push_back(page->data());
         pages_.push_back(std::move(page));
     }
@@ -126,7 +127,7 @@ CachedHead SelfCache::head(int64_t layer, int64_t head) const noexcept {
 // ---- AudioCache
 
 AudioCache::AudioCache(const CacheShape& shape, int64_t n_ctx)
-    : shape_(shape), n_ctx_(n_ctx), data_(shape.page_bytes() * static_cast<size_t>(n_key_blocks(n_ctx))) {
+    : shape_(shape), n_ctx_(n_ctx), data_(shape.n_bytes(n_ctx)) {
     prefer_large_pages(data_.data(), data_.size());
     for (int64_t b = 0; b < n_key_blocks(n_ctx); ++b) {
         blocks_.push_back(data_.data() + static_cast<size_t>(b) * shape.block_bytes());

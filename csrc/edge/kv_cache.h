@@ -20,6 +20,8 @@ struct CacheShape {
     size_t block_bytes() const noexcept { return kernels::key_block_bytes(type); }
     // Keys and values of all layers and heads of kKeyBlock tokens.
     size_t page_bytes() const noexcept { return static_cast<size_t>(2 * n_layer * n_head) * block_bytes(); }
+    // The same of n tokens, in whole blocks.
+    size_t n_bytes(int64_t n) const noexcept { return page_bytes() * static_cast<size_t>(kernels::n_key_blocks(n)); }
 };
 
 // Where the kernels find one head of one layer: block b is at blocks[b] + offset.

@@ -24,10 +24,15 @@ bool is_block_format(const Linear& linear) {
     return kernels::info(linear.format).bits != 0;
 }
 
+MachineNeeds normalised_needs(int64_t m, int64_t k) {
+    MachineNeeds needs;
+    needs.row_bytes = static_cast<size_t>(m * k) * sizeof(float);
+    return needs;
+}
+
 // The rows after the norm, in the machine's.
 Rows normalised(Machine& machine, const Rows& rows, const LayerNormWeights& norm) {
     const auto k = static_cast<int64_t>(norm.weight.size());
-    machine.reserve_rows(static_cast<size_t>(rows.m * k));
     float* to = machine.rows();
     machine.pool().run(ceil_divide(rows.m, kStripRows), [&](int64_t i, int) {
         const int64_t first = i * kStripRows;
@@ -37,20 +42,28 @@ Rows normalised(Machine& machine, const Rows& rows, const LayerNormWeights& norm
     return {to, rows.m, k};
 }
 
-// The input in the two forms that products may want: quantised strips, and rows of floats.
+// The two forms that products may want of their input: quantised strips, and rows of floats.
+struct Forms {
+    bool blocks = false, floats = false;
+};
+
+Forms forms_of(const std::vector<Product>& products) {
+    Forms forms;
+    for (const Product& product : products) (is_block_format(*product.linear) ? forms.blocks : forms.floats) = true;
+    return forms;
+}
+
+// The input in these forms.
 class Input {
   public:
     Input(Machine& machine, const Rows& rows, const LayerNormWeights* norm, const std::vector<Product>& products)
         : machine_(machine), rows_(rows), norm_(norm), k_(products.front().linear->k) {
-        bool any_blocks = false, any_floats = false;
-        for (const Product& product : products) {
-            (is_block_format(*product.linear) ? any_blocks : any_floats) = true;
-        }
-        if (any_floats && norm) {
+        const Forms forms = forms_of(products);
+        if (forms.floats && norm) {
             rows_ = normalised(machine, rows, *norm);
             norm_ = nullptr;
         }
-        if (any_blocks) quantise();
+        if (forms.blocks) quantise();
     }
 
     const Rows& rows() const { return rows_; }
@@ -63,8 +76,6 @@ class Input {
   private:
     void quantise() {
         const size_t bytes = kernels::strip_bytes(k_);
-        machine_.reserve_strips(static_cast<size_t>(n_strips()) * bytes);
-        machine_.reserve_scratch(static_cast<size_t>(kStripRows * k_) * sizeof(float));
         machine_.pool().run(n_strips(), [&](int64_t i, int worker) {
             const float* from = rows_.data + i * kStripRows * rows_.stride;
             int64_t stride = rows_.stride;
@@ -201,11 +212,9 @@ void multiply_floats(const Machine& machine, const Input& input, const Part& par
 
 void multiply_all(Machine& machine, const Rows& rows, const LayerNormWeights* norm,
                   const std::vector<Product>& products) {
+    machine.reserve(product_needs(machine.kernels(), rows.m, norm != nullptr, products));
     const Input input(machine, rows, norm, products);
-    const int64_t k = products.front().linear->k;
     const int64_t tiles_per_call = machine.kernels().tiles_per_call;
-    const size_t floats = static_cast<size_t>(k * kTileColumns) * sizeof(float);
-    machine.reserve_scratch(static_cast<size_t>(tiles_per_call) * std::max(kernels::expanded_bytes(k), floats));
     const std::vector<Part> parts = cut(products, input.n_strips(), tiles_per_call, machine.pool().size());
     machine.pool().run(static_cast<int64_t>(parts.size()), [&](int64_t i, int worker) {
         const Part& part = parts[static_cast<size_t>(i)];
@@ -222,7 +231,11 @@ void multiply_all(Machine& machine, const Rows& rows, const LayerNormWeights* no
 // Each product with the rows that its linear is given in the study.
 void multiply_studied(Machine& machine, ActivationStudy& study, const Rows& rows, const LayerNormWeights* norm,
                       const std::vector<Product>& products) {
-    const Rows input = norm ? normalised(machine, rows, *norm) : rows;
+    Rows input = rows;
+    if (norm) {
+        machine.reserve(normalised_needs(rows.m, products.front().linear->k));
+        input = normalised(machine, rows, *norm);
+    }
     for (const Product& product : products) {
         multiply_all(machine, study.seen_by(*product.linear, input, machine.pool()), nullptr, {product});
     }
@@ -230,25 +243,46 @@ void multiply_studied(Machine& machine, ActivationStudy& study, const Rows& rows
 
 }  // namespace
 
-void Machine::reserve_scratch(size_t n_bytes) {
+void Machine::reserve(const MachineNeeds& needs) {
     scratch_.resize(static_cast<size_t>(pool_.size()));
-    for (AlignedBuffer& buffer : scratch_) {
-        if (buffer.size() < n_bytes) buffer = AlignedBuffer(n_bytes);
-    }
+    for (AlignedBuffer& buffer : scratch_) reserve_bytes(buffer, needs.scratch_bytes);
+    reserve_bytes(strips_, needs.strip_bytes);
+    reserve_bytes(rows_, needs.row_bytes);
 }
 
-void Machine::reserve_strips(size_t n_bytes) {
-    if (strips_.size() < n_bytes) strips_ = AlignedBuffer(n_bytes);
+size_t Machine::n_bytes() const noexcept {
+    size_t n = strips_.size() + rows_.size();
+    for (const AlignedBuffer& buffer : scratch_) n += buffer.size();
+    return n;
 }
 
-void Machine::reserve_rows(size_t n_floats) {
-    reserve_floats(rows_, static_cast<int64_t>(n_floats));
+// What is too small goes first: the two are never there at once.
+void reserve_bytes(AlignedBuffer& buffer, size_t n_bytes) {
+    if (buffer.size() >= n_bytes) return;
+    buffer = AlignedBuffer();
+    buffer = AlignedBuffer(n_bytes);
 }
 
 float* reserve_floats(AlignedBuffer& buffer, int64_t n_floats) {
-    const auto n_bytes = static_cast<size_t>(n_floats) * sizeof(float);
-    if (buffer.size() < n_bytes) buffer = AlignedBuffer(n_bytes);
+    reserve_bytes(buffer, static_cast<size_t>(n_floats) * sizeof(float));
     return buffer.floats();
+}
+
+MachineNeeds product_needs(const kernels::KernelTable& kernels, int64_t m, bool has_norm,
+                           const std::vector<Product>& products) {
+    const int64_t k = products.front().linear->k;
+    const Forms forms = forms_of(products);
+    const size_t tile_floats = static_cast<size_t>(k * kTileColumns) * sizeof(float);
+    MachineNeeds needs;
+    needs.scratch_bytes =
+        static_cast<size_t>(kernels.tiles_per_call) * std::max(kernels::expanded_bytes(k), tile_floats);
+    if (forms.blocks) {
+        const size_t normalised = static_cast<size_t>(kStripRows * k) * sizeof(float);
+        needs.scratch_bytes = std::max(needs.scratch_bytes, normalised);
+        needs.strip_bytes = static_cast<size_t>(ceil_divide(m, kStripRows)) * kernels::strip_bytes(k);
+    }
+    if (forms.floats && has_norm) needs.include(normalised_needs(m, k));
+    return needs;
 }
 
 void multiply(Machine& machine, const Rows& rows, const LayerNormWeights* norm, const std::vector<Product>& products) {
@@ -259,9 +293,19 @@ void multiply(Machine& machine, const Rows& rows, const LayerNormWeights* norm, 
     }
 }
 
+int64_t mlp_floats(const MlpWeights& weights, int64_t m) {
+    return m * weights.up.n;
+}
+
+MachineNeeds mlp_needs(const kernels::KernelTable& kernels, const MlpWeights& weights, int64_t m) {
+    MachineNeeds needs = product_needs(kernels, m, true, {{&weights.up, nullptr, {}}});
+    needs.include(product_needs(kernels, m, false, {{&weights.down, nullptr, {}}}));
+    return needs;
+}
+
 void apply_mlp(Machine& machine, const MlpWeights& weights, int64_t m, float* x, AlignedBuffer& hidden) {
     const int64_t n_state = weights.up.k, n_hidden = weights.up.n;
-    float* between = reserve_floats(hidden, m * n_hidden);
+    float* between = reserve_floats(hidden, mlp_floats(weights, m));
     kernels::Epilogue gelu, add;
     gelu.gelu = true;
     add.residual = x;

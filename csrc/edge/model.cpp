@@ -11,6 +11,7 @@ Model::Model(const std::filesystem::path& path, const kernels::KernelTable& kern
     WeightReader reader(file, kernels, pool_, arena_);
     encoder_ = read_encoder(reader, hparams_);
     decoder_ = read_decoder(reader, hparams_);
+    weight_bytes_ = reader.n_bytes();
 }
 
 void Model::round_activations(ActivationRounding rounding) {

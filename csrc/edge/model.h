@@ -27,6 +27,8 @@ class Model {
     const DecoderWeights& decoder() const noexcept { return decoder_; }
     std::vector<const Linear*> linears() const { return linears_of(encoder_, decoder_); }
     uint64_t packed_bytes() const noexcept { return arena_.n_bytes(); }
+    // Of all weights: packed matrices, biases, norms and positions.
+    size_t weight_bytes() const noexcept { return weight_bytes_; }
 
     const kernels::KernelTable& kernels() const noexcept { return kernels_; }
     ThreadPool& pool() noexcept { return pool_; }
@@ -44,6 +46,7 @@ class Model {
     const kernels::KernelTable& kernels_;
     model::Hparams hparams_;
     Arena arena_;
+    size_t weight_bytes_ = 0;
     EncoderWeights encoder_;
     DecoderWeights decoder_;
     ThreadPool pool_;

@@ -63,31 +63,77 @@ Arena::Piece Arena::take(size_t n_bytes) {
     return piece;
 }
 
-WeightReader::WeightReader(const model::ModelFile& file, const kernels::KernelTable& kernels, ThreadPool& pool,
-                           Arena& arena)
-    : file_(file), kernels_(kernels), pool_(pool), arena_(arena), sources_(static_cast<size_t>(pool.size())) {}
+// ---- WeightSource
 
-WeightReader::Source& WeightReader::source_of(int worker) {
-    Source& source = sources_[static_cast<size_t>(worker)];
-    if (!source.stream.is_open()) source.stream.open(file_.path, std::ios::binary);
-    if (!source.stream) throw Error(Status::model_not_found, file_.path.u8string() + " cannot be opened");
-    return source;
-}
-
-Linear WeightReader::empty_linear(const std::string& name, Format format, int64_t n, int64_t k) {
+Linear WeightSource::empty_linear(const std::string& name, Format format, int64_t n, int64_t k) {
     Linear linear;
     linear.name = name;
     linear.format = format;
     linear.n = n;
     linear.k = k;
-    linear.packed = arena_.take(kernels::packed_bytes(format, n, k));
+    linear.packed = take(kernels::packed_bytes(format, n, k));
+    n_bytes_ += linear.packed.n_bytes;
     return linear;
 }
 
-const model::TensorInfo& WeightReader::find(const std::string& name) const {
+const model::TensorInfo& WeightSource::find(const std::string& name) const {
     const model::TensorInfo* tensor = file_.find_tensor(name);
     if (tensor == nullptr) throw Error(Status::internal, "no tensor " + name + " in a checked file");
     return *tensor;
+}
+
+std::vector<float> WeightSource::floats(const std::string& name) {
+    const model::TensorInfo& tensor = find(name);
+    n_bytes_ += tensor.n_values() * sizeof(float);
+    return read_floats(tensor);
+}
+
+LayerNormWeights WeightSource::layer_norm(const std::string& name) {
+    return {floats(name + ".weight"), floats(name + ".bias")};
+}
+
+Linear WeightSource::matrix(const std::string& name) {
+    const model::TensorInfo& tensor = find(name);
+    Linear linear = empty_linear(name, format_of(file_, tensor).format, rows_of(tensor), tensor.dims[0]);
+    fill_matrix(tensor, linear);
+    return linear;
+}
+
+Linear WeightSource::linear(const std::string& name, bool has_bias) {
+    Linear linear = matrix(name + ".weight");
+    if (has_bias) linear.bias = floats(name + ".bias");
+    return linear;
+}
+
+Linear WeightSource::convolution(const std::string& name) {
+    const model::TensorInfo& tensor = find(name + ".weight");
+    Linear linear = empty_linear(tensor.name, Format::f32, tensor.dims[2], 3 * int64_t{tensor.dims[1]});
+    fill_convolution(tensor, linear);
+    linear.bias = floats(name + ".bias");
+    return linear;
+}
+
+// Keys have no bias: it would add the same amount to every score of a query, which softmax ignores.
+AttentionWeights WeightSource::attention(const std::string& name) {
+    return {layer_norm(name + "_ln"), linear(name + ".query", true), linear(name + ".key", false),
+            linear(name + ".value", true), linear(name + ".out", true)};
+}
+
+MlpWeights WeightSource::mlp(const std::string& block) {
+    return {layer_norm(block + "mlp_ln"), linear(block + "mlp.0", true), linear(block + "mlp.2", true)};
+}
+
+// ---- WeightReader
+
+WeightReader::WeightReader(const model::ModelFile& file, const kernels::KernelTable& kernels, ThreadPool& pool,
+                           Arena& arena)
+    : WeightSource(file), kernels_(kernels), pool_(pool), arena_(arena), sources_(static_cast<size_t>(pool.size())) {}
+
+WeightReader::Source& WeightReader::source_of(int worker) {
+    Source& source = sources_[static_cast<size_t>(worker)];
+    if (!source.stream.is_open()) source.stream.open(file().path, std::ios::binary);
+    if (!source.stream) throw Error(Status::model_not_found, file().path.u8string() + " cannot be opened");
+    return source;
 }
 
 void WeightReader::read(const model::TensorInfo& tensor, uint64_t offset, void* to, uint64_t n_bytes, int worker) {
@@ -95,14 +141,13 @@ void WeightReader::read(const model::TensorInfo& tensor, uint64_t offset, void* 
     stream.seekg(static_cast<std::streamoff>(tensor.offset + offset));
     stream.read(static_cast<char*>(to), static_cast<std::streamsize>(n_bytes));
     if (static_cast<uint64_t>(stream.gcount()) == n_bytes) return;
-    throw ModelFormatError(file_.path.u8string(), tensor.offset + offset, tensor.name + " data", "cut short",
+    throw ModelFormatError(file().path.u8string(), tensor.offset + offset, tensor.name + " data", "cut short",
                            std::to_string(n_bytes) + " bytes: the file shrank while it was read");
 }
 
-std::vector<float> WeightReader::floats(const std::string& name) {
-    const model::TensorInfo& tensor = find(name);
+std::vector<float> WeightReader::read_floats(const model::TensorInfo& tensor) {
     std::vector<float> values(tensor.n_values());
-    if (format_of(file_, tensor).format == Format::f32) {
+    if (format_of(file(), tensor).format == Format::f32) {
         read(tensor, 0, values.data(), tensor.n_bytes);
         return values;
     }
@@ -112,14 +157,8 @@ std::vector<float> WeightReader::floats(const std::string& name) {
     return values;
 }
 
-LayerNormWeights WeightReader::layer_norm(const std::string& name) {
-    return {floats(name + ".weight"), floats(name + ".bias")};
-}
-
 // Every thread reads a few tiles of rows at a time and packs them.
-Linear WeightReader::matrix(const std::string& name) {
-    const model::TensorInfo& tensor = find(name);
-    Linear linear = empty_linear(name, format_of(file_, tensor).format, rows_of(tensor), tensor.dims[0]);
+void WeightReader::fill_matrix(const model::TensorInfo& tensor, const Linear& linear) {
     const uint64_t row_bytes = tensor.n_bytes / static_cast<uint64_t>(linear.n);
     const int64_t tiles_at_once =
         std::max<int64_t>(1, static_cast<int64_t>(kChunkBytes / row_bytes) / kernels::kTileColumns);
@@ -132,59 +171,39 @@ Linear WeightReader::matrix(const std::string& name) {
         read(tensor, static_cast<uint64_t>(first) * row_bytes, rows.data(), n_bytes, worker);
         kernels::pack_rows(linear.format, rows.data(), first, count, linear.k, linear.packed.data);
     });
-    return linear;
 }
 
-Linear WeightReader::linear(const std::string& name, bool has_bias) {
-    Linear linear = matrix(name + ".weight");
-    if (has_bias) linear.bias = floats(name + ".bias");
-    return linear;
-}
-
-// Keys have no bias: it would add the same amount to every score of a query, which softmax ignores.
-AttentionWeights WeightReader::attention(const std::string& name) {
-    return {layer_norm(name + "_ln"), linear(name + ".query", true), linear(name + ".key", false),
-            linear(name + ".value", true), linear(name + ".out", true)};
-}
-
-MlpWeights WeightReader::mlp(const std::string& block) {
-    return {layer_norm(block + "mlp_ln"), linear(block + "mlp.0", true), linear(block + "mlp.2", true)};
-}
-
-Linear WeightReader::convolution(const std::string& name) {
-    const model::TensorInfo& tensor = find(name + ".weight");
-    const int64_t n_in = tensor.dims[1], n_out = tensor.dims[2];
-    const std::vector<float> ordered = taps_outermost(floats(name + ".weight"), n_in);
-    Linear linear = empty_linear(tensor.name, Format::f32, n_out, 3 * n_in);
-    kernels::pack_rows(Format::f32, reinterpret_cast<const uint8_t*>(ordered.data()), 0, n_out, linear.k,
+void WeightReader::fill_convolution(const model::TensorInfo& tensor, const Linear& linear) {
+    const std::vector<float> ordered = taps_outermost(read_floats(tensor), linear.k / 3);
+    kernels::pack_rows(Format::f32, reinterpret_cast<const uint8_t*>(ordered.data()), 0, linear.n, linear.k,
                        linear.packed.data);
-    linear.bias = floats(name + ".bias");
-    return linear;
 }
 
-EncoderWeights read_encoder(WeightReader& reader, const model::Hparams& hparams) {
+// ---- The model
+
+EncoderWeights read_encoder(WeightSource& source, const model::Hparams& hparams) {
     EncoderWeights weights;
-    weights.conv1 = reader.convolution("encoder.conv1");
-    weights.conv2 = reader.convolution("encoder.conv2");
-    weights.positions = reader.floats("encoder.positional_embedding");
+    weights.conv1 = source.convolution("encoder.conv1");
+    weights.conv2 = source.convolution("encoder.conv2");
+    weights.positions = source.floats("encoder.positional_embedding");
     for (int32_t i = 0; i < hparams.n_audio_layer; ++i) {
         const std::string block = "encoder.blocks." + std::to_string(i) + ".";
-        weights.layers.push_back({reader.attention(block + "attn"), reader.mlp(block)});
+        weights.layers.push_back({source.attention(block + "attn"), source.mlp(block)});
     }
-    weights.norm = reader.layer_norm("encoder.ln_post");
+    weights.norm = source.layer_norm("encoder.ln_post");
     return weights;
 }
 
-DecoderWeights read_decoder(WeightReader& reader, const model::Hparams& hparams) {
+DecoderWeights read_decoder(WeightSource& source, const model::Hparams& hparams) {
     DecoderWeights weights;
-    weights.token_embedding = reader.matrix("decoder.token_embedding.weight");
-    weights.positions = reader.floats("decoder.positional_embedding");
+    weights.token_embedding = source.matrix("decoder.token_embedding.weight");
+    weights.positions = source.floats("decoder.positional_embedding");
     for (int32_t i = 0; i < hparams.n_text_layer; ++i) {
         const std::string block = "decoder.blocks." + std::to_string(i) + ".";
         weights.layers.push_back(
-            {reader.attention(block + "attn"), reader.attention(block + "cross_attn"), reader.mlp(block)});
+            {source.attention(block + "attn"), source.attention(block + "cross_attn"), source.mlp(block)});
     }
-    weights.norm = reader.layer_norm("decoder.ln");
+    weights.norm = source.layer_norm("decoder.ln");
     return weights;
 }
 

@@ -88,13 +88,14 @@ struct DecoderWeights {
     LayerNormWeights norm;
 };
 
-// Reads tensors of one file. The file must be the one that `file` describes (model::read_model_file).
+// The weights of a model, tensor by tensor: read from its file, or only counted.
 //
-// Throws Error(Status::unsupported_model) for a type that this engine has no kernels for, and ModelFormatError when the
-// file has become shorter since it was checked.
-class WeightReader {
+// Throws Error(Status::unsupported_model) for a type that this engine has no kernels for.
+class WeightSource {
   public:
-    WeightReader(const model::ModelFile& file, const kernels::KernelTable& kernels, ThreadPool& pool, Arena& arena);
+    // `file` must live longer.
+    explicit WeightSource(const model::ModelFile& file) : file_(file) {}
+    virtual ~WeightSource() = default;
 
     Linear linear(const std::string& name, bool has_bias);
     Linear matrix(const std::string& name);
@@ -105,27 +106,66 @@ class WeightReader {
     MlpWeights mlp(const std::string& block);
     std::vector<float> floats(const std::string& name);
 
+    // Of all that was taken so far: what the weights hold for as long as the model lives.
+    size_t n_bytes() const noexcept { return n_bytes_; }
+
+  protected:
+    const model::ModelFile& file() const noexcept { return file_; }
+
   private:
     Linear empty_linear(const std::string& name, kernels::Format format, int64_t n, int64_t k);
+    const model::TensorInfo& find(const std::string& name) const;
+
+    virtual Arena::Piece take(size_t n_bytes) = 0;
+    virtual void fill_matrix(const model::TensorInfo& tensor, const Linear& linear) = 0;
+    virtual void fill_convolution(const model::TensorInfo& tensor, const Linear& linear) = 0;
+    virtual std::vector<float> read_floats(const model::TensorInfo& tensor) = 0;
+
+    const model::ModelFile& file_;
+    size_t n_bytes_ = 0;
+};
+
+// Reads one file, which must be the one that `file` describes (model::read_model_file).
+//
+// Throws ModelFormatError when the file has become shorter since it was checked, and std::bad_alloc.
+class WeightReader final : public WeightSource {
+  public:
+    WeightReader(const model::ModelFile& file, const kernels::KernelTable& kernels, ThreadPool& pool, Arena& arena);
+
+  private:
     // A view of the file for each worker, so that all of them read at once.
     struct Source {
         std::ifstream stream;
         std::vector<uint8_t> rows;  // of a matrix, before they are packed
     };
 
-    const model::TensorInfo& find(const std::string& name) const;
+    Arena::Piece take(size_t n_bytes) override { return arena_.take(n_bytes); }
+    void fill_matrix(const model::TensorInfo& tensor, const Linear& linear) override;
+    void fill_convolution(const model::TensorInfo& tensor, const Linear& linear) override;
+    std::vector<float> read_floats(const model::TensorInfo& tensor) override;
     Source& source_of(int worker);
     void read(const model::TensorInfo& tensor, uint64_t offset, void* to, uint64_t n_bytes, int worker = 0);
 
-    const model::ModelFile& file_;
     const kernels::KernelTable& kernels_;
     ThreadPool& pool_;
     Arena& arena_;
     std::vector<Source> sources_;
 };
 
-EncoderWeights read_encoder(WeightReader& reader, const model::Hparams& hparams);
-DecoderWeights read_decoder(WeightReader& reader, const model::Hparams& hparams);
+// Weights that have formats and sizes but no values: to tell what a model would take. The file need not exist.
+class WeightPlan final : public WeightSource {
+  public:
+    using WeightSource::WeightSource;
+
+  private:
+    Arena::Piece take(size_t n_bytes) override { return {nullptr, n_bytes}; }
+    void fill_matrix(const model::TensorInfo&, const Linear&) override {}
+    void fill_convolution(const model::TensorInfo&, const Linear&) override {}
+    std::vector<float> read_floats(const model::TensorInfo&) override { return {}; }
+};
+
+EncoderWeights read_encoder(WeightSource& source, const model::Hparams& hparams);
+DecoderWeights read_decoder(WeightSource& source, const model::Hparams& hparams);
 
 // Every matrix that inputs are multiplied with, encoder first.
 std::vector<const Linear*> linears_of(const EncoderWeights& encoder, const DecoderWeights& decoder);

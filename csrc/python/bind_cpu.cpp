@@ -12,6 +12,7 @@ namespace whisperq::python {
 void bind_cpu(py::module_& m) {
     m.def("now_us", &now_us, "Microseconds of a monotonic clock with an arbitrary zero.");
     m.def("usable_cpus", &usable_cpus, "CPUs that affinity and cgroup quota leave to this process; at least 1.");
+    m.def("cpu_quota", &cpu_quota, "The CPU quota of this process's cgroup, in CPUs; 0: none.");
     m.def("cpu_name", &cpu_name);
     m.def("cpu_family", &cpu_family);
     m.def(

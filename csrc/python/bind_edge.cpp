@@ -105,6 +105,24 @@ Floats decode(EdgeModel& model, const std::vector<edge::Sequence*>& sequences,
     return out;
 }
 
+// What it holds now, by the names of edge_memory().
+py::dict memory(EdgeModel& model) {
+    size_t machine = 0, encoder = 0, decoder = 0;
+    {
+        const GilReleased released;
+        const auto lock = model.model.lock();
+        machine = model.model.machine().n_bytes();
+        encoder = model.encoder.n_bytes();
+        decoder = model.decoder.n_bytes();
+    }
+    py::dict held;
+    held["weights"] = model.model.weight_bytes();
+    held["encoder"] = encoder;
+    held["decoder"] = decoder;
+    held["machine"] = machine;
+    return held;
+}
+
 py::list isa_list() {
     py::list found;
     for (const kernels::IsaInfo& isa : kernels::isas()) {
@@ -137,6 +155,7 @@ void bind_edge(py::module_& m) {
         .def_property_readonly("hparams", [](const EdgeModel& model) { return hparams_dict(model.model.hparams()); })
         .def_property_readonly("isa", [](const EdgeModel& model) { return model.model.kernels().isa; })
         .def_property_readonly("n_threads", [](EdgeModel& model) { return model.model.pool().size(); })
+        .def_property_readonly("memory", &memory)
         .def_property_readonly("packed_bytes", [](const EdgeModel& model) { return model.model.packed_bytes(); });
     m.def("isas", &isa_list, "Every instruction set of the kernels: whether it is built, and supported by CPU and OS.");
     m.def("chosen_isa", [] { return std::string(kernels::chosen_kernels().isa); });

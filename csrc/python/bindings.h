@@ -13,6 +13,7 @@ void bind_audio(pybind11::module_& m);
 void bind_cpu(pybind11::module_& m);
 void bind_decoding(pybind11::module_& m);
 void bind_edge(pybind11::module_& m);
+void bind_memory(pybind11::module_& m);
 void bind_model(pybind11::module_& m);
 void bind_self_test(pybind11::module_& m);
 void bind_vad(pybind11::module_& m);

@@ -12,6 +12,7 @@ PYBIND11_MODULE(_core, m) {
     bind_edge(m);
     bind_activation_study(m);
     bind_model(m);
+    bind_memory(m);
     bind_self_test(m);
     bind_decoding(m);
     bind_vad(m);

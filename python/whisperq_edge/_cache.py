@@ -7,6 +7,7 @@
     <folder>/ggml-base.en-q8_0-1f2e3d4c5b6a.lock        held by the process that makes the entry
     <folder>/sources.json                               hashes of sources, so that gigabytes are not read twice
     <folder>/self-test-avx2-1f2e3d4c5b6a.json           what the kernels' self-test found (_self_test)
+    <folder>/tune.json                                  what `whisperq-edge tune` found (_profile)
 
 An entry that is whole is opened and nothing is written. Files of other names are never touched.
 """
@@ -34,6 +35,7 @@ from ._native import load_ggml
 from ._types import TYPES
 
 __all__ = [
+    "PROFILES",
     "CacheEntry",
     "Removed",
     "cache_folder",
@@ -46,6 +48,7 @@ __all__ = [
 
 _LOG = logging.getLogger("whisperq_edge")
 
+PROFILES = "tune.json"
 _SOURCES = "sources.json"
 _SELF_TEST = re.compile(r"self-test-[a-z0-9_]+-[0-9a-f]{12}\.json")
 _MOST_SOURCES = 500
@@ -432,13 +435,13 @@ def prune_cache(max_bytes: Optional[int] = None, older_than_days: Optional[float
 
 
 def clear_cache() -> list[Removed]:
-    """Removes all that is ours and not being made right now. The folder stays."""
+    """Removes all that is ours and not being made right now, the profiles of ``tune`` too. The folder stays."""
     folder = cache_folder()
     removed = _remove_leftovers(folder, time.time())
     for entry in list_cache():
         removed += _remove_entry(entry)
     for path in _files_in(folder):
-        if path.name == _SOURCES or _SELF_TEST.fullmatch(path.name):
+        if path.name in (_SOURCES, PROFILES) or _SELF_TEST.fullmatch(path.name):
             removed += _remove(path)
     return removed
 

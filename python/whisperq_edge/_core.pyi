@@ -123,6 +123,9 @@ class EdgeModel:
     def n_threads(self) -> int: ...
     @property
     def packed_bytes(self) -> int: ...
+    @property
+    def memory(self) -> dict[str, int]:
+        """Bytes that it holds now: ``weights``, and the work memory of ``encoder``, ``decoder`` and ``machine``."""
 
 class DecodeOptions:
     """What windows are decoded with, by openai/whisper's names (csrc/decoding/decode_options.h). Assign lists whole."""
@@ -274,6 +277,37 @@ class VadStream:
         """Of the window that has begun, as if silence followed. Other audio may be fed afterwards."""
     def reset(self) -> None:
         """Forgets what was fed."""
+def describe_model(hparams: dict[str, int], type: str) -> ModelFile:
+    """What ``read_model_file`` would give for a model of these dimensions, but vocabulary and mel filters.
+
+    Raises ValueError for dimensions that are not all there, and InternalError for a type that does not fit them.
+    """
+
+def edge_memory(
+    file: ModelFile,
+    *,
+    isa: str = "auto",
+    n_threads: int,
+    n_ctx: int,
+    n_windows: int = 1,
+    n_sequences: int = 1,
+    n_prompt_tokens: int = 1,
+    n_prompt_logits: int = 1,
+    n_tokens: int = 1,
+) -> dict[str, int]:
+    """Bytes that the edge engine would allocate, by the names of ``EdgeModel.memory`` and ``audio_caches``,
+    ``self_caches`` and ``logits``. Nothing is.
+
+    Args:
+        n_ctx: audio tokens of a window.
+        n_windows: decoded together.
+        n_sequences: of each window: beams or samples.
+        n_prompt_tokens: that a window begins with.
+        n_prompt_logits: of these, those whose logits are wanted.
+        n_tokens: of each sequence in the end, prompt included.
+
+    Raises UnsupportedModelError for a type that it has no kernels for.
+    """
 
 def isas() -> list[dict[str, Any]]: ...
 def chosen_isa() -> str: ...
@@ -285,6 +319,9 @@ __version__: str
 def error_table() -> dict[str, str]: ...
 def now_us() -> int: ...
 def usable_cpus() -> int: ...
+def cpu_quota() -> float:
+    """The CPU quota of this process's cgroup, in CPUs; 0: none."""
+
 def cpu_name() -> str: ...
 def cpu_family() -> str: ...
 def cpu_features() -> dict[str, bool]: ...

@@ -10,6 +10,7 @@ import numpy.typing as npt
 
 from . import _core
 from ._errors import AudioError, OptionError
+from ._memory import check_model_fits
 from ._self_test import trusted_isa
 
 __all__ = ["EdgeEncoder"]
@@ -30,10 +31,13 @@ class EdgeEncoder:
         ModelFormatError: the file is damaged or is no Whisper model.
         UnsupportedModelError: a type that these kernels do not have.
         UnknownIsaError, IsaNotBuiltError, IsaNotSupportedError: about ``isa``.
+        OutOfMemoryError: the weights are more than the process can get; nothing was allocated.
     """
 
     def __init__(self, path: Union[str, os.PathLike[str]], isa: str = "auto", n_threads: int = 0) -> None:
-        self._native = _core.EdgeModel(os.fspath(path), trusted_isa(isa), n_threads)
+        isa = trusted_isa(isa)
+        check_model_fits(_core.read_model_file(path), isa, n_threads)
+        self._native = _core.EdgeModel(os.fspath(path), isa, n_threads)
         self._hparams = self._native.hparams
 
     @classmethod

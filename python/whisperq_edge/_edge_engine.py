@@ -204,6 +204,10 @@ HearSpeech = Callable[[], SpeechStream]
 FindSilence = Callable[[], SilenceFinder]
 
 
+CheckBatch = Callable[[int, int], None]
+"""Raises ``OutOfMemoryError`` when so many windows, of so many audio tokens each, do not fit into memory."""
+
+
 class EdgeEngine:
     """A model on our own kernels.
 
@@ -216,6 +220,7 @@ class EdgeEngine:
         find_silence: spans that nothing can be heard in, by voice detection and energy both; windows within one are not
             decoded unless ``drop_silence`` is False, or ``vad_filter`` has cut the audio already. None: everything is
             decoded, as openai/whisper does. Needs ``hear_speech``.
+        check_batch: asked before windows are encoded. None: memory runs out where it does.
     """
 
     name = "edge"
@@ -229,6 +234,7 @@ class EdgeEngine:
         n_threads: int = 0,
         hear_speech: Optional[HearSpeech] = None,
         find_silence: Optional[FindSilence] = None,
+        check_batch: Optional[CheckBatch] = None,
     ) -> None:
         self.n_threads = n_threads
         self._native = native
@@ -236,6 +242,7 @@ class EdgeEngine:
         self._vocabulary = Vocabulary(vocabulary, self._hparams["n_vocab"])
         self._hear_speech = hear_speech
         self._find_silence = find_silence
+        self._check_batch = check_batch
 
     def transcribe(
         self,
@@ -261,6 +268,7 @@ class EdgeEngine:
             AudioError: the audio cannot be used, or changed between the passes.
         """
         call = _Call(self._native, self._hparams, self._vocabulary, options, samples_of(audio), should_stop)
+        call.check_batch = self._check_batch
         try:
             is_clipped = options.is_clipped if clips_s is None else bool(clips_s)
             call.hear_all(self.n_threads, self._hear_speech, self._find_silence, is_clipped)
@@ -394,6 +402,7 @@ class _Call:
         self._short_mels: dict[int, Floats] = {}  # of windows that may be done again: the audio has gone on meanwhile
         self._n_short = 0
         self._n_redone = 0
+        self.check_batch: Optional[CheckBatch] = None
 
     @property
     def n_frames(self) -> int:
@@ -453,6 +462,10 @@ class _Call:
         if scan is not None:
             self.chunks = chunks_of_speech(scan.finish(self._audio.size), self.options)
 
+    def _check_memory(self, n_windows: int, n_ctx: int) -> None:
+        if self.check_batch is not None:
+            self.check_batch(n_windows, n_ctx)
+
     # -- Silence
 
     def is_silent_throughout(self, clips: Sequence[Chunk]) -> bool:
@@ -492,6 +505,7 @@ class _Call:
         for i in range(self.options.language_detection_segments):
             if i > 0 and i * FRAMES_PER_WINDOW >= self.n_frames:
                 break
+            self._check_memory(1, self._hparams["n_audio_ctx"])
             with self._clock.timed("mel"):
                 mel = self._mel.window(i * FRAMES_PER_WINDOW)
             ranking = self._languages(self._hear(mel, self._hparams["n_audio_ctx"]))
@@ -557,6 +571,7 @@ class _Call:
 
     def _decode_with_fallback(self, windows: Sequence[Window], lengths: Sequence[int]) -> list[Answer]:
         """openai/whisper's: the windows whose answers look wrong are decoded again, at the next temperature."""
+        self._check_memory(len(windows), max(lengths))
         audios = [self._hear_window(window, n_ctx) for window, n_ctx in zip(windows, lengths)]
         tokenizers = [self._tokenizer_for(audio) for audio in audios]
         answers: dict[int, Answer] = {}

@@ -11,6 +11,7 @@ import numpy.typing as npt
 
 from . import _core
 from ._edge_engine import AlignRequest, AlignResult, DecodeOptions, Stages, WindowRequest, WindowResult
+from ._memory import BatchCheck, check_model_fits
 from ._self_test import trusted_isa
 from ._tokenizer import Tokenizer, Vocabulary
 
@@ -34,10 +35,17 @@ class CoreModel:
         ModelFormatError: the file is damaged or is no Whisper model.
         UnsupportedModelError: a type that these kernels do not have.
         UnknownIsaError, IsaNotBuiltError, IsaNotSupportedError: about ``isa``.
+        OutOfMemoryError: the weights are more than the process can get; nothing was allocated.
+
+    Attributes:
+        check_batch: raises ``OutOfMemoryError`` for (windows, audio tokens of each) that do not fit.
     """
 
     def __init__(self, file: _core.ModelFile, isa: str = "auto", n_threads: int = 0) -> None:
-        self._model = _native.EdgeModel(file.path, trusted_isa(isa), n_threads)
+        isa, n_threads = trusted_isa(isa), n_threads or _core.usable_cpus()
+        check_model_fits(file, isa, n_threads)
+        self._model = _native.EdgeModel(file.path, isa, n_threads)
+        self.check_batch = BatchCheck(file, isa, n_threads, lambda: self._model.memory)
         self.hparams: Mapping[str, int] = self._model.hparams
         tokenizer = Tokenizer(Vocabulary(file.vocabulary, self.hparams["n_vocab"]))
         self._eot, self._no_timestamps = tokenizer.eot, tokenizer.no_timestamps

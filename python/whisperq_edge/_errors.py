@@ -1,4 +1,4 @@
-"""Every error that whisperq-edge raises on purpose. Out of memory is Python's own ``MemoryError``.
+"""Every error that whisperq-edge raises on purpose. Memory that runs out on the way is Python's own ``MemoryError``.
 
 A message says what is wrong, where, the value found, what is allowed and the next step.
 
@@ -15,6 +15,7 @@ A message says what is wrong, where, the value found, what is allowed and the ne
       CpuError                    UnknownIsaError(ValueError), IsaNotBuiltError, IsaNotSupportedError
       InferenceError              CancelledError       .partial
                                     InterruptedByUser(KeyboardInterrupt)
+      OutOfMemoryError(MemoryError) .what .n_bytes .available .limit
       InternalError               a broken invariant: please report it
 """
 
@@ -42,6 +43,7 @@ __all__ = [
     "ModelFormatError",
     "ModelNotFoundError",
     "OptionError",
+    "OutOfMemoryError",
     "UnknownIsaError",
     "UnsafeModelError",
     "UnsupportedModelError",
@@ -183,6 +185,31 @@ class CancelledError(InferenceError):
 
 class InterruptedByUser(CancelledError, KeyboardInterrupt):
     """Ctrl-C during a call: a ``KeyboardInterrupt`` that carries the transcript so far in ``.partial``."""
+
+
+class OutOfMemoryError(WhisperqError, MemoryError):
+    """More memory is needed than this process can get. Nothing was allocated.
+
+    Attributes:
+        what: needs it.
+        n_bytes: that it needs.
+        available: bytes that the process can still get.
+        limit: what limits it, in words.
+    """
+
+    def __init__(self, what: str, n_bytes: int, available: int, limit: str) -> None:
+        super().__init__(
+            f"{what} needs {n_bytes / 1e6:.1f} MB of memory, and this process can get {available / 1e6:.1f} MB more"
+            f" ({limit}): take a smaller model, a type of fewer bits or a smaller batch (`whisperq-edge plan` tells"
+            " what each takes)"
+        )
+        self.what = what
+        self.n_bytes = n_bytes
+        self.available = available
+        self.limit = limit
+
+    def __reduce__(self) -> Any:
+        return type(self), (self.what, self.n_bytes, self.available, self.limit)
 
 
 class InternalError(WhisperqError):

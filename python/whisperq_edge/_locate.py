@@ -4,14 +4,16 @@ from __future__ import annotations
 
 import logging
 import os
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Optional, Union
+from typing import Callable, Optional, Union
 
 from ._cache import cache_folder, cached_model, find_cached
 from ._catalog import ALIASES, BUNDLED_MODELS, MODELS, CatalogModel, find_model, resolve_model
 from ._core import ModelFile, read_model_file
 from ._errors import ModelNotFoundError, OptionError
+from ._profile import find_profile, load_profiles
 from ._types import TYPES, fitting_type, resolve_type
 
 __all__ = ["locate_model"]
@@ -41,7 +43,9 @@ def locate_model(
         model: a bundled or published name, a path (a ggml file, an OpenAI ``.pt``, a folder of transformers or
             CTranslate2), or a hub id.
         compute_type: a type; ``default`` or ``auto`` is that of ``$WHISPERQ_COMPUTE_TYPE`` or its alias
-            ``$WL_COMPUTE_TYPE``, else the ggml file's own, and f16 for everything else.
+            ``$WL_COMPUTE_TYPE``, else the ggml file's own, and f16 for everything else. ``auto`` is what
+            ``whisperq-edge tune`` chose for this shape and machine, where it did and no variable is set; a file that is
+            quantised already stays what it is.
         local_files_only: fetch nothing.
         download_root: folder of the Hugging Face hub's cache; None for its own.
         n_threads: of a conversion; 0 takes every CPU that the process may use.
@@ -66,11 +70,12 @@ def locate_model(
 
 @dataclass(frozen=True)
 class _Wanted:
-    """A type (None: whatever there is), what the user called it, and where: an option or a variable."""
+    """A type (None: whatever there is), what the user called it, and where: an option, a variable or a profile."""
 
     type: Optional[str]
     given: str = "default"
     field: str = "compute_type"
+    is_auto: bool = False
 
     @classmethod
     def from_option(cls, compute_type: str) -> _Wanted:
@@ -80,7 +85,14 @@ class _Wanted:
             value = os.environ.get(variable, "")
             if value and value not in _OWN_TYPE:
                 return cls(resolve_type(value, variable), value, variable)
-        return cls(None)
+        return cls(None, is_auto=compute_type == "auto")
+
+    def tuned(self, hparams: Callable[[], Mapping[str, int]]) -> _Wanted:
+        """With the type that was chosen for a model of these dimensions, which are asked for only if any was."""
+        if not self.is_auto or not load_profiles():
+            return self
+        profile = find_profile(hparams())
+        return self if profile is None else _Wanted(profile.chosen.type, profile.chosen.type, "tuned")
 
     def or_f16(self) -> str:
         """For a source of another format. No f32 file is made: whisper.cpp's convolution asserts an f16 kernel."""
@@ -111,6 +123,7 @@ def _is_unrelated_folder(path: Path) -> bool:
 
 def _from_path(path: Path, wanted: _Wanted, n_threads: int) -> Path:
     if path.is_dir() or (path.suffix.lower() in _CHECKPOINTS and not _is_ggml(path)):
+        wanted = wanted.tuned(lambda: _dims_of_source(path))
         return cached_model(path, wanted.or_f16(), n_threads=n_threads)
     return _from_ggml(path, wanted, n_threads, None)
 
@@ -121,10 +134,19 @@ def _is_ggml(path: Path) -> bool:
     return is_ggml(path)
 
 
+def _dims_of_source(path: Path) -> Mapping[str, int]:
+    from ._convert.open_source import open_source
+
+    return open_source(path).dims._asdict()
+
+
 def _from_ggml(path: Path, wanted: _Wanted, n_threads: int, model: Optional[str]) -> Path:
+    is_auto, wanted = wanted.is_auto, wanted.tuned(lambda: read_model_file(path).hparams)
     if wanted.type is None:
         return path
     file = read_model_file(path)
+    if is_auto and file.ftype not in ("f32", "f16"):
+        return path
     type = fitting_type(wanted.type, file.hparams["n_text_state"])
     if type == file.ftype:
         return path
@@ -172,6 +194,8 @@ def _from_name(name: str, known: Optional[CatalogModel], wanted: _Wanted, hub: _
             " folder of transformers or CTranslate2), the id of a model on the Hugging Face hub (owner/name), or one of"
             f" the names {', '.join([*MODELS, *ALIASES])}"
         )
+    if known:
+        wanted = wanted.tuned(known.dims._asdict)
     model, type = repository, wanted.or_f16()
     if known:
         model, type = known.name, fitting_type(type, known.dims.n_text_state)

@@ -25,6 +25,7 @@ from ._locate import locate_model
 from ._mel import log_mel_spectrogram
 from ._native import build_info, load_ggml
 from ._options import TranscribeOptions
+from ._profile import find_profile
 from ._result import Dropped, EngineResult, Segment, StageTime, Timings, Transcript, join_text
 from ._samples import Samples, StoppedError, cut_samples
 from ._vad import SilenceScan, SpeechScan, SpeechTimeline, VadOptions, speech_stream
@@ -67,8 +68,11 @@ class WhisperModel:
         device_index: which of several devices of that kind.
         compute_type: ``q8_0``, ``int8``, ``f16``, … A file that holds another type is quantised once into the cache
             (``whisperq-edge cache``). ``default`` or ``auto`` is ``$WHISPERQ_COMPUTE_TYPE`` or ``$WL_COMPUTE_TYPE``
-            where that is set, else the type that a ggml file holds, and f16 for any other source.
-        cpu_threads: 0 takes every CPU that affinity and cgroup quota leave to the process.
+            where that is set, else the type that a ggml file holds, and f16 for any other source. After
+            ``whisperq-edge tune``, ``auto`` is the type that it chose for models of this shape, unless the file is
+            quantised already.
+        cpu_threads: 0 takes what ``whisperq-edge tune`` found best for this shape and type (engine edge), else every
+            CPU that affinity and cgroup quota leave to the process.
         download_root: folder to fetch models into; None for the Hugging Face hub's own cache.
         local_files_only: fetch nothing.
         engine: ``edge`` (our own, on the CPU), ``ggml`` (whisper.cpp), or ``auto``: ``edge``, unless there is a GPU to
@@ -82,6 +86,7 @@ class WhisperModel:
         UnsafeModelError: a pickle that asks for more than tensors.
         OptionError: a value that is not allowed here, such as a ``compute_type`` larger than the file's.
         IsaNotSupportedError: the engine was built for another CPU.
+        OutOfMemoryError: the weights are more than the process can get; a ``MemoryError``.
         OSError: the cache cannot be written.
     """
 
@@ -103,18 +108,19 @@ class WhisperModel:
         _check_one_of("device", device, DEVICES)
         if not isinstance(cpu_threads, int) or not 0 <= cpu_threads <= 512:
             raise OptionError("cpu_threads", cpu_threads, "0 (automatic) to 512")
-        n_threads = cpu_threads or _core.usable_cpus()
         self.model_path: Path = locate_model(
             model_size_or_path,
             compute_type,
             local_files_only=local_files_only,
             download_root=download_root,
-            n_threads=n_threads,
+            n_threads=cpu_threads,
         )
         self._file = _core.read_model_file(self.model_path)
         self._engine: Optional[Engine]
         self._encoder: Optional[EdgeEncoder]  # of ``encode``; the ggml engine has none, which is opened when asked for
-        self._engine, self._encoder = _open_engine(self._file, engine, device, device_index, n_threads, flash_attention)
+        self._engine, self._encoder = _open_engine(
+            self._file, engine, device, device_index, cpu_threads, flash_attention
+        )
         self._lock = threading.Lock()
         load_ms = (_core.now_us() - began_us) / 1000
         self._timings = Timings({"load": StageTime(load_ms, 1)}, load_ms)
@@ -469,18 +475,18 @@ def _check_one_of(field: str, value: str, allowed: tuple[str, ...]) -> None:
 
 
 def _open_engine(
-    file: _core.ModelFile, engine: str, device: str, device_index: int, n_threads: int, flash_attention: bool
+    file: _core.ModelFile, engine: str, device: str, device_index: int, cpu_threads: int, flash_attention: bool
 ) -> tuple[Engine, Optional[EdgeEncoder]]:
     if engine == "edge" and device not in ("auto", "cpu"):
         raise OptionError("device", device, "cpu: the engine edge runs on CPUs; engine='ggml' knows GPUs")
     if engine == "edge" or (engine == "auto" and not _wants_gpu(device)):
         try:
-            return _open_edge(file, n_threads)
+            return _open_edge(file, cpu_threads)
         except UnsupportedModelError:
             if engine == "edge":
                 raise
     _check_runs_on_ggml(file)
-    return GgmlEngine(file, device, device_index, n_threads, flash_attention), None
+    return GgmlEngine(file, device, device_index, cpu_threads or _core.usable_cpus(), flash_attention), None
 
 
 def _wants_gpu(device: str) -> bool:
@@ -491,14 +497,20 @@ def _wants_gpu(device: str) -> bool:
     return any(found["kind"] == "gpu" for found in load_ggml().devices())
 
 
-def _open_edge(file: _core.ModelFile, n_threads: int) -> tuple[EdgeEngine, EdgeEncoder]:
-    model = CoreModel(file, n_threads=n_threads)
+def _open_edge(file: _core.ModelFile, cpu_threads: int) -> tuple[EdgeEngine, EdgeEncoder]:
+    isa, n_threads = "auto", cpu_threads or _core.usable_cpus()
+    profile = find_profile(file.hparams) if cpu_threads == 0 else None
+    tuned = profile.for_type(file.ftype) if profile is not None else None
+    if tuned is not None:
+        isa, n_threads = tuned.isa, tuned.n_threads
+    model = CoreModel(file, isa, n_threads)
     engine = EdgeEngine(
         model,
         file.vocabulary,
         n_threads=n_threads,
         hear_speech=speech_stream,
         find_silence=SilenceScan,
+        check_batch=model.check_batch,
     )
     return engine, EdgeEncoder.of(model.native)
 

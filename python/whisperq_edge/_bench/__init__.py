@@ -8,6 +8,7 @@
     ctranslate2_folder  the same weights for faster-whisper
     worker        a system in a process of its own, which stays loaded and transcribes when it is asked to
     run           rounds over all systems, in turn
+    tune          types x threads, and the choice for this machine
     card          the machine: what it is, and what it did meanwhile
     statistics    intervals of medians, of ratios, and of the difference of two runs; numpy only
     report        the results as data and as rows of tables; a run against an earlier one

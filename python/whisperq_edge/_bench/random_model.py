@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import zlib
 from pathlib import Path
-from typing import Callable
+from typing import Callable, Union
 
 import numpy as np
 
@@ -33,12 +33,12 @@ def random_dims(shape: str) -> Dims:
     return model.dims
 
 
-def write_random(path: Path, shape: str, type: str, *, n_threads: int = 0) -> None:
+def write_random(path: Path, shape: Union[str, Dims], type: str, *, n_threads: int = 0) -> None:
     """Writes a ggml file of a published shape; the same bytes for the same arguments.
 
     Args:
         path: where to.
-        shape: a name of the catalog, such as ``base.en``.
+        shape: a name of the catalog, such as ``base.en``, or dimensions.
         type: of the matrices.
         n_threads: 0 takes every CPU that the process may use.
 
@@ -46,7 +46,7 @@ def write_random(path: Path, shape: str, type: str, *, n_threads: int = 0) -> No
         OptionError: no such shape or type.
         OSError: the file cannot be written.
     """
-    dims = random_dims(shape)
+    dims = random_dims(shape) if isinstance(shape, str) else shape
     tensors = [SourceTensor(name, form, "f32", _rows(name, form)) for name, form in expected_shapes(dims).items()]
     source = Source(path, "random", [], dims, tensors, known_vocabulary(dims.n_vocab), mel_filters(dims.n_mels))
     with atomic_write(path, "wb") as stream:

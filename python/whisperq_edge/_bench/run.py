@@ -115,6 +115,7 @@ def _tasks(
             "type": each.type,
             "n_threads": each.n_threads,
             "n_vocab": each.n_vocab,
+            "isa": each.isa,
         }
         for each in systems
     ]

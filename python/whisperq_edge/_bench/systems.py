@@ -41,6 +41,7 @@ class BenchSystem:
         n_bytes: of the model on the disk.
         n_vocab: of the model.
         shape: the published models of these dimensions, or the dimensions.
+        isa: the kernels of ``edge``; ``auto`` takes what this process would.
     """
 
     name: str
@@ -53,6 +54,7 @@ class BenchSystem:
     n_bytes: int
     n_vocab: int
     shape: str
+    isa: str = "auto"
 
 
 def choose_bench_systems(

@@ -36,8 +36,8 @@ class Worker:
 
     Args:
         task: ``kind`` (``whisperq-edge``, ``openai``, ``faster-whisper`` or ``yardstick``), ``model`` (path),
-            ``engine``, ``type``, ``n_threads``, ``options`` of ``transcribe``, ``n_tokens`` to force or None, and
-            ``samples``, a ``.npy`` of what is heard.
+            ``engine``, ``type``, ``n_threads``, ``isa``, ``options`` of ``transcribe``, ``n_tokens`` to force or None,
+            and ``samples``, a ``.npy`` of what is heard.
 
     Attributes:
         ready: what it said when it was: ``{"load_ms", "peak_rss_bytes"}``.
@@ -52,7 +52,9 @@ class Worker:
         with contextlib.ExitStack() as stack:
             folder = stack.enter_context(task_folder(task, "whisperq-bench-"))
             self._stderr = stack.enter_context(tempfile.TemporaryFile())
-            environment = _ONE_THREAD_EACH if task["kind"] == "yardstick" else {}
+            environment = dict(_ONE_THREAD_EACH) if task["kind"] == "yardstick" else {}
+            if task.get("isa", "auto") != "auto":
+                environment["WHISPERQ_ISA"] = task["isa"]
             self._process = start_module("whisperq_edge._bench.worker", folder, self._stderr, environment)
             stack.callback(self._end)
             self.ready = self._answer()

@@ -15,7 +15,9 @@ from .eval import eval_command
 from .info import info_command
 from .inspect import inspect_command
 from .models import models_command
+from .plan import plan_command
 from .transcribe import transcribe_command
+from .tune import tune_command
 
 __all__ = ["main"]
 
@@ -41,8 +43,8 @@ class _Group(click.Group):
         except KeyboardInterrupt as interrupt:
             click.echo(f"whisperq-edge: {interrupt or 'interrupted'}", err=True)
             ctx.exit(exit_code(interrupt))
-        except (WhisperqError, OSError) as error:
-            click.echo(f"whisperq-edge: {error}", err=True)
+        except (WhisperqError, OSError, MemoryError) as error:
+            click.echo(f"whisperq-edge: {error or 'memory ran out'}", err=True)
             ctx.exit(exit_code(error))
 
 
@@ -67,6 +69,8 @@ main.add_command(transcribe_command)
 main.add_command(convert_command)
 main.add_command(eval_command)
 main.add_command(bench_command)
+main.add_command(tune_command)
+main.add_command(plan_command)
 main.add_command(inspect_command)
 main.add_command(info_command)
 main.add_command(models_command)

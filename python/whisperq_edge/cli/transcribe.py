@@ -71,9 +71,9 @@ class _Run:
     default="default",
     show_default=True,
     help="Type of the weights: int8, int5, int4, q5_0, ... A file of another type is quantised once into the cache."
-    " default: $WHISPERQ_COMPUTE_TYPE, else as the file has it.",
+    " default: $WHISPERQ_COMPUTE_TYPE, else as the file has it. auto: what `whisperq-edge tune` chose, if it did.",
 )
-@click.option("--threads", type=int, default=0, help="CPU threads; 0: all that this process may use.")
+@click.option("--threads", type=int, default=0, help="CPU threads; 0: what `tune` found, else all that may be used.")
 @click.option(
     "--timeout", type=float, metavar="SECONDS", help="End a file after this long; what was transcribed is kept."
 )

@@ -1,0 +1,42 @@
+// What a model and its work take in memory, told before anything is allocated. Nothing is estimated: these are the sums
+// of what encoder, decoder and caches reserve, by the functions that they reserve with.
+#pragma once
+
+#include <cstddef>
+#include <cstdint>
+#include <string>
+
+#include "kernels/kernels.h"
+#include "model/file_format.h"
+
+namespace whisperq::edge {
+
+// What a model is to do.
+struct Workload {
+    int n_threads = 1;
+    int64_t n_ctx = 0;            // audio tokens of a window
+    int64_t n_windows = 1;        // decoded together
+    int64_t n_sequences = 1;      // of each window: beams or samples
+    int64_t n_prompt_tokens = 1;  // that each window begins with
+    int64_t n_prompt_logits = 1;  // of these, those whose logits are wanted
+    int64_t n_tokens = 1;         // of each sequence in the end, prompt included
+};
+
+struct MemoryNeeds {
+    size_t weights = 0;
+    size_t audio_caches = 0;  // keys and values of the windows' audio
+    size_t self_caches = 0;   // of the sequences' tokens, when none of them share any
+    size_t encoder = 0;       // work memory
+    size_t decoder = 0;       // work memory
+    size_t machine = 0;       // what products and attention use, of all threads
+};
+
+// A model file that is nowhere: Whisper's tensors, without data.
+//
+// Throws Error(Status::internal) for a type that there is not, or whose blocks do not fill the rows.
+model::ModelFile describe_model(const model::Hparams& hparams, const std::string& matrix_type);
+
+// Throws Error(Status::unsupported_model) for a type that this engine has no kernels for.
+MemoryNeeds memory_needed(const model::ModelFile& file, const kernels::KernelTable& kernels, const Workload& work);
+
+}  // namespace whisperq::edge

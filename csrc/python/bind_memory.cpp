@@ -1,0 +1,77 @@
+// `_core.edge_memory`: what the edge engine would allocate, before it does.
+#include <pybind11/pybind11.h>
+#include <pybind11/stl.h>
+
+#include <algorithm>
+#include <map>
+#include <string>
+
+#include "core/status.h"
+#include "decoding/decode_windows.h"
+#include "edge/memory.h"
+#include "kernels/dispatch.h"
+#include "python/bindings.h"
+
+namespace py = pybind11;
+
+namespace whisperq::python {
+namespace {
+
+model::Hparams checked_hparams(const std::map<std::string, int32_t>& given) {
+    const auto of = [&](const char* name) {
+        const auto found = given.find(name);
+        if (found == given.end() || found->second < 1) {
+            throw py::value_error(std::string("hparams need ") + name + " from 1 on");
+        }
+        return found->second;
+    };
+    model::Hparams hparams;
+    hparams.n_mels = of("n_mels");
+    hparams.n_audio_ctx = of("n_audio_ctx");
+    hparams.n_audio_state = of("n_audio_state");
+    hparams.n_audio_head = of("n_audio_head");
+    hparams.n_audio_layer = of("n_audio_layer");
+    hparams.n_text_ctx = of("n_text_ctx");
+    hparams.n_text_state = of("n_text_state");
+    hparams.n_text_head = of("n_text_head");
+    hparams.n_text_layer = of("n_text_layer");
+    hparams.n_vocab = of("n_vocab");
+    return hparams;
+}
+
+model::ModelFile describe_model(const std::map<std::string, int32_t>& hparams, const std::string& type) {
+    return edge::describe_model(checked_hparams(hparams), type);
+}
+
+py::dict edge_memory(const model::ModelFile& file, const std::string& isa, int n_threads, int64_t n_ctx,
+                     int64_t n_windows, int64_t n_sequences, int64_t n_prompt_tokens, int64_t n_prompt_logits,
+                     int64_t n_tokens) {
+    if (std::min({int64_t{n_threads}, n_ctx, n_windows, n_sequences, n_prompt_tokens, n_prompt_logits, n_tokens}) < 1) {
+        throw py::value_error("all numbers have to be from 1 on");
+    }
+    const kernels::KernelTable& kernels = isa == "auto" ? kernels::chosen_kernels() : kernels::kernels_named(isa);
+    const edge::Workload work{n_threads, n_ctx, n_windows, n_sequences, n_prompt_tokens, n_prompt_logits, n_tokens};
+    const edge::MemoryNeeds needs = edge::memory_needed(file, kernels, work);
+    py::dict dict;
+    dict["weights"] = needs.weights;
+    dict["audio_caches"] = needs.audio_caches;
+    dict["self_caches"] = needs.self_caches;
+    dict["encoder"] = needs.encoder;
+    dict["decoder"] = needs.decoder;
+    dict["machine"] = needs.machine;
+    dict["logits"] =
+        decoding::logit_bytes(n_windows * std::max(n_sequences, n_prompt_logits), int64_t{file.hparams.n_vocab});
+    return dict;
+}
+
+}  // namespace
+
+void bind_memory(py::module_& m) {
+    m.def("describe_model", &describe_model, py::arg("hparams"), py::arg("type"),
+          "What read_model_file() would give for a model of these dimensions, but vocabulary and mel filters.");
+    m.def("edge_memory", &edge_memory, py::arg("file"), py::kw_only(), py::arg("isa") = "auto", py::arg("n_threads"),
+          py::arg("n_ctx"), py::arg("n_windows") = 1, py::arg("n_sequences") = 1, py::arg("n_prompt_tokens") = 1,
+          py::arg("n_prompt_logits") = 1, py::arg("n_tokens") = 1, "Bytes by what they are for; nothing is allocated.");
+}
+
+}  // namespace whisperq::python
