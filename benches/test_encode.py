@@ -31,7 +31,7 @@ import numpy.typing as npt
 import pytest
 from interleave import Contestant, Outcome, interleave, machine
 from make_model import PRESETS, mel_filters, write_random_model
-from peers import PACKAGES, open_peers, read_weights
+from peers import PACKAGES, open_peers
 from peers.other_build import OtherBuild
 from report import Bar, Report, disturbances
 from whisperq_edge import _core
@@ -114,7 +114,7 @@ def test_encode(
         edge = edge_entries(models, mel)
         ggml = ggml_entries(models, whole_model, pcm)
         avx2, notes = avx2_entries(stack, models, pcm)
-        peers, peer_notes = open_peers(read_weights(models["f32"]), THREADS, tmp_path)
+        peers, peer_notes = open_peers(models["f32"], THREADS, tmp_path)
         others = [entry_of(each.name, each.type, functools.partial(each.encode, mel)) for each in peers]
         entries = [*edge, *ggml, *avx2, *others]
         errors = {each.name: relative_error(each.encode(), expected) for each in entries}

@@ -117,8 +117,8 @@ def _system(run: SystemRounds, first: Sequence[float], settings: Mapping[str, An
 
 
 def _stages(run: SystemRounds) -> dict[str, dict[str, Any]]:
-    """By the paper's label: the median of ms with its interval, runs in one round, ms a run. A peer has no stages but
-    Load and Total."""
+    """By the paper's label: the median of ms with its interval, runs in one round, ms a run. Of a peer with a
+    transcription of its own only Load and Total are known."""
     found = {}
     for label, stage in STAGE_LABELS.items():
         if stage == "load":

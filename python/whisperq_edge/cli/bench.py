@@ -110,6 +110,7 @@ def _bench(options: dict[str, Any]) -> bool:
             _list(options["vs"]),
             Path(folder),
             advance,
+            beam_size=settings["beam_size"],
         )
         _check_rounds(options, len(systems), then)
         measured = measure(
