@@ -8,6 +8,7 @@ exported one.
 
 from __future__ import annotations
 
+import logging
 import shutil
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -52,14 +53,19 @@ def write_onnxruntime(weights: GraphWeights, folder: Path, type: str) -> None:
 
 
 def _quantize(exact: Path, path: Path) -> None:
-    quantize_dynamic(
-        str(exact),
-        str(path),
-        op_types_to_quantize=["MatMul"],  # its int8 convolution is slower than the one in float32
-        per_channel=True,
-        weight_type=QuantType.QInt8,
-        extra_options={"DefaultTensorType": TensorProto.FLOAT},  # of what the fused operator gives
-    )
+    disabled = logging.root.manager.disable
+    logging.disable(logging.WARNING)  # it asks for a preparation that graphs without dead ends do not need
+    try:
+        quantize_dynamic(
+            str(exact),
+            str(path),
+            op_types_to_quantize=["MatMul"],  # its int8 convolution is slower than the one in float32
+            per_channel=True,
+            weight_type=QuantType.QInt8,
+            extra_options={"DefaultTensorType": TensorProto.FLOAT},  # of what the fused operator gives
+        )
+    finally:
+        logging.disable(disabled)
 
 
 class OnnxruntimeEncoder:
