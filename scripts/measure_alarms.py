@@ -1,8 +1,8 @@
 """How often ``whisperq-edge bench --compare`` raises a false alarm, and how often it finds ten percent, in real runs.
 
-    python scripts/measure_alarms.py FOLDER --seconds 60      again until it says that all runs are there
+    python scripts/measure_alarms.py FOLDER --rounds 60      again until it says that all runs are there
 
-Makes runs of a random tiny model into FOLDER until the time is used up: in turn one as it is, and one in which every
+Makes runs of the bundled model into FOLDER until the time is used up: in turn one as it is, and one in which every
 transcription sleeps for a tenth of its time. What is there is judged each time: every run against the next one that is
 alike, and every slowed one against the one before it. Prints the table of docs/benchmarks.md.
 """
@@ -20,7 +20,7 @@ from typing import Any
 
 from whisperq_edge._bench.report import compare_reports, load_report
 
-COMMAND = ["bench", "--random", "tiny", "--types", "q8_0", "--engines", "edge", "--tokens", "20"]
+COMMAND = ["bench", "--model", "nano", "--types", "q8_0", "--engines", "edge", "--tokens", "20"]
 FAIL_OVER = 0.05
 
 # Python runs this file when it starts, in the processes that bench starts, too.
