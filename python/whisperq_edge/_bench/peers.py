@@ -77,7 +77,7 @@ def prepare_peer(peer: str, model: Path, folder: Path, beam_size: int = 1) -> tu
         return [], f"over its graphs we decode greedily only: --beam-size 1 instead of {beam_size}"
     try:
         paths = known.write(model, folder)
-    except (WhisperqError, ValueError, ImportError) as error:
+    except (WhisperqError, ValueError, ImportError, RuntimeError) as error:
         return [], f"it cannot be given these weights: {error}"
     names = [peer if len(known.types) == 1 else f"{peer} {type}" for type in known.types]
     return [PeerModel(name, peer, path, type, version) for name, path, type in zip(names, paths, known.types)], ""
