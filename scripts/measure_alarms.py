@@ -1,6 +1,6 @@
 """How often ``whisperq-edge bench --compare`` raises a false alarm, and how often it finds ten percent, in real runs.
 
-    python scripts/measure_alarms.py FOLDER --rounds 60      again until it says that all runs are there
+    python scripts/measure_alarms.py FOLDER      again until it says that all runs are there
 
 Makes runs of the bundled model into FOLDER until the time is used up: in turn one as it is, and one in which every
 transcription sleeps for a tenth of its time. What is there is judged each time: every run against the next one that is
