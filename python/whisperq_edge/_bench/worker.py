@@ -192,7 +192,7 @@ def count_text(tokens: Sequence[int], eot: int) -> int:
 def _yardstick(n_threads: int) -> Turn:
     """Work that no version of ours changes, on as many threads: products that fit the cache and copies that do not, of
     about the same time each. It says how fast the machine was in this round. Both halves matter: on a shared machine
-    memory was seen to slow down by a sixth in a minute while arithmetic did by a fortieth."""
+    memory was seen to slow down by a sixth in a minute while arithmetic did by a twentieth."""
     import numpy as np
 
     factor = np.random.default_rng(0).standard_normal((384, 384)).astype(np.float32)
