@@ -2,12 +2,24 @@ from __future__ import annotations
 
 import platform
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "tests"))  # make_model.py
+
+
+@pytest.fixture(autouse=True)
+def says_what_it_measured(request: pytest.FixtureRequest) -> Iterator[None]:
+    """A figure without these is one that nobody can compare with another."""
+    yield
+    if "benchmark" in request.fixturenames:
+        from interleave import ABOUT
+
+        missing = [name for name in ABOUT if name not in request.getfixturevalue("benchmark").extra_info]
+        assert missing == [], f"the benchmark's extra_info lacks {', '.join(missing)}"
 
 
 def pytest_benchmark_update_machine_info(config: pytest.Config, machine_info: dict[str, Any]) -> None:

@@ -22,7 +22,10 @@ import numpy as np
 import numpy.typing as npt
 from whisperq_edge._bench.worker import settle
 
-__all__ = ["Contestant", "Outcome", "Ratio", "interleave", "machine", "settle", "write_json"]
+__all__ = ["ABOUT", "Contestant", "Outcome", "Ratio", "about", "interleave", "machine", "settle", "write_json"]
+
+ABOUT = ("isa", "threads", "type", "model", "audio_s")
+"""What the ``extra_info`` of every benchmark has, beside what is its own."""
 
 RESAMPLES = 5000
 CONFIDENCE = 0.95
@@ -193,6 +196,14 @@ def _no_collection() -> Iterator[None]:
 
 def _load_average() -> Optional[float]:
     return os.getloadavg()[0] if hasattr(os, "getloadavg") else None
+
+
+def about(model: str, type: str, n_threads: int, audio_s: float) -> dict[str, Any]:
+    """For ``extra_info``: :data:`ABOUT`. Where several types take part, ``type`` names all of them; ``audio_s`` is 0
+    where nothing is heard."""
+    from whisperq_edge import _core
+
+    return dict(zip(ABOUT, (_core.chosen_isa(), n_threads, type, model, audio_s)))
 
 
 def machine(n_threads: int, packages: Sequence[str] = ()) -> dict[str, Any]:

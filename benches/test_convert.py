@@ -19,8 +19,10 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from interleave import about
 from make_model import PRESETS, write_random_model
 from upstream_quantize import build_upstream_quantize
+from whisperq_edge import _core
 from whisperq_edge._convert.convert import convert_model
 
 ROUNDS = {"base.en": 7, "large-v3": 3}
@@ -70,8 +72,8 @@ def test_convert_beside_the_quantize_tool(
     assert ours.read_bytes() == theirs.read_bytes()
     command, work, upstream = (statistics.median(times) for times in (command_s, work_s, their_s))
     benchmark.extra_info.update(
+        **about(f"{shape} shapes, random weights", type_name, _core.usable_cpus(), 0),
         shape=shape,
-        type=type_name,
         rounds=ROUNDS[shape],
         command_s=command,
         convert_s=work,

@@ -24,7 +24,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 import pytest
-from interleave import Contestant, Outcome, interleave, machine
+from interleave import Contestant, Outcome, about, interleave, machine
 from make_model import PRESETS, mel_filters, write_random_model
 from peers.decoders import CTranslate2Decoder, EdgeDecoder, GgmlDecoder
 from report import Bar, Report, disturbances
@@ -38,6 +38,7 @@ SHAPE = os.environ.get("WHISPERQ_BENCH_SHAPE", "base")
 ROUNDS = int(os.environ.get("WHISPERQ_BENCH_ROUNDS", "11"))
 TOKENS = int(os.environ.get("WHISPERQ_BENCH_TOKENS", "100"))
 THREADS = 2
+WINDOW_S = 30
 BEAMS = 5
 BATCH = 8
 TYPES = ("q8_0", "q4_0")
@@ -176,7 +177,12 @@ def time_decoders(what: str, decoders: dict[str, Any], benchmark: Any, report: R
 def tell(name: str, title: str, outcome: Outcome, benchmark: Any, report: Report) -> None:
     first = next(iter(outcome.times_ms))
     report.data[name] = outcome.as_dict(first)
-    benchmark.extra_info.update(machine=report.machine, shape=SHAPE, **{name: report.data[name]})
+    benchmark.extra_info.update(
+        **about(f"{SHAPE} shapes, random weights", " ".join(TYPES), THREADS, WINDOW_S),
+        machine=report.machine,
+        shape=SHAPE,
+        **{name: report.data[name]},
+    )
     title = f"{title}, {SHAPE} shapes, {THREADS} threads, random weights"
     report.lines += ["", title, outcome.table(first)]
     report.disturbances += disturbances(name, outcome)

@@ -29,9 +29,9 @@ from typing import Any, Callable, Optional
 import numpy as np
 import numpy.typing as npt
 import pytest
-from interleave import Contestant, Outcome, interleave, machine
+from interleave import Contestant, Outcome, about, interleave, machine
 from make_model import PRESETS, mel_filters, write_random_model
-from peers import PACKAGES, open_peers, read_weights
+from peers import PACKAGES, open_peers
 from peers.other_build import OtherBuild
 from report import Bar, Report, disturbances
 from whisperq_edge import _core
@@ -49,6 +49,7 @@ ROUNDS = int(os.environ.get("WHISPERQ_BENCH_ROUNDS", "11"))
 LOAD_ROUNDS = 3 * ROUNDS
 SCALAR_ROUNDS = min(3, ROUNDS)  # 12 s each
 THREADS = 2
+WINDOW_S = 30
 TYPES = ("q8_0", "q5_0", "q4_0", "f16")
 
 # Largest relative error, norm(out - f32) / norm(f32). Rounding weights and inputs to the type makes about a third of it
@@ -114,7 +115,7 @@ def test_encode(
         edge = edge_entries(models, mel)
         ggml = ggml_entries(models, whole_model, pcm)
         avx2, notes = avx2_entries(stack, models, pcm)
-        peers, peer_notes = open_peers(read_weights(models["f32"]), THREADS, tmp_path)
+        peers, peer_notes = open_peers(models["f32"], THREADS, tmp_path)
         others = [entry_of(each.name, each.type, functools.partial(each.encode, mel)) for each in peers]
         entries = [*edge, *ggml, *avx2, *others]
         errors = {each.name: relative_error(each.encode(), expected) for each in entries}
@@ -125,7 +126,8 @@ def test_encode(
     ours = edge[0].name
     found = {**outcome.as_dict(ours), "errors": errors, "notes": [*notes, *peer_notes]}
     report.data["encode"] = found
-    benchmark.extra_info.update(machine=report.machine, shape=SHAPE, encode=found)
+    described = about(f"{SHAPE} shapes, random weights", " ".join(TYPES), THREADS, WINDOW_S)
+    benchmark.extra_info.update(**described, machine=report.machine, shape=SHAPE, encode=found)
     report.bars.extend(encode_bars(outcome))
     report.lines += [f"encode, one 30 s window, {SHAPE} shapes, {THREADS} threads, random weights", outcome.table(ours)]
     report.lines += [*_error_lines(errors), *notes, *peer_notes]
@@ -140,7 +142,8 @@ def test_load(benchmark: Any, report: Report, whole_model: Path) -> None:
     outcome = interleave(contestants, LOAD_ROUNDS, benchmark=benchmark)
     found = outcome.as_dict("edge load")
     report.data["load"] = found
-    benchmark.extra_info.update(machine=report.machine, shape=SHAPE, load=found)
+    described = about(f"{SHAPE} shapes, random weights", "q8_0", THREADS, 0)
+    benchmark.extra_info.update(**described, machine=report.machine, shape=SHAPE, load=found)
     report.bars.append(Bar("load q8_0, ggml", 0.6, 0.3, outcome.ratio("edge load", "ggml load")))
     report.lines += ["", f"load, {SHAPE} shapes, q8_0", outcome.table("edge load")]
     report.disturbances += disturbances("load", outcome)

@@ -22,7 +22,7 @@ from typing import Any
 import numpy as np
 import pytest
 import soundfile
-from interleave import Contestant, interleave, machine
+from interleave import Contestant, about, interleave, machine
 from make_model import write_random_model
 from peers.long_audio import RATE, Heard, noise, transcribe_elsewhere
 from report import Bar, Report, disturbances
@@ -86,7 +86,8 @@ def test_end_to_end(benchmark: Any, report: Report, models: dict[str, Path]) -> 
     peaks = {name: float(np.median([one.peak_mb for one in each])) for name, each in heard.items()}
     before = {name: float(np.median([one.before_mb for one in each])) for name, each in heard.items()}
     report.data["end_to_end"] = {**outcome.as_dict(ours), "peak_mb": peaks, "before_mb": before}
-    benchmark.extra_info.update(machine=report.machine, shape=SHAPE, end_to_end=report.data["end_to_end"])
+    described = about(f"{SHAPE} shapes, random weights", "q8_0 q4_0", THREADS, SECONDS)
+    benchmark.extra_info.update(**described, machine=report.machine, shape=SHAPE, end_to_end=report.data["end_to_end"])
     report.lines += [f"{SECONDS} s of audio, {TOKENS} tokens a window, {SHAPE} shapes", outcome.table(ours), ""]
     report.lines += [f"{name}: peak {peaks[name]:.0f} MB, before hearing {before[name]:.0f} MB" for name in peaks]
     report.disturbances += disturbances("end to end", outcome)

@@ -16,6 +16,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 import pytest
+from interleave import about
 from whisperq_edge import CancelledError, CancelToken, WhisperModel, _core
 from whisperq_edge._audio import to_pcm
 from whisperq_edge._convert.vocabulary import mel_filters
@@ -73,8 +74,7 @@ def test_mel_beside_whisper_cpp(benchmark: Any, model: WhisperModel, seconds: in
     theirs = statistics.median(their_ms)
     ours = {isa: statistics.median(times) for isa, times in our_ms.items()}
     benchmark.extra_info.update(
-        audio_s=seconds,
-        threads=THREADS,
+        **about("80 mel bands", "f32", THREADS, seconds),
         rounds=ROUNDS,
         whisper_cpp=build_info().whisper_cpp,
         whisper_cpp_isa=" ".join(build_info().ggml_requires),

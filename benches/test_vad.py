@@ -5,17 +5,18 @@ python -m pytest benches/test_vad.py -s
 
 from __future__ import annotations
 
+import os
 from typing import Any, Callable
 
 import numpy as np
 import numpy.typing as npt
-from interleave import Contestant, interleave
+from interleave import Contestant, about, interleave
 from whisperq_edge import _core
 from whisperq_edge._audio import to_pcm
 from whisperq_edge._native import build_info, data_file, load_ggml
 
 SECONDS = 60
-ROUNDS = 15
+ROUNDS = int(os.environ.get("WHISPERQ_BENCH_ROUNDS", "15"))
 PIECE = 1600  # 100 ms, as from a microphone
 ISAS = [row["name"] for row in _core.isas() if row["built"] and row["supported"]]
 
@@ -47,7 +48,9 @@ def test_vad_beside_whisper_cpp(benchmark: Any) -> None:
     contestants.append(Contestant("in pieces of 100 ms", lambda: feed_pieces(best, pcm)))
     outcome = interleave(contestants, ROUNDS, benchmark=benchmark)
     benchmark.extra_info.update(
-        audio_s=SECONDS, threads=1, whisper_cpp=build_info().whisper_cpp, **outcome.as_dict("whisper.cpp")
+        **about("silero v6.2.0", "f32", 1, SECONDS),
+        whisper_cpp=build_info().whisper_cpp,
+        **outcome.as_dict("whisper.cpp"),
     )
     print(f"\n{SECONDS} s of audio, 1 thread")
     print(outcome.table("whisper.cpp"))

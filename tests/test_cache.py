@@ -17,7 +17,7 @@ from typing import Any
 import pytest
 from cli_runner import cli_runner
 from make_model import write_random_model
-from whisperq_edge import ModelError, ModelFormatError, OptionError, _cache
+from whisperq_edge import ModelError, ModelFormatError, OptionError, _cache, _locks
 from whisperq_edge._cache import (
     cache_folder,
     cached_model,
@@ -383,14 +383,14 @@ def test_two_threads_make_one_file(original: Path, runs: list[Path]) -> None:
 
 def test_a_lock_file_that_was_removed_meanwhile_is_no_lock(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Who had it removes it; who opened it before would lock a file that nobody else sees."""
-    try_lock = _cache._try_lock
+    try_lock = _locks.try_lock
 
     def remove_then_lock(descriptor: int) -> bool:
         (tmp_path / "lock").unlink()
         return try_lock(descriptor)
 
-    monkeypatch.setattr(_cache, "_try_lock", remove_then_lock)
-    assert _cache._take(tmp_path / "lock") is None
+    monkeypatch.setattr(_locks, "try_lock", remove_then_lock)
+    assert _locks.take_lock(tmp_path / "lock") is None
 
 
 @pytest.mark.skipif(os.name == "nt", reason="no SIGKILL")

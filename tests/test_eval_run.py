@@ -186,6 +186,38 @@ def test_a_run_that_was_killed_goes_on(tmp_path: Path, model: Path, sample_pcm: 
     assert json.loads(result.stdout)["systems"] == report["systems"]
 
 
+@pytest.mark.skipif(os.name == "nt", reason="no SIGSTOP")
+def test_a_second_run_does_not_write_into_the_journal_of_the_first(
+    tmp_path: Path, model: Path, sample_pcm: npt.NDArray[np.float32]
+) -> None:
+    n, output = 12, tmp_path / "out.json"
+    data, journal = write_set(tmp_path, n, sample_pcm), journal_path(output)
+    command = [sys.executable, "-m", "whisperq_edge", "eval", str(data), "--models", str(model), *QUICK]
+    command += ["--output", str(output)]
+    environment = {**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)}
+    quiet: dict[str, Any] = {"stdout": subprocess.DEVNULL, "stderr": subprocess.DEVNULL}
+    first = subprocess.Popen(command, env=environment, **quiet)
+    try:
+        wait_until(lambda: n_heard(journal) >= 2 or first.poll() is not None)
+        first.send_signal(signal.SIGSTOP)  # so that it is there as long as the others need
+        before = journal.read_bytes()
+        for how in ("--resume", "--overwrite"):
+            second = subprocess.run([*command, how], env=environment, capture_output=True, text=True, timeout=60)
+            assert second.returncode == 2, second.stderr
+            assert str(journal) in second.stderr and "another --output" in second.stderr
+        assert journal.read_bytes() == before and not output.exists()
+    finally:
+        first.send_signal(signal.SIGCONT)
+    assert first.wait(timeout=60) == 0 and n_heard(journal) == n
+    assert sorted(path.name for path in tmp_path.glob("out.json*")) == [
+        "out.json",
+        "out.json.journal",
+    ]  # no lock is left
+    third = run_eval(*command[4:], "--resume")
+    assert third.exit_code == 0, third.output
+    assert n_heard(journal) == n
+
+
 # --- the journal ------------------------------------------------------------------------------------------------------
 
 
@@ -233,12 +265,22 @@ def test_journals_that_are_none(tmp_path: Path, content: bytes, error: type[Exce
     path = tmp_path / "j"
     path.write_bytes(content)
     with pytest.raises(error, match=reason):
-        Journal(path, {"a": 1}, resume=True)
+        Journal(path, {"a": 1}, resume=True)  # and frees its lock, or the next would be told of another run
     assert path.read_bytes() == content
     with pytest.raises(OptionError, match="--overwrite"):
         Journal(path, {"a": 1})
     with Journal(path, {"a": 1}, overwrite=True) as journal:
         assert journal.utterance("s", "u") is None
+
+
+def test_a_journal_is_free_when_it_was_closed(tmp_path: Path) -> None:
+    refused = pytest.raises(OptionError, match=r"j' is not possible.*no other run.*another --output")
+    with Journal(tmp_path / "j", {}), refused:
+        Journal(tmp_path / "j", {}, resume=True)
+    with Journal(tmp_path / "j", {}, resume=True) as journal:
+        journal.close()
+        journal.close()
+    assert [path.name for path in tmp_path.iterdir()] == ["j"]
 
 
 # --- the page ---------------------------------------------------------------------------------------------------------

@@ -5,6 +5,7 @@ from __future__ import annotations
 import itertools
 import math
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -25,8 +26,10 @@ from whisperq_edge._eval.statistics import (
     by_cluster,
     compare,
     detectable_difference,
+    few_errors_interval,
     holm,
     permutation_p,
+    rate_interval,
     verdict,
 )
 
@@ -54,6 +57,57 @@ def test_intervals_cover_the_truth_and_binomial_ones_would_not() -> None:
         covered_by_binomial += abs(seen - rate) <= 1.96 * math.sqrt(seen * (1 - seen) / n)
     assert 0.93 <= covered / trials <= 0.97
     assert covered_by_binomial / trials < 0.8
+
+
+def wrong_as_a_whole(rng: np.random.Generator, n: int, rate: float) -> tuple[Doubles, Doubles]:
+    words = rng.integers(1, 13, n).astype(float)
+    return words * (rng.random(n) < rate), words
+
+
+def wrong_word_by_word(rng: np.random.Generator, n: int, rate: float) -> tuple[Doubles, Doubles]:
+    words = rng.integers(1, 13, n)
+    return rng.binomial(words, rate).astype(float), words.astype(float)
+
+
+@pytest.mark.parametrize("draw", [clumped_errors, wrong_as_a_whole, wrong_word_by_word])
+@pytest.mark.parametrize(("n", "rate"), [(30, 0.026), (30, 0.15), (130, 0.0036), (130, 0.012)])
+def test_intervals_cover_the_truth_where_errors_are_few(draw: Any, n: int, rate: float) -> None:
+    """Three, five and ten errors, and thirty utterances. Limits jump from one error to the next, so that 95 % is not
+    to be had exactly: at least that many are wanted, less what 400 draws leave open."""
+    rng, trials = np.random.default_rng(11), 400
+    sets = [draw(rng, n, rate) for _ in range(trials)]
+    covered = sum(rate in rate_interval(*each, resamples=300) for each in sets)
+    assert covered / trials >= 0.93
+
+
+@pytest.mark.parametrize("draw", [clumped_errors, wrong_as_a_whole, wrong_word_by_word])
+def test_intervals_of_few_changes_cover_the_truth(draw: Any) -> None:
+    rng, trials, rate = np.random.default_rng(12), 400, 0.012
+    covered = 0
+    for _ in range(trials):
+        changes, words = draw(rng, 130, rate)
+        changes = changes * np.where(rng.random(130) < 2 / 3, 1, -1)
+        covered += rate / 3 in rate_interval(changes, words, signed=True, resamples=300)
+    assert covered / trials >= 0.93
+
+
+def test_few_equal_errors_have_poisson_limits() -> None:
+    """Ten single errors among very many words: nearly Garwood's exact limits of a count of ten."""
+    errors, words = np.zeros(5000), np.ones(5000)
+    errors[:10] = 1
+    interval = few_errors_interval(errors, words)
+    assert interval.low * 5000 == pytest.approx(4.795, rel=2e-3)
+    assert interval.high * 5000 == pytest.approx(18.39, rel=2e-3)
+    assert few_errors_interval(errors, words, signed=True).low > 0
+
+
+def test_few_errors_and_many_meet() -> None:
+    rng = np.random.default_rng(13)
+    errors, words = clumped_errors(rng, 400, 0.15)
+    assert rate_interval(errors, words, seed=1) == bootstrap_rate(errors, words, seed=1)
+    one_error = np.eye(1, 400)[0]
+    assert rate_interval(one_error, words) == few_errors_interval(one_error, words)
+    assert rate_interval(one_error, words).low < 1 / words.sum() < rate_interval(one_error, words).high
 
 
 def test_intervals_of_differences_cover_the_truth() -> None:

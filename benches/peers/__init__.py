@@ -11,20 +11,20 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from importlib import metadata
 from pathlib import Path
-from typing import Any, Callable, NamedTuple
+from typing import Any, Callable
 
 import numpy as np
 import numpy.typing as npt
 
-__all__ = ["PACKAGES", "EncoderWeights", "PeerEncoder", "open_peers", "read_weights"]
+__all__ = ["PACKAGES", "PeerEncoder", "open_peers"]
 
 Floats = npt.NDArray[np.float32]
 
 # The module here, and the packages that it cannot do without.
 MODULES = {
     "ctranslate2_model": ("ctranslate2",),
-    "openvino_graph": ("openvino",),
-    "onnxruntime_graph": ("onnxruntime", "onnx"),
+    "openvino_model": ("openvino",),
+    "onnxruntime_model": ("onnxruntime", "onnx"),
     "torch_encoder": ("torch", "openai-whisper"),
 }
 
@@ -34,18 +34,6 @@ NOT_TIMED = {
     "pywhispercpp": "pywhispercpp is the same whisper.cpp that the ggml engine runs, built for no certain CPU, and"
     " does not show the encoder's output, so that nobody could say whether it does the same work"
 }
-
-
-class EncoderWeights(NamedTuple):
-    """A model's tensors in float32 under openai/whisper's names, and the sizes that are needed to put them together."""
-
-    path: Path  # the ggml file they are from
-    n_mels: int
-    n_audio_ctx: int
-    n_audio_state: int
-    n_audio_head: int
-    n_audio_layer: int
-    tensors: dict[str, Floats]
 
 
 @dataclass(frozen=True)
@@ -65,21 +53,11 @@ class PeerEncoder:
     encode: Callable[[Floats], Floats]
 
 
-def read_weights(path: Path) -> EncoderWeights:
-    """The weights of a ggml file of any type, the decoder's among them."""
-    from whisperq_edge._convert.ggml import open_ggml
-    from whisperq_edge._convert.rows import floats
-
-    source = open_ggml(path)
-    tensors = {each.name: np.asarray(floats(each).reshape(each.shape), np.float32) for each in source.tensors}
-    return EncoderWeights(path, *source.dims[:5], tensors=tensors)
-
-
-def open_peers(weights: EncoderWeights, n_threads: int, folder: Path) -> tuple[list[PeerEncoder], list[str]]:
+def open_peers(model: Path, n_threads: int, folder: Path) -> tuple[list[PeerEncoder], list[str]]:
     """Every runtime that is installed, and a sentence for each that is not or cannot run here.
 
     Args:
-        weights: of the model that all are given.
+        model: the ggml file whose weights all are given.
         n_threads: for each.
         folder: where models may be written; must stay as long as the encoders are used.
     """
@@ -91,7 +69,7 @@ def open_peers(weights: EncoderWeights, n_threads: int, folder: Path) -> tuple[l
             notes.append(f"{packages[0]} is skipped: {' and '.join(missing)} not installed (make peers)")
             continue
         try:
-            found.extend(_encoders(module, weights, n_threads, folder))
+            found.extend(_encoders(module, model, n_threads, folder))
         except Exception as error:  # a foreign runtime can fail in any way; the others shall be timed all the same
             notes.append(f"{packages[0]} is skipped: {type(error).__name__}: {str(error).strip()[:300]}")
     return found, notes
@@ -105,6 +83,6 @@ def _is_installed(package: str) -> bool:
     return True
 
 
-def _encoders(module: str, weights: EncoderWeights, n_threads: int, folder: Path) -> Iterator[PeerEncoder]:
+def _encoders(module: str, model: Path, n_threads: int, folder: Path) -> Iterator[PeerEncoder]:
     peer: Any = importlib.import_module(f"{__name__}.{module}")
-    yield from peer.encoders(weights, n_threads, folder)
+    yield from peer.encoders(model, n_threads, folder)

@@ -12,18 +12,18 @@ import ctranslate2
 import numpy as np
 from whisperq_edge._bench.ctranslate2_folder import write_ctranslate2
 
-from . import EncoderWeights, Floats, PeerEncoder
+from . import Floats, PeerEncoder
 
 __all__ = ["encoders"]
 
 _TYPES = {"f32": "float32", "int8": "int8"}
 
 
-def encoders(weights: EncoderWeights, n_threads: int, folder: Path) -> Iterator[PeerEncoder]:
-    model = folder / "ctranslate2"
-    write_ctranslate2(weights.path, model)
+def encoders(model: Path, n_threads: int, folder: Path) -> Iterator[PeerEncoder]:
+    written = folder / "ctranslate2"
+    write_ctranslate2(model, written)
     for name, compute_type in _TYPES.items():
-        yield PeerEncoder(f"ctranslate2 {name}", "ctranslate2", name, _Encoder(model, compute_type, n_threads))
+        yield PeerEncoder(f"ctranslate2 {name}", "ctranslate2", name, _Encoder(written, compute_type, n_threads))
 
 
 class _Encoder:

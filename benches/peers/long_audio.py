@@ -132,8 +132,10 @@ def _common(job: Job) -> dict[str, Any]:
 
 
 def _all_but_text() -> list[int]:
-    """The end of text, timestamps and other special tokens, and tokens of white space: everyone drops a segment that has
-    no other, and its tokens with it."""
+    """The end of text, timestamps and other special tokens, and tokens of white space.
+
+    Everyone drops a segment that has no other, and its tokens with it.
+    """
     from whisperq_edge._convert.vocabulary import known_vocabulary
 
     words = known_vocabulary(N_VOCAB)

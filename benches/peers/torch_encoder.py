@@ -7,23 +7,25 @@ from pathlib import Path
 
 import torch
 from whisper.model import AudioEncoder
+from whisperq_edge._bench.graph_weights import GraphWeights, read_weights
 
-from . import EncoderWeights, Floats, PeerEncoder
+from . import Floats, PeerEncoder
 
 __all__ = ["encoders"]
 
 
-def encoders(weights: EncoderWeights, n_threads: int, folder: Path) -> Iterator[PeerEncoder]:
+def encoders(model: Path, n_threads: int, folder: Path) -> Iterator[PeerEncoder]:
     torch.set_num_threads(n_threads)
+    weights = read_weights(model)
     for name, dtype in (("f32", torch.float32), ("bf16", torch.bfloat16)):
         yield PeerEncoder(f"torch {name}", "torch", name, _Encoder(weights, dtype))
 
 
 class _Encoder:
-    def __init__(self, weights: EncoderWeights, dtype: torch.dtype) -> None:
-        encoder = AudioEncoder(*weights[:5])
+    def __init__(self, weights: GraphWeights, dtype: torch.dtype) -> None:
+        encoder = AudioEncoder(*weights.dims[:5])
         state = {
-            name[len("encoder.") :]: torch.from_numpy(tensor.reshape(-1) if name.endswith("bias") else tensor.copy())
+            name[len("encoder.") :]: torch.from_numpy(tensor.copy())
             for name, tensor in weights.tensors.items()
             if name.startswith("encoder.")
         }

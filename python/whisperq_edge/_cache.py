@@ -26,11 +26,12 @@ import time
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import IO, Any, Callable, NamedTuple, Optional, Union
+from typing import Any, Callable, NamedTuple, Optional, Union
 
 from ._core import read_model_file
 from ._errors import ModelError, OptionError
 from ._files import atomic_write, sha256_of_files
+from ._locks import lock_if_free, release_lock, take_lock, try_lock
 from ._native import load_ggml
 from ._types import TYPES
 
@@ -309,67 +310,19 @@ def _lock_path(entry: Path) -> Path:
     return entry.with_suffix(".lock")
 
 
-if sys.platform == "win32":
-    import msvcrt
-
-    def _try_lock(descriptor: int) -> bool:
-        try:
-            msvcrt.locking(descriptor, msvcrt.LK_NBLCK, 1)
-        except OSError:
-            return False
-        return True
-else:
-    import fcntl
-
-    def _try_lock(descriptor: int) -> bool:
-        try:
-            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            return False
-        except OSError:  # a file system without locks: two processes may convert, and either's file is whole
-            return True
-        return True
-
-
-def _take(path: Path) -> Optional[IO[bytes]]:
-    """The lock file, locked until it is closed; None: another process or thread has it. The system frees the lock of a
-    process that died."""
-    stream = open(path, "ab")  # noqa: SIM115  (the caller closes it)
-    # The one who had it before may have removed the file between our opening and our locking.
-    if _try_lock(stream.fileno()) and _is_same_file(stream, path):
-        return stream
-    stream.close()
-    return None
-
-
-def _is_same_file(stream: IO[bytes], path: Path) -> bool:
-    try:
-        return os.path.samestat(os.fstat(stream.fileno()), path.stat())
-    except OSError:
-        return False
-
-
 @contextlib.contextmanager
 def _locked(path: Path) -> Iterator[None]:
     """Waits for the lock. Ctrl-C ends the waiting."""
-    stream = _take(path)
+    stream = take_lock(path)
     if stream is None:
         _LOG.info("waiting for another process, which is making this entry of the cache: %s", path)
     while stream is None:
         time.sleep(0.05)
-        stream = _take(path)
+        stream = take_lock(path)
     try:
         yield
     finally:
-        _release(stream, path)
-
-
-def _release(stream: IO[bytes], path: Path) -> None:
-    if os.name == "nt":  # where only closed files are removed, and nobody removes one that is open
-        stream.close()
-    with contextlib.suppress(OSError):
-        path.unlink()
-    stream.close()
+        release_lock(stream, path)
 
 
 # ---- Looking at it, and making room ----------------------------------------------------------------------------------
@@ -486,21 +439,11 @@ def _size_of(path: Path) -> int:
 
 def _remove_entry(entry: CacheEntry) -> list[Removed]:
     """Nothing when another process is making it right now."""
-    with _lock_if_free(_lock_path(entry.path)) as is_ours:
+    with lock_if_free(_lock_path(entry.path)) as is_ours:
         if not is_ours:
             return []
         _remove(_sidecar(entry.path))
         return [Removed(entry.path, entry.n_bytes)] if _remove(entry.path) else []
-
-
-@contextlib.contextmanager
-def _lock_if_free(path: Path) -> Iterator[bool]:
-    stream = _take(path)
-    try:
-        yield stream is not None
-    finally:
-        if stream is not None:
-            _release(stream, path)
 
 
 def _remove(path: Path) -> list[Removed]:
@@ -520,7 +463,7 @@ def _remove_leftovers(folder: Path, before: float) -> list[Removed]:
         if path.name.startswith(".whisperq-") and path.name.endswith(".part"):
             removed += _remove_if_abandoned(path, before)
         elif path.suffix == ".lock" and _ENTRY.fullmatch(path.with_suffix(".bin").name):
-            with _lock_if_free(path):  # which removes it in the end
+            with lock_if_free(path):  # which removes it in the end
                 pass
         elif path.suffix == ".json" and _ENTRY.fullmatch(path.stem) and not path.with_suffix("").exists():
             removed += _remove(path)
@@ -531,7 +474,7 @@ def _remove_if_abandoned(path: Path, before: float) -> list[Removed]:
     """A conversion under way keeps writing and holds a lock on what it writes."""
     try:
         with open(path, "rb") as stream:
-            if os.fstat(stream.fileno()).st_mtime < before and _try_lock(stream.fileno()):
+            if os.fstat(stream.fileno()).st_mtime < before and try_lock(stream.fileno()):
                 return _remove(path)
     except FileNotFoundError:
         pass

@@ -1,24 +1,31 @@
 """Other runtimes that are installed, given the same weights in their format and the same options.
 
-They are timed from samples to text. Of their stages nothing is known from outside.
+They are timed from samples to text. Of the stages of openai-whisper and faster-whisper nothing is known from outside;
+openvino and onnxruntime run graphs, and what is around these is ours (``graph_loop``).
 """
 
 from __future__ import annotations
 
 import importlib.util
+import json
 import time
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Callable, Optional
+from typing import Any, Callable
 
+from .._convert.source import Dims
 from .._errors import WhisperqError
 from .card import package_version
+from .graph_loop import GraphTranscriber
+from .graph_weights import GraphWeights, read_weights
 from .worker import count_text
 
 __all__ = ["PEERS", "PeerModel", "open_peer", "prepare_peer"]
 
 Turn = Callable[[], dict[str, Any]]
+
+_DIMS = "dims.json"
 
 
 @dataclass(frozen=True)
@@ -45,16 +52,18 @@ class _Peer:
     modules: tuple[str, ...]
     package: str
     types: tuple[str, ...]
-    write: Optional[Callable[[Path, Path], Path]]
+    write: Callable[[Path, Path], list[Path]]
+    is_greedy: bool = False
 
 
-def prepare_peer(peer: str, model: Path, folder: Path) -> tuple[list[PeerModel], str]:
+def prepare_peer(peer: str, model: Path, folder: Path, beam_size: int = 1) -> tuple[list[PeerModel], str]:
     """A peer with the weights of a ggml file in its own format.
 
     Args:
         peer: a key of :data:`PEERS`.
         model: the ggml file.
         folder: where its format is written to.
+        beam_size: that it shall decode with.
 
     Returns:
         the models, none where it cannot run; and why it cannot.
@@ -63,20 +72,26 @@ def prepare_peer(peer: str, model: Path, folder: Path) -> tuple[list[PeerModel],
     missing = [name for name in known.modules if importlib.util.find_spec(name) is None]
     version = package_version(known.package)
     if missing or version is None:
-        return [], f"not installed: pip install {known.package}"
-    if known.write is None:
-        return [], "it runs graphs and has no transcription of its own; benches/peers compares its encoder"
+        return [], f"not installed: pip install {' '.join(known.modules) if known.is_greedy else known.package}"
+    if known.is_greedy and beam_size > 1:
+        return [], f"over its graphs we decode greedily only: --beam-size 1 instead of {beam_size}"
     try:
-        path = known.write(model, folder)
-    except (WhisperqError, ValueError, ImportError) as error:
+        paths = known.write(model, folder)
+    except (WhisperqError, ValueError, ImportError, RuntimeError) as error:
         return [], f"it cannot be given these weights: {error}"
     names = [peer if len(known.types) == 1 else f"{peer} {type}" for type in known.types]
-    return [PeerModel(name, peer, path, type, version) for name, type in zip(names, known.types)], ""
+    return [PeerModel(name, peer, path, type, version) for name, path, type in zip(names, paths, known.types)], ""
 
 
 def open_peer(task: Mapping[str, Any], samples: Any) -> Turn:
     """In the worker: loads the peer; a function that transcribes once."""
-    return {"openai": _openai, "faster-whisper": _faster_whisper}[task["kind"]](task, samples)
+    opened = {
+        "openai": _openai,
+        "faster-whisper": _faster_whisper,
+        "openvino": _openvino,
+        "onnxruntime": _onnxruntime,
+    }
+    return opened[task["kind"]](task, samples)
 
 
 def _options(task: Mapping[str, Any], eot: int, n_vocab: int) -> dict[str, Any]:
@@ -105,12 +120,12 @@ def _timed(hear: Callable[[], int]) -> Turn:
 # ---- openai-whisper --------------------------------------------------------------------------------------------------
 
 
-def _write_openai(model: Path, folder: Path) -> Path:
+def _write_openai(model: Path, folder: Path) -> list[Path]:
     from .._convert.convert import convert_model
 
     path = folder / "model.pt"
     convert_model(model, path, to="openai", type="f16", proof="tensors")
-    return path
+    return [path]
 
 
 def _openai(task: Mapping[str, Any], samples: Any) -> Turn:
@@ -136,12 +151,12 @@ def _openai(task: Mapping[str, Any], samples: Any) -> Turn:
 # ---- faster-whisper --------------------------------------------------------------------------------------------------
 
 
-def _write_ctranslate2(model: Path, folder: Path) -> Path:
+def _write_ctranslate2(model: Path, folder: Path) -> list[Path]:
     from .ctranslate2_folder import write_ctranslate2
 
     path = folder / "ctranslate2"
     write_ctranslate2(model, path)
-    return path
+    return [path, path]  # it makes them int8 as it loads
 
 
 def _faster_whisper(task: Mapping[str, Any], samples: Any) -> Turn:
@@ -173,12 +188,61 @@ def _ctranslate2_tokens(n_tokens: int, n_prompt: int) -> int:
     return max(2 * n_tokens - n_prompt, n_tokens)
 
 
+# ---- openvino and onnxruntime ----------------------------------------------------------------------------------------
+
+
+_GRAPH_TYPES = ("f32", "int8")
+
+
+def _write_openvino(model: Path, folder: Path) -> list[Path]:
+    from .openvino_graph import write_openvino
+
+    return _write_graphs(write_openvino, model, folder, "openvino")
+
+
+def _write_onnxruntime(model: Path, folder: Path) -> list[Path]:
+    from .onnxruntime_graph import write_onnxruntime
+
+    return _write_graphs(write_onnxruntime, model, folder, "onnxruntime")
+
+
+def _write_graphs(write: Callable[[GraphWeights, Path, str], None], model: Path, folder: Path, name: str) -> list[Path]:
+    """A folder for each type, with the model's dimensions beside the graphs."""
+    weights, paths = read_weights(model), []
+    for type in _GRAPH_TYPES:
+        path = folder / f"{name}-{type}"
+        write(weights, path, type)
+        (path / _DIMS).write_text(json.dumps(weights.dims), encoding="utf-8")
+        paths.append(path)
+    return paths
+
+
+def _openvino(task: Mapping[str, Any], samples: Any) -> Turn:
+    from .openvino_graph import OpenvinoDecoder, OpenvinoEncoder
+
+    return _over_graphs(task, samples, OpenvinoEncoder, OpenvinoDecoder)
+
+
+def _onnxruntime(task: Mapping[str, Any], samples: Any) -> Turn:
+    from .onnxruntime_graph import OnnxruntimeDecoder, OnnxruntimeEncoder
+
+    return _over_graphs(task, samples, OnnxruntimeEncoder, OnnxruntimeDecoder)
+
+
+def _over_graphs(task: Mapping[str, Any], samples: Any, encoder: Any, decoder: Any) -> Turn:
+    folder = Path(task["model"])
+    dims = Dims(*json.loads((folder / _DIMS).read_text(encoding="utf-8")))
+    given = (folder, task["type"], task["n_threads"])
+    loop = GraphTranscriber(dims, task["options"]["language"], encoder(*given), decoder(*given), task["n_tokens"])
+    return lambda: loop.turn(samples)
+
+
 PEERS = {
     "openai": _Peer(("whisper", "torch"), "openai-whisper", ("f32",), _write_openai),
     "faster-whisper": _Peer(
         ("faster_whisper", "ctranslate2", "tokenizers"), "faster-whisper", ("float32", "int8"), _write_ctranslate2
     ),
-    "openvino": _Peer(("openvino",), "openvino", (), None),
-    "onnxruntime": _Peer(("onnxruntime",), "onnxruntime", (), None),
+    "openvino": _Peer(("openvino",), "openvino", _GRAPH_TYPES, _write_openvino, is_greedy=True),
+    "onnxruntime": _Peer(("onnxruntime", "onnx"), "onnxruntime", _GRAPH_TYPES, _write_onnxruntime, is_greedy=True),
 }
 """What ``--vs`` knows."""

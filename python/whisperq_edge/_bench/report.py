@@ -13,7 +13,15 @@ import numpy as np
 from .._errors import OptionError
 from .card import card_differences
 from .run import Measured, SystemRounds
-from .statistics import CONFIDENCE, Estimate, least_rounds, median_of, ratio_of_pairs, ratio_of_runs
+from .statistics import (
+    CONFIDENCE,
+    Estimate,
+    fastest_of_blocks,
+    least_rounds,
+    median_of,
+    ratio_of_pairs,
+    ratio_of_runs,
+)
 
 __all__ = [
     "STAGE_LABELS",
@@ -31,7 +39,7 @@ __all__ = [
     "summary_rows",
 ]
 
-_FORMAT, _VERSION = "whisperq_edge_bench", 1
+_FORMAT, _VERSION = "whisperq_edge_bench", 2
 
 STAGE_LABELS = {
     "Load": "load",
@@ -51,6 +59,7 @@ SUMMARY_HEADER = (
 )
 _BESIDE_THE_FIRST = 3
 _MUCH_STEAL_PERCENT = 2.0
+_BLOCKS = 10
 _DECODING = ("prompt", "decode", "batchd", "sample")
 
 
@@ -117,8 +126,8 @@ def _system(run: SystemRounds, first: Sequence[float], settings: Mapping[str, An
 
 
 def _stages(run: SystemRounds) -> dict[str, dict[str, Any]]:
-    """By the paper's label: the median of ms with its interval, runs in one round, ms a run. A peer has no stages but
-    Load and Total."""
+    """By the paper's label: the median of ms with its interval, runs in one round, ms a run. Of a peer with a
+    transcription of its own only Load and Total are known."""
     found = {}
     for label, stage in STAGE_LABELS.items():
         if stage == "load":
@@ -265,10 +274,11 @@ class Change:
     Attributes:
         name: of the system.
         ratio: of the total times, now over then.
-        relative: the same with every round's time taken as a multiple of the yardstick's in that round, which takes
-            out how fast the machine was that day.
-        is_slower: the interval of ``relative`` lies above what is allowed. ``ratio`` is shown and judges nothing: its
-            interval knows the noise of a run and not that the machine may have been slower that day.
+        relative: of the fastest rounds of ten stretches of each run, as multiples of the yardstick's fastest in the
+            same stretch, which takes out how fast the machine was that day.
+        is_slower: the interval of ``relative`` says that it is slower, and its value that it is by more than what is
+            allowed. ``ratio`` is shown and judges nothing: its interval knows the noise of a run and not that the
+            machine may have been slower that day.
     """
 
     name: str
@@ -366,7 +376,7 @@ def _change(
     totals, totals_then = _totals(a), _totals(b)
     ratio = ratio_of_runs(totals, totals_then, confidence)
     relative = ratio_of_runs(_over(totals, now), _over(totals_then, then), confidence)
-    is_slower = relative.low is not None and relative.low > 1 + fail_over
+    is_slower = relative.low is not None and relative.low > 1 and relative.value > 1 + fail_over
     return Change(a["name"], ratio, relative, is_slower)
 
 
@@ -374,5 +384,6 @@ def _totals(system: Mapping[str, Any]) -> list[float]:
     return [float(each["total_ms"]) for each in system["rounds"]]
 
 
-def _over(totals: Sequence[float], report: Mapping[str, Any]) -> list[float]:
-    return [ms / float(yardstick) for ms, yardstick in zip(totals, report["yardstick_ms"])]
+def _over(totals: Sequence[float], report: Mapping[str, Any]) -> Any:
+    yardstick = [float(ms) for ms in report["yardstick_ms"]]
+    return fastest_of_blocks(totals, _BLOCKS) / fastest_of_blocks(yardstick, _BLOCKS)

@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import contextlib
 import tempfile
+import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -17,7 +18,10 @@ from .card import Watch
 from .systems import BenchSystem
 from .worker import Worker
 
-__all__ = ["Measured", "SystemRounds", "measure"]
+__all__ = ["LEAST_ROUNDS", "MOST_ROUNDS", "SECONDS_A_SYSTEM", "Measured", "SystemRounds", "measure"]
+
+LEAST_ROUNDS, MOST_ROUNDS, SECONDS_A_SYSTEM = 10, 200, 25
+"""How long a run is that is to be compared with another: with 25 s ten percent are found (docs/benchmarks.md)."""
 
 OnProgress = Callable[[str, float], None]
 
@@ -58,7 +62,7 @@ def measure(
     options: Mapping[str, Any],
     *,
     n_tokens: Optional[int] = None,
-    rounds: int = 10,
+    rounds: Optional[int] = LEAST_ROUNDS,
     warm_up: int = 1,
     on_progress: Optional[OnProgress] = None,
 ) -> Measured:
@@ -69,7 +73,8 @@ def measure(
         samples: float32, 16 kHz mono; decoded once, so that no decoder of files is measured.
         options: of ``transcribe``.
         n_tokens: that each window is forced to have; None: as many as the model says.
-        rounds: that count.
+        rounds: that count; None: as many as fit in :data:`SECONDS_A_SYSTEM` for each system, within
+            :data:`LEAST_ROUNDS` and :data:`MOST_ROUNDS`.
         warm_up: rounds before, which do not.
         on_progress: told ("loading" or "rounds", fraction).
 
@@ -90,16 +95,26 @@ def measure(
         for _ in range(warm_up):
             for _, worker in running:
                 worker.turn()
-        watch = Watch()
-        for i in range(rounds):
-            for entry, worker in running if i % 2 == 0 else reversed(running):
+        watch, most_s = Watch(), SECONDS_A_SYSTEM * len(systems)
+        began_s, done = time.perf_counter(), 0.0
+        while done < 1:
+            n = len(running[0][0].rounds)
+            for entry, worker in running if n % 2 == 0 else reversed(running):
                 entry.rounds.append(worker.turn())
-            tell("rounds", (i + 1) / rounds)
+            done = _share_done(n + 1, rounds, time.perf_counter() - began_s, most_s)
+            tell("rounds", done)
         conditions = watch.conditions()
     entries = [entry for entry, _ in running]
     for entry in entries:
         entry.peak_rss_bytes = max((each["peak_rss_bytes"] or 0 for each in entry.rounds), default=0) or None
     return Measured(entries[:-1], entries[-1], conditions)
+
+
+def _share_done(n: int, rounds: Optional[int], spent_s: float, most_s: float) -> float:
+    """Of the rounds that are wanted; 1.0 ends them."""
+    if rounds is not None:
+        return n / rounds
+    return min(max(n / MOST_ROUNDS, spent_s / most_s), n / LEAST_ROUNDS, 1.0)
 
 
 def _tasks(

@@ -13,7 +13,15 @@ from typing import NamedTuple, Optional
 import numpy as np
 import numpy.typing as npt
 
-__all__ = ["CONFIDENCE", "Estimate", "least_rounds", "median_of", "ratio_of_pairs", "ratio_of_runs"]
+__all__ = [
+    "CONFIDENCE",
+    "Estimate",
+    "fastest_of_blocks",
+    "least_rounds",
+    "median_of",
+    "ratio_of_pairs",
+    "ratio_of_runs",
+]
 
 CONFIDENCE = 0.95
 
@@ -60,6 +68,16 @@ def ratio_of_runs(now: npt.ArrayLike, then: npt.ArrayLike, confidence: float = C
     cut = _outside(_rank_sums(len(later), len(earlier)), confidence)
     ends = (None, None) if cut == 0 else (math.exp(ratios[cut - 1]), math.exp(ratios[len(ratios) - cut]))
     return Estimate(math.exp(float(np.median(ratios))), *ends)
+
+
+def fastest_of_blocks(values: npt.ArrayLike, n_blocks: int) -> Doubles:
+    """The least of each of ``n_blocks`` stretches of rounds that follow each other, or all where there are no more.
+
+    What disturbs a machine only ever makes it slower, and lasts for several rounds: the least of a stretch is nearly
+    free of the first, and stretches are more nearly independent of each other than rounds are.
+    """
+    times = np.asarray(values, np.float64)
+    return np.array([block.min() for block in np.array_split(times, min(n_blocks, len(times)))])
 
 
 def least_rounds(confidence: float) -> int:

@@ -65,6 +65,8 @@ def choose_bench_systems(
     peers: Sequence[str],
     folder: Path,
     on_progress: Optional[OnProgress] = None,
+    *,
+    beam_size: int = 1,
 ) -> tuple[list[BenchSystem], list[tuple[str, str]]]:
     """The systems in the order of the options, and (name, reason) of the peers that are left out.
 
@@ -76,6 +78,7 @@ def choose_bench_systems(
         peers: keys of ``PEERS``. They get the weights of the first type.
         folder: where random models and those of peers are written to.
         on_progress: told ("preparing", fraction).
+        beam_size: that all shall decode with; a peer that cannot is left out.
 
     Raises:
         OptionError: a value that is not possible, or one that is there twice.
@@ -103,7 +106,7 @@ def choose_bench_systems(
     ]
     if len({each.name for each in ours}) < len(ours):
         raise OptionError("types", ",".join(types), "types that differ for this model: some of them fall back to one")
-    theirs, skipped = _peers(peers, files[0], ours[0], counts, folder)
+    theirs, skipped = _peers(peers, files[0], ours[0], counts, folder, beam_size)
     return [*ours, *theirs], skipped
 
 
@@ -141,11 +144,11 @@ def _ours(path: Path, engine: str, n_threads: int, several_engines: bool, severa
 
 
 def _peers(
-    peers: Sequence[str], model: Path, like: BenchSystem, counts: Sequence[int], folder: Path
+    peers: Sequence[str], model: Path, like: BenchSystem, counts: Sequence[int], folder: Path, beam_size: int
 ) -> tuple[list[BenchSystem], list[tuple[str, str]]]:
     found, skipped = [], []
     for peer in peers:
-        models, reason = prepare_peer(peer, model, folder)
+        models, reason = prepare_peer(peer, model, folder, beam_size)
         if not models:
             skipped.append((peer, reason))
         for each in models:

@@ -1,11 +1,13 @@
 """What was heard so far, line by line in a file beside the output, so that a killed run goes on where it was.
 
 The first line holds the settings. Each further line is one utterance by one system, or what a system's process had to
-say about itself. A line is written in one piece; one that a dying machine left half is dropped.
+say about itself. A line is written in one piece; one that a dying machine left half is dropped. A lock beside the file
+keeps a second run from writing into it.
 """
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 from collections.abc import Mapping
@@ -13,6 +15,7 @@ from pathlib import Path
 from typing import Any, Optional
 
 from .._errors import DatasetError, OptionError
+from .._locks import lock_if_free
 
 __all__ = ["Journal", "journal_path"]
 
@@ -35,7 +38,7 @@ class Journal:
         overwrite: begin anew where one is there.
 
     Raises:
-        OptionError: there is one and neither was asked for, or it is of other settings.
+        OptionError: there is one and neither was asked for, it is of other settings, or another run is writing it.
         DatasetError: the file is no journal, or a line in its middle is damaged.
         OSError: the file cannot be written.
     """
@@ -47,9 +50,16 @@ class Journal:
         self._records: dict[tuple[str, str], dict[str, Any]] = {}
         self._systems: dict[str, dict[str, Any]] = {}
         self._descriptor = -1
+        self._held = contextlib.ExitStack()
         if path is None:
             return
-        settings = json.loads(json.dumps(settings))
+        with contextlib.ExitStack() as stack:
+            _take_for_ourselves(stack, path)
+            stack.callback(self._close_file)
+            self._open(path, json.loads(json.dumps(settings)), resume, overwrite)
+            self._held = stack.pop_all()
+
+    def _open(self, path: Path, settings: Mapping[str, Any], resume: bool, overwrite: bool) -> None:
         if path.exists() and not resume and not overwrite:
             raise OptionError(
                 "output", str(path), "a journal of an earlier run is there: --resume goes on, --overwrite begins anew"
@@ -62,6 +72,10 @@ class Journal:
             self._write({_FORMAT: _VERSION, "settings": settings})
 
     def close(self) -> None:
+        """Ends the writing; another run may begin."""
+        self._held.close()
+
+    def _close_file(self) -> None:
         if self._descriptor >= 0:
             os.close(self._descriptor)
             self._descriptor = -1
@@ -127,6 +141,16 @@ class Journal:
             self._merge(system, values)
         else:
             self._records[system, utterance] = values
+
+
+def _take_for_ourselves(stack: contextlib.ExitStack, path: Path) -> None:
+    """The lock beside the journal, until ``stack`` is closed."""
+    if not stack.enter_context(lock_if_free(path.with_name(path.name + ".lock"))):
+        raise OptionError(
+            "output",
+            str(path),
+            "a journal that no other run is writing to: wait until that one ends, or give another --output",
+        )
 
 
 def _check_settings(then: Mapping[str, Any], now: Mapping[str, Any], path: Path) -> None:

@@ -19,12 +19,12 @@ from .data import Dataset, Utterance
 from .run import SystemRun
 from .statistics import (
     Interval,
-    bootstrap_rate,
     by_cluster,
     compare,
     detectable_difference,
     holm,
     is_claimed,
+    rate_interval,
     signed_points,
     verdict,
 )
@@ -171,13 +171,14 @@ def _notes(
     few = [name for name, each in scores.items() if sum(s.errors > 0 for s in each) < _FEW_UTTERANCES]
     if few:
         notes.append(
-            f"Fewer than {_FEW_UTTERANCES} utterances with errors ({', '.join(few)}): intervals are rather too narrow."
+            f"Fewer than {_FEW_UTTERANCES} utterances with errors ({', '.join(few)}): intervals are Poisson limits,"
+            " rather too wide than too narrow."
         )
     alike = [each["name"] for each in comparisons if each["utterances_changed"] < _FEW_UTTERANCES]
     if alike:
         notes.append(
             f"Fewer than {_FEW_UTTERANCES} utterances changed ({', '.join(alike)}): intervals of these differences are"
-            " rather too narrow; p is exact."
+            " Poisson limits, rather too wide than too narrow; p is exact."
         )
     if speakers is None:
         notes.append("Speakers are not known: nothing is said about other speakers.")
@@ -246,10 +247,10 @@ def _about_system(
 def _rate(errors: Sequence[int], words: Sequence[int], speakers: Optional[Sequence[str]], seed: int) -> dict[str, Any]:
     by_speaker = None
     if speakers is not None and len(set(speakers)) > 1:
-        by_speaker = bootstrap_rate(by_cluster(errors, speakers), by_cluster(words, speakers), seed=seed)
+        by_speaker = rate_interval(by_cluster(errors, speakers), by_cluster(words, speakers), seed=seed)
     return {
         "rate": sum(errors) / sum(words),
-        "interval": _pair(bootstrap_rate(errors, words, seed=seed)),
+        "interval": _pair(rate_interval(errors, words, seed=seed)),
         "interval_by_speaker": _pair(by_speaker),
     }
 

@@ -16,6 +16,7 @@ import numpy.typing as npt
 
 __all__ = [
     "CONFIDENCE",
+    "FEW",
     "Detectable",
     "Difference",
     "Interval",
@@ -23,15 +24,20 @@ __all__ = [
     "by_cluster",
     "compare",
     "detectable_difference",
+    "few_errors_interval",
     "holm",
     "is_claimed",
     "permutation_p",
+    "rate_interval",
     "signed_points",
     "verdict",
 ]
 
 CONFIDENCE = 0.95
 """Of every interval; one minus it is where the tests draw their line."""
+
+FEW = 20.0
+"""Errors that count for fewer independent ones get :func:`few_errors_interval`."""
 
 RESAMPLES = 10_000
 _DRAWS_AT_ONCE = 2_000_000
@@ -58,15 +64,13 @@ class Interval:
 # ---- The bootstrap ---------------------------------------------------------------------------------------------------
 
 
-def bootstrap_rate(
+def rate_interval(
     errors: npt.ArrayLike, words: npt.ArrayLike, *, signed: bool = False, resamples: int = RESAMPLES, seed: int = 0
 ) -> Interval:
     """Interval of ``sum(errors) / sum(words)`` when other utterances had been recorded.
 
-    Utterances are drawn with replacement, and the interval is the bias-corrected and accelerated one (Efron 1987), with
-    its tails moved out as far as Student's t moves them for as many utterances: without that, intervals of small sets
-    are too narrow. With fewer than some twenty utterances that have errors it is still somewhat narrow
-    (docs/benchmarks.md). When all utterances have the same rate, nothing varies, and :func:`_unseen` answers.
+    Where errors are many, the bootstrap's (:func:`bootstrap_rate`); where they count for few independent ones, the
+    bootstrap does not know what it has not seen and is too narrow, and :func:`few_errors_interval` answers.
 
     Args:
         errors: ``[n]``, of each utterance.
@@ -75,15 +79,115 @@ def bootstrap_rate(
         resamples: how often.
         seed: of the draws.
     """
-    e, w = np.asarray(errors, np.float64), np.asarray(words, np.float64)
-    if e.ndim != 1 or e.shape != w.shape or not w.sum() > 0:
-        raise ValueError(f"errors {e.shape} and words {w.shape} of the same utterances are needed, and a word in them")
+    e, w = _checked(errors, words)
+    sides = (np.maximum(e, 0), np.maximum(-e, 0)) if signed else (e,)
+    if any(0 < _independent_errors(each, w) < FEW for each in sides):
+        return few_errors_interval(e, w, signed=signed)
+    return bootstrap_rate(e, w, signed=signed, resamples=resamples, seed=seed)
+
+
+def bootstrap_rate(
+    errors: npt.ArrayLike, words: npt.ArrayLike, *, signed: bool = False, resamples: int = RESAMPLES, seed: int = 0
+) -> Interval:
+    """:func:`rate_interval` by the bootstrap, however few the errors.
+
+    Utterances are drawn with replacement, and the interval is the bias-corrected and accelerated one (Efron 1987), with
+    its tails moved out as far as Student's t moves them for as many utterances: without that, intervals of small sets
+    are too narrow. When all utterances have the same rate, nothing varies, and :func:`_unseen` answers.
+    """
+    e, w = _checked(errors, words)
     rate = float(e.sum() / w.sum())
     if np.all(e * w.sum() == w * e.sum()):  # integers in float64: exact
         return _unseen(rate, len(e), signed)
     drawn = _drawn_rates(e, w, resamples, np.random.default_rng(seed))
     low, high = np.quantile(drawn, _bca_levels(drawn, rate, e, w))
     return Interval(float(low), float(high))
+
+
+def few_errors_interval(errors: npt.ArrayLike, words: npt.ArrayLike, *, signed: bool = False) -> Interval:
+    """:func:`rate_interval` where few utterances have errors: Poisson limits with weights (Fay and Feuer 1997).
+
+    An utterance with errors is an event that weighs as much as it has errors. The weights' mean square over their mean
+    is the size of a clump, and errors over that the number of independent ones; what is no more than an utterance's
+    share of the common rate, because errors are everywhere, does not count. The upper limit allows for one more event:
+    as heavy as an average utterance when none was seen, and the more are seen, the more as the heaviest of those. So it
+    holds the truth at least as often as it says, and more often where errors are so few that the limits jump.
+
+    Signed errors are events of two kinds, for the worse and for the better, whose limits are put together as Zou and
+    Donner (2008) do.
+    """
+    e, w = _checked(errors, words)
+    unseen, all_words = _unseen_event(np.abs(e), w), float(w.sum())
+    if not signed:
+        return Interval(*(limit / all_words for limit in _poisson_limits(e, w, unseen)))
+    worse, better = np.maximum(e, 0), np.maximum(-e, 0)
+    (low_w, high_w), (low_b, high_b) = (_poisson_limits(each, w, unseen) for each in (worse, better))
+    n_worse, n_better = float(worse.sum()), float(better.sum())
+    difference = n_worse - n_better
+    return Interval(
+        (difference - math.hypot(n_worse - low_w, high_b - n_better)) / all_words,
+        (difference + math.hypot(high_w - n_worse, n_better - low_b)) / all_words,
+    )
+
+
+def _checked(errors: npt.ArrayLike, words: npt.ArrayLike) -> tuple[Doubles, Doubles]:
+    e, w = np.asarray(errors, np.float64), np.asarray(words, np.float64)
+    if e.ndim != 1 or e.shape != w.shape or not w.sum() > 0:
+        raise ValueError(f"errors {e.shape} and words {w.shape} of the same utterances are needed, and a word in them")
+    return e, w
+
+
+def _poisson_limits(e: Doubles, w: Doubles, unseen: float) -> tuple[float, float]:
+    """Of the expected number of errors, with one more event of that weight above."""
+    total, squares = _clumps(e, w)
+    half = (1 - CONFIDENCE) / 2
+    low = 0.0 if total == 0 else _gamma_quantile(half, total**2 / squares) * squares / total
+    more, squares = total + unseen, squares + unseen**2
+    return low, _gamma_quantile(1 - half, more**2 / squares) * squares / more
+
+
+def _unseen_event(e: Doubles, w: Doubles) -> float:
+    n_events, average = _independent_errors(e, w), float(w.mean())
+    heaviest = float(_deviations(e, w).max())
+    return (n_events * heaviest + max(heaviest, average)) / (n_events + 1)
+
+
+def _independent_errors(e: Doubles, w: Doubles) -> float:
+    total, squares = _clumps(e, w)
+    return total**2 / squares if total else 0.0
+
+
+def _clumps(e: Doubles, w: Doubles) -> tuple[float, float]:
+    """Errors, and the sum of the squared deviations of utterances from the common rate."""
+    deviations, n, total = _deviations(e, w), len(e), float(e.sum())
+    return total, max(float(deviations @ deviations) * n / max(n - 1, 1), 1e-12 * total)
+
+
+def _deviations(e: Doubles, w: Doubles) -> Doubles:
+    deviations: Doubles = e - w * (e.sum() / w.sum())
+    return deviations
+
+
+def _gamma_quantile(level: float, shape: float) -> float:
+    """Of the gamma distribution of scale 1, by bisection."""
+    low, high = 0.0, shape + 12 * math.sqrt(shape) + 30
+    for _ in range(60):
+        middle = (low + high) / 2
+        low, high = (middle, high) if _gamma_cdf(middle, shape) < level else (low, middle)
+    return (low + high) / 2
+
+
+def _gamma_cdf(x: float, shape: float) -> float:
+    """The regularised lower incomplete gamma function by its series, whose terms are all positive."""
+    if x <= 0:
+        return 0.0
+    term = total = 1 / shape
+    n = shape
+    while term > total * 1e-15:
+        n += 1
+        term *= x / n
+        total += term
+    return min(1.0, math.exp(shape * math.log(x) - x - math.lgamma(shape) + math.log(total)))
 
 
 def _unseen(rate: float, n: int, signed: bool) -> Interval:
@@ -213,12 +317,12 @@ def compare(
     """Two systems on the same utterances, ``[n]`` each. ``speakers``: their names, or None where one is not known."""
     w = np.asarray(words, np.float64)
     d = np.asarray(errors, np.float64) - np.asarray(baseline_errors, np.float64)
-    interval, p = bootstrap_rate(d, w, signed=True, resamples=resamples, seed=seed), permutation_p(d)
+    interval, p = rate_interval(d, w, signed=True, resamples=resamples, seed=seed), permutation_p(d)
     speaker_interval, speaker_p = None, None
     if speakers is not None and len(np.unique(np.asarray(speakers))) > 1:
         of_speakers = by_cluster(d, speakers)
         of_words = by_cluster(w, speakers)
-        speaker_interval = bootstrap_rate(of_speakers, of_words, signed=True, resamples=resamples, seed=seed)
+        speaker_interval = rate_interval(of_speakers, of_words, signed=True, resamples=resamples, seed=seed)
         speaker_p = permutation_p(of_speakers)
     rate = float(d.sum() / w.sum())
     return Difference(rate, interval, speaker_interval, p, speaker_p, int(np.count_nonzero(d)), int(w.sum()))

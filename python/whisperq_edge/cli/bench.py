@@ -48,7 +48,11 @@ def _list(text: str) -> list[str]:
 )
 @click.option("--beam-size", type=click.IntRange(1, 8), default=1, show_default=True)
 @click.option("--language", "-l", default="en", show_default=True, help="Code or English name.")
-@click.option("--rounds", type=click.IntRange(1, 1000), default=10, show_default=True, help="Rounds that count.")
+@click.option(
+    "--rounds",
+    type=click.IntRange(1, 1000),
+    help="Rounds that count.  [default: 10; with --save or --compare 10 to 200, for 25 s for each system]",
+)
 @click.option("--warm-up", type=click.IntRange(0, 100), default=1, show_default=True, help="Rounds before them.")
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON object instead of tables.")
 @click.option("--markdown", "as_markdown", is_flag=True, help="Print tables to paste into a page.")
@@ -71,8 +75,8 @@ def bench_command(**options: Any) -> None:
     Every system runs in a process of its own; all take their turn in every round. Figures are medians with intervals of
     95 %.
 
-    With --compare the exit status is 1 when a system is slower than then by more than --fail-over, and the intervals
-    leave no doubt; 2 when the two runs are not of the same machine and task.
+    With --compare the exit status is 1 when a system is slower than then: its interval says so, and the estimate is
+    above --fail-over; 2 when the two runs are not of the same machine and task.
     """
     sys.exit(1 if _bench(options) else 0)
 
@@ -110,6 +114,7 @@ def _bench(options: dict[str, Any]) -> bool:
             _list(options["vs"]),
             Path(folder),
             advance,
+            beam_size=settings["beam_size"],
         )
         _check_rounds(options, len(systems), then)
         measured = measure(
@@ -117,10 +122,11 @@ def _bench(options: dict[str, Any]) -> bool:
             samples,
             given,
             n_tokens=settings["n_tokens"],
-            rounds=options["rounds"],
+            rounds=_rounds(options),
             warm_up=options["warm_up"],
             on_progress=advance,
         )
+    settings["rounds"] = len(measured.yardstick.rounds)
     command = shlex.join(["whisperq-edge", *sys.argv[1:]])
     report = make_report(measured, card=card, settings=settings, skipped=skipped, command=command)
     changes = [] if then is None else compare_reports(report, then, fail_over)
@@ -153,12 +159,22 @@ def _check_places(options: dict[str, Any]) -> None:
             raise OptionError(name, str(place), "a file in a folder that exists")
 
 
+def _rounds(options: dict[str, Any]) -> Optional[int]:
+    """None: as many as judging needs."""
+    from .._bench.run import LEAST_ROUNDS
+
+    is_judged = options["save"] is not None or options["compare"] is not None
+    given: Optional[int] = options["rounds"]
+    return given if given is not None or is_judged else LEAST_ROUNDS
+
+
 def _check_rounds(options: dict[str, Any], n_systems: int, then: Optional[dict[str, Any]]) -> None:
     from .._bench.report import rounds_to_judge
 
     least = rounds_to_judge(n_systems)
-    if then is not None and options["rounds"] < least:
-        raise OptionError("rounds", options["rounds"], f"{least} or more to compare {n_systems} systems")
+    rounds = _rounds(options)
+    if then is not None and rounds is not None and rounds < least:
+        raise OptionError("rounds", rounds, f"{least} or more to compare {n_systems} systems")
 
 
 def _settings(options: dict[str, Any]) -> tuple[dict[str, Any], Any]:
@@ -180,7 +196,6 @@ def _settings(options: dict[str, Any]) -> tuple[dict[str, Any], Any]:
         "n_tokens": n_tokens,
         "beam_size": options["beam_size"],
         "language": language_code(options["language"]),
-        "rounds": options["rounds"],
         "warm_up": options["warm_up"],
     }
     return settings, samples

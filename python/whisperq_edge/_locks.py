@@ -1,0 +1,78 @@
+"""Locks between processes, as files that are there while somebody holds them. The system frees those of a process that
+died."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import IO, Optional
+
+__all__ = ["lock_if_free", "release_lock", "take_lock", "try_lock"]
+
+if sys.platform == "win32":
+    import msvcrt
+
+    def try_lock(descriptor: int) -> bool:
+        """Locks an open file until it is closed; False: another process or thread has it."""
+        try:
+            msvcrt.locking(descriptor, msvcrt.LK_NBLCK, 1)
+        except OSError:
+            return False
+        return True
+else:
+    import fcntl
+
+    def try_lock(descriptor: int) -> bool:
+        """Locks an open file until it is closed; False: another process or thread has it. A file system without locks
+        gives everybody one."""
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            return False
+        except OSError:
+            return True
+        return True
+
+
+def take_lock(path: Path) -> Optional[IO[bytes]]:
+    """The lock file, locked until it is given to :func:`release_lock`; None: another process or thread has it.
+
+    Raises:
+        OSError: it cannot be made there.
+    """
+    stream = open(path, "ab")  # noqa: SIM115  (the caller closes it)
+    # The one who had it before may have removed the file between our opening and our locking.
+    if try_lock(stream.fileno()) and _is_same_file(stream, path):
+        return stream
+    stream.close()
+    return None
+
+
+def release_lock(stream: IO[bytes], path: Path) -> None:
+    """Removes the lock file of :func:`take_lock` and frees it."""
+    if os.name == "nt":  # where only closed files are removed, and nobody removes one that is open
+        stream.close()
+    with contextlib.suppress(OSError):
+        path.unlink()
+    stream.close()
+
+
+@contextlib.contextmanager
+def lock_if_free(path: Path) -> Iterator[bool]:
+    """Holds the lock during the ``with`` block; whether it could be had at once."""
+    stream = take_lock(path)
+    try:
+        yield stream is not None
+    finally:
+        if stream is not None:
+            release_lock(stream, path)
+
+
+def _is_same_file(stream: IO[bytes], path: Path) -> bool:
+    try:
+        return os.path.samestat(os.fstat(stream.fileno()), path.stat())
+    except OSError:
+        return False
