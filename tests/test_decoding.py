@@ -13,6 +13,7 @@ from typing import Any, Optional
 import numpy as np
 import pytest
 import scripted_model
+from sanitizers import FLAGS
 from scripted_model import EOT, FIRST_TIME, NO_SPEECH, NO_TIMESTAMPS, SOT, Case, case_lines
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -64,7 +65,7 @@ WARM: Case = {"temperature": 0.8, "best_of": 3, "seed": 11}
 def compile_program(folder: Path, *flags: str) -> Path:
     is_x86 = os.uname().machine in ("x86_64", "amd64")
     defines = [f"-D{define}" for define, _ in X86_SOURCES.values()] if is_x86 else []
-    common = [str(COMPILER), "-std=c++17", "-O1", *flags, f"-I{CSRC}", *defines]
+    common = [str(COMPILER), "-std=c++17", "-O1", *FLAGS, *flags, f"-I{CSRC}", *defines]
     parts = []
     for name, (_, isa_flags) in X86_SOURCES.items() if is_x86 else ():
         part = folder / f"{name}.o"

@@ -249,6 +249,7 @@ print(file_bytes, peak_rss_bytes())
 """
 
 
+@pytest.mark.plain_build("peak memory: theirs counts too")
 @pytest.mark.parametrize("type_name", ["q8_0", "q5_0", "q4_0"])
 @pytest.mark.parametrize("shape", ["tiny", pytest.param("small", marks=pytest.mark.slow)])
 def test_memory_is_little_more_than_the_file(shape: str, type_name: str, tmp_path: Path) -> None:

@@ -313,6 +313,7 @@ def test_figures_of_a_process(child: Any) -> None:
     assert min(child.encode_ms) > 0 and min(child.decode_ms_per_token) > 0
 
 
+@pytest.mark.plain_build("peak memory: theirs counts too")
 @linux_only
 def test_memory_is_the_processs_own(child: Any, multilingual_path: Path, sample_pcm: Floats) -> None:
     ballast = np.ones(60_000_000, np.float32)  # ours, not the other process's

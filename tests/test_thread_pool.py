@@ -9,6 +9,7 @@ import sys
 from pathlib import Path
 
 import pytest
+from sanitizers import FLAGS, SLOWDOWN
 
 ROOT = Path(__file__).resolve().parents[1]
 SOURCES = [
@@ -52,7 +53,7 @@ def build(folder: Path, *flags: str) -> Path:
 
 @pytest.fixture(scope="module")
 def program(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return build(tmp_path_factory.mktemp("pool"))
+    return build(tmp_path_factory.mktemp("pool"), *FLAGS)
 
 
 @pytest.fixture(scope="module")
@@ -99,7 +100,7 @@ expected = compute()
 
 def run_python(code: str) -> str:
     done = subprocess.run(
-        [sys.executable, "-c", PREPARE + code], capture_output=True, text=True, timeout=60, check=False
+        [sys.executable, "-c", PREPARE + code], capture_output=True, text=True, timeout=60 * SLOWDOWN, check=False
     )
     assert (done.returncode, done.stderr) == (0, "")
     return done.stdout

@@ -197,6 +197,7 @@ def test_timings_sum_to_their_total(nano: WhisperModel, sample_path: Path) -> No
     assert cumulative["total"].ms == pytest.approx(before["total"].ms + timings["total"].ms)
 
 
+@pytest.mark.plain_build("peak memory: theirs counts too")
 def test_reading_timings_does_not_leak(nano: WhisperModel) -> None:
     resource = pytest.importorskip("resource")
     for _ in range(100):
