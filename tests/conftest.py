@@ -7,7 +7,6 @@ import numpy as np
 import numpy.typing as npt
 import pytest
 from make_model import write_random_model
-from sanitizers import SANITIZERS
 from whisperq_edge import WhisperModel
 from whisperq_edge._audio import to_pcm
 from whisperq_edge._native import data_file
@@ -24,9 +23,6 @@ def pytest_runtest_setup(item: pytest.Item) -> None:
         pytest.skip("takes minutes or many GB of disk: run with --slow")
     if item.get_closest_marker("data") and not SPEECH_DATA.is_dir():
         pytest.skip("the speech corpora are not beside this checkout")
-    plain_build = item.get_closest_marker("plain_build")
-    if plain_build and SANITIZERS:
-        pytest.skip(f"not with sanitizers: {plain_build.args[0]}")
 
 
 @pytest.fixture(scope="session", autouse=True)

@@ -224,6 +224,13 @@ def test_samples_are_those_of_seed_window_and_temperature(program: Path) -> None
         assert [w.tokens for w in decode(program, {**WARM, **change}, windows).windows] != [w.tokens for w in found]
 
 
+def test_next_to_no_temperature_is_greedy(program: Path) -> None:
+    """One over it is infinite."""
+    windows = [(0, stream, PROMPT) for stream in range(3)]
+    greedy = decode(program, {}, windows).windows
+    assert [w.tokens for w in decode(program, {"temperature": 2e-39}, windows).windows] == [w.tokens for w in greedy]
+
+
 def test_samples_come_as_often_as_they_are_likely(program: Path) -> None:
     """The first tokens of 600 windows, against the probability of each that one in fifty should have."""
     n, temperature = 600, 1.3

@@ -19,7 +19,7 @@ import pytest
 from cli_runner import cli_runner
 from interrupted import start_interruptible
 from make_model import write_random_model
-from sanitizers import SLOWDOWN
+from sanitizers import SLOWDOWN, no_threads_in_a_child
 from whisperq_edge import CancelledError, CancelToken, OptionError, Transcript, WhisperModel
 from whisperq_edge.cli import main
 
@@ -191,6 +191,7 @@ assert hear() == expected
 """
 
 
+@no_threads_in_a_child
 @needs_fork
 def test_a_model_that_was_used_works_on_in_both_processes_of_a_fork(sample_path: Path) -> None:
     done = subprocess.run(

@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any, Optional
 
 import pytest
-from sanitizers import SANITIZERS
+from sanitizers import SANITIZERS, not_with_sanitizers
 from whisperq_edge import _core
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -45,7 +45,7 @@ needs_arm = pytest.mark.skipif(
     CROSS_COMPILER is None or QEMU_ARM is None, reason="needs g++-aarch64-linux-gnu and qemu-user"
 )
 
-not_under_qemu = pytest.mark.plain_build("under qemu-user they do not get their part of the address space")
+not_under_qemu = not_with_sanitizers("under qemu-user they do not get their part of the address space")
 
 
 def cmake() -> Optional[str]:
@@ -177,7 +177,7 @@ def test_an_isa_that_the_cpu_lacks_is_an_error() -> None:
     assert_lists_the_choices(lacking.stderr, ["scalar", "neon"])
 
 
-@pytest.mark.plain_build("looks at the symbols of what is shipped")
+@not_with_sanitizers("looks at the symbols of what is shipped")
 @pytest.mark.skipif(shutil.which("nm") is None or sys.platform != "linux", reason="needs nm on Linux")
 @pytest.mark.parametrize("target", ["host", pytest.param("aarch64", marks=needs_arm)])
 def test_an_isa_object_shares_nothing_but_its_table(target: str) -> None:

@@ -1,4 +1,4 @@
-"""The sanitizers are at work where scripts/test_sanitized.py asks for them: else a run without findings says nothing."""
+"""The sanitizers are at work where scripts/test_sanitized.py asks for them: else a run without findings is empty."""
 
 from __future__ import annotations
 

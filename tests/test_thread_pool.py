@@ -9,7 +9,7 @@ import sys
 from pathlib import Path
 
 import pytest
-from sanitizers import FLAGS, SLOWDOWN
+from sanitizers import FLAGS, SLOWDOWN, no_threads_in_a_child, not_with_sanitizers
 
 ROOT = Path(__file__).resolve().parents[1]
 SOURCES = [
@@ -40,6 +40,12 @@ needs_sources = pytest.mark.skipif(
 )
 needs_fork = pytest.mark.skipif(not hasattr(os, "fork"), reason="needs fork")
 
+FORKS = ["fork_after_use", "fork_while_running", "shared"]
+
+
+def marks_of(name: str) -> list[pytest.MarkDecorator]:
+    return [no_threads_in_a_child] if name in FORKS else []
+
 
 def build(folder: Path, *flags: str) -> Path:
     program = folder / "check_thread_pool"
@@ -66,7 +72,7 @@ def watched_program(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @needs_sources
-@pytest.mark.parametrize("name", CHECKS)
+@pytest.mark.parametrize("name", [pytest.param(name, marks=marks_of(name)) for name in CHECKS])
 def test_property(program: Path, name: str) -> None:
     done = subprocess.run([program, name], capture_output=True, text=True, timeout=120, check=False)
     assert (done.returncode, done.stderr) == (0, "")
@@ -77,6 +83,7 @@ def test_no_property_is_left_out(program: Path) -> None:
     assert subprocess.run([program], capture_output=True, text=True, check=True).stdout.split() == CHECKS
 
 
+@not_with_sanitizers("ThreadSanitizer beside another; with it, all properties run under it")
 @needs_sources
 @pytest.mark.parametrize("name", NO_RACES)
 def test_no_races(watched_program: Path, name: str) -> None:
@@ -106,6 +113,7 @@ def run_python(code: str) -> str:
     return done.stdout
 
 
+@no_threads_in_a_child
 @needs_fork
 def test_a_forked_child_computes_and_exits() -> None:
     run_python(
@@ -120,6 +128,7 @@ assert (compute() == expected).all()
     )
 
 
+@no_threads_in_a_child
 @needs_fork
 def test_a_forked_pool_of_processes_computes() -> None:
     run_python(
