@@ -19,7 +19,7 @@ import pytest
 from cli_runner import cli_runner
 from interrupted import start_interruptible
 from make_model import write_random_model
-from sanitizers import SLOWDOWN, no_threads_in_a_child
+from sanitizers import SANITIZERS, SLOWDOWN, no_threads_in_a_child
 from whisperq_edge import CancelledError, CancelToken, OptionError, Transcript, WhisperModel
 from whisperq_edge.cli import main
 
@@ -27,6 +27,7 @@ Floats = npt.NDArray[np.float32]
 
 RATE = 16000
 SOON_S = 0.2 * SLOWDOWN
+SIZE = "micro" if SANITIZERS else "base"  # which take about as long
 ENDLESS: dict[str, Any] = {"language": "en", "temperature": 0.0, "drop_silence": False}
 needs_fork = pytest.mark.skipif(not hasattr(os, "fork") or sys.platform == "darwin", reason="needs fork")
 
@@ -46,7 +47,7 @@ def micro(multilingual_path: Path) -> Iterator[WhisperModel]:
 @pytest.fixture(scope="module")
 def base(tmp_path_factory: pytest.TempPathFactory) -> Iterator[WhisperModel]:
     """Of a size that is used, so that its stages take as long as they do."""
-    path = write_random_model(tmp_path_factory.mktemp("models") / "base.bin", "base", "q8_0")
+    path = write_random_model(tmp_path_factory.mktemp("models") / "base.bin", SIZE, "q8_0")
     with WhisperModel(path, device="cpu", engine="edge", cpu_threads=2) as model:
         yield model
 
