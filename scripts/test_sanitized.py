@@ -47,7 +47,6 @@ MODES = {
             "ASAN_OPTIONS": {
                 "detect_leaks": 0,
                 "allocator_may_return_null": 1,
-                "strict_string_checks": 1,
                 "malloc_context_size": 12,
             },
             "UBSAN_OPTIONS": {"print_stacktrace": 1},

@@ -13,6 +13,9 @@ SANITIZERS = os.environ.get("WHISPERQ_SANITIZE", "")
 FLAGS = [f"-fsanitize={SANITIZERS}", "-fno-omit-frame-pointer", "-fno-sanitize-recover=all", "-g1"]
 FLAGS = FLAGS if SANITIZERS else []
 
+# The environment for compilers and what starts them: it is not their faults that the runtime shall find.
+TOOLS = {name: value for name, value in os.environ.items() if name != "LD_PRELOAD"}
+
 # By which limits of time are stretched: every load and store of ours is looked at, at -O1.
 SLOWDOWN = 30 if SANITIZERS else 1
 

@@ -13,7 +13,7 @@ from typing import Any, Optional
 import numpy as np
 import pytest
 import scripted_model
-from sanitizers import FLAGS
+from sanitizers import FLAGS, TOOLS
 from scripted_model import EOT, FIRST_TIME, NO_SPEECH, NO_TIMESTAMPS, SOT, Case, case_lines
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -78,7 +78,7 @@ def compile_program(folder: Path, *flags: str) -> Path:
 
 
 def run_compiler(command: list[str]) -> None:
-    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    done = subprocess.run(command, capture_output=True, text=True, env=TOOLS, check=False)
     assert done.returncode == 0, done.stderr
 
 

@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any, Optional
 
 import pytest
-from sanitizers import SANITIZERS, not_with_sanitizers
+from sanitizers import SANITIZERS, TOOLS, not_with_sanitizers
 from whisperq_edge import _core
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -67,7 +67,7 @@ def build(target: str) -> Path:
     if ccache:
         configure.append(f"-DCMAKE_CXX_COMPILER_LAUNCHER={ccache}")
     for command in (configure, [program, "--build", str(folder), "--parallel"]):
-        done = subprocess.run(command, capture_output=True, text=True, check=False)
+        done = subprocess.run(command, capture_output=True, text=True, env=TOOLS, check=False)
         assert done.returncode == 0, done.stdout + done.stderr
     return folder
 

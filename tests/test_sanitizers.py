@@ -8,7 +8,7 @@ import subprocess
 from pathlib import Path
 
 import pytest
-from sanitizers import FLAGS, SANITIZERS
+from sanitizers import FLAGS, SANITIZERS, TOOLS
 from whisperq_edge import _core
 from whisperq_edge._native import load_ggml
 
@@ -40,7 +40,7 @@ def test_each_tells_what_it_is_there_for(name: str, tmp_path: Path) -> None:
     source = tmp_path / "wrong.cpp"
     source.write_text(program, encoding="utf-8")
     command = [str(COMPILER), *FLAGS, "-pthread", str(source), "-o", str(tmp_path / "wrong")]
-    subprocess.run(command, check=True)
+    subprocess.run(command, env=TOOLS, check=True)
     # Its report is for this test alone.
     options = {
         variable: ":".join(option for option in os.environ.get(variable, "").split(":") if "log_path" not in option)

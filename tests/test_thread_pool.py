@@ -9,7 +9,7 @@ import sys
 from pathlib import Path
 
 import pytest
-from sanitizers import FLAGS, SLOWDOWN, no_threads_in_a_child, not_with_sanitizers
+from sanitizers import FLAGS, SLOWDOWN, TOOLS, no_threads_in_a_child, not_with_sanitizers
 
 ROOT = Path(__file__).resolve().parents[1]
 SOURCES = [
@@ -50,7 +50,8 @@ def marks_of(name: str) -> list[pytest.MarkDecorator]:
 def build(folder: Path, *flags: str) -> Path:
     program = folder / "check_thread_pool"
     command = [str(COMPILER), "-std=c++17", "-O1", *flags, f"-I{ROOT / 'csrc'}", *map(str, SOURCES)]
-    done = subprocess.run([*command, "-pthread", "-o", str(program)], capture_output=True, text=True, check=False)
+    command += ["-pthread", "-o", str(program)]
+    done = subprocess.run(command, capture_output=True, text=True, env=TOOLS, check=False)
     if done.returncode and flags:
         pytest.skip(f"the compiler has no {' '.join(flags)}")
     assert done.returncode == 0, done.stderr
