@@ -8,13 +8,18 @@ SAMPLE := python/whisperq_edge/assets/sample.flac
 SOURCES := pyproject.toml CMakeLists.txt $(shell find cmake csrc python third_party/whisper.cpp -type f \
 	-not -path '*/upstream/*' -not -name '*.pyc' 2>/dev/null)
 
-.PHONY: run test fuzz lint format bench peers nano clean
+.PHONY: run test test-asan test-tsan fuzz lint format bench peers nano clean
 
 run: $(VENV)/.installed
 	$(BIN)/whisperq-edge transcribe $(SAMPLE) --model nano --beam-size 1 --timings
 
 test: $(VENV)/.installed-test
 	$(BIN)/python -m pytest
+
+# Builds of their own, below build/ (CONTRIBUTING.md, "Sanitizers").
+test-asan test-tsan: $(VENV)/.installed-test
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check 'pybind11>=2.13'
+	$(BIN)/python scripts/test_sanitized.py $(if $(filter test-asan,$@),address,thread)
 
 # What cannot be installed is left out, and a line says so.
 fuzz: $(VENV)/.installed-test

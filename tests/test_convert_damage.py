@@ -29,6 +29,7 @@ from fuzz.pieces import write
 from fuzz.targets import ct2_pieces
 from huggingface_folders import Stored, raw_safetensors, spelled, weights, write_folder
 from make_model import Dims
+from sanitizers import SANITIZERS, SLOWDOWN
 from torch_files import Raw, Tensor, dump, random_state, write_checkpoint, write_torch_zip
 from whisperq_edge import _errors
 from whisperq_edge._convert.convert import convert_model
@@ -729,7 +730,7 @@ def test_each_is_refused_and_the_process_survives(format: str, model: Path, tmp_
         cwd=Path(__file__).parent,
         capture_output=True,
         text=True,
-        timeout=600,
+        timeout=600 * SLOWDOWN,
     )
     lines = run.stdout.splitlines()
     assert run.returncode == 0, "\n".join([*lines[-2:], run.stderr[-2000:]])
@@ -742,7 +743,7 @@ def test_each_is_refused_and_the_process_survives(format: str, model: Path, tmp_
         if not is_refused or not _is_typed(converted) or left:
             wrong.append((name, opened, converted, left))
     assert wrong == []
-    assert int(lines[-1].split()[1]) < MOST_GROWTH_BYTES
+    assert SANITIZERS or int(lines[-1].split()[1]) < MOST_GROWTH_BYTES  # they keep what was freed
 
 
 _OPEN = """

@@ -14,6 +14,7 @@ from pathlib import Path
 
 import pytest
 from model_layout import HPARAMS, N_FFT_AT, N_MEL_AT, hparam_at, put_i32, tensor_fields, token_offsets
+from sanitizers import SANITIZERS
 from whisperq_edge._catalog import resolve_model
 from whisperq_edge._core import ModelFile, read_model_file
 from whisperq_edge._errors import ModelFormatError
@@ -178,4 +179,4 @@ def test_whisper_model_refuses_each_and_survives(model_path: Path, tmp_path: Pat
     accepted = [line for line, next_line in followed if line != "refused" and next_line != "refused"]
     assert accepted == []
     assert outcomes.count("refused") == N_COPIES
-    assert int(lines[-1].split()[1]) < MOST_GROWTH_BYTES
+    assert SANITIZERS or int(lines[-1].split()[1]) < MOST_GROWTH_BYTES  # they keep what was freed

@@ -13,6 +13,7 @@ from typing import Any, Optional
 import numpy as np
 import pytest
 import scripted_model
+from sanitizers import FLAGS, TOOLS
 from scripted_model import EOT, FIRST_TIME, NO_SPEECH, NO_TIMESTAMPS, SOT, Case, case_lines
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -64,7 +65,7 @@ WARM: Case = {"temperature": 0.8, "best_of": 3, "seed": 11}
 def compile_program(folder: Path, *flags: str) -> Path:
     is_x86 = os.uname().machine in ("x86_64", "amd64")
     defines = [f"-D{define}" for define, _ in X86_SOURCES.values()] if is_x86 else []
-    common = [str(COMPILER), "-std=c++17", "-O1", *flags, f"-I{CSRC}", *defines]
+    common = [str(COMPILER), "-std=c++17", "-O1", *FLAGS, *flags, f"-I{CSRC}", *defines]
     parts = []
     for name, (_, isa_flags) in X86_SOURCES.items() if is_x86 else ():
         part = folder / f"{name}.o"
@@ -77,7 +78,7 @@ def compile_program(folder: Path, *flags: str) -> Path:
 
 
 def run_compiler(command: list[str]) -> None:
-    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    done = subprocess.run(command, capture_output=True, text=True, env=TOOLS, check=False)
     assert done.returncode == 0, done.stderr
 
 
@@ -221,6 +222,13 @@ def test_samples_are_those_of_seed_window_and_temperature(program: Path) -> None
     assert len({tuple(window.tokens) for window in found}) == 3
     for change in ({"seed": 12}, {"seed": 11 + 2**32}, {"temperature": 0.81}):
         assert [w.tokens for w in decode(program, {**WARM, **change}, windows).windows] != [w.tokens for w in found]
+
+
+def test_next_to_no_temperature_is_greedy(program: Path) -> None:
+    """One over it is infinite."""
+    windows = [(0, stream, PROMPT) for stream in range(3)]
+    greedy = decode(program, {}, windows).windows
+    assert [w.tokens for w in decode(program, {"temperature": 2e-39}, windows).windows] == [w.tokens for w in greedy]
 
 
 def test_samples_come_as_often_as_they_are_likely(program: Path) -> None:

@@ -15,12 +15,14 @@ from pathlib import Path
 from typing import Any, Optional
 
 import pytest
+from sanitizers import SANITIZERS, TOOLS, not_with_sanitizers
 from whisperq_edge import _core
 
 ROOT = Path(__file__).resolve().parents[1]
 SOURCE = ROOT / "tests" / "cpp"
 USER = os.getuid() if hasattr(os, "getuid") else 0
-CACHE = Path(tempfile.gettempdir()) / f"whisperq-kernels-{USER}-{hashlib.sha256(str(ROOT).encode()).hexdigest()[:8]}"
+BUILT_FROM = hashlib.sha256(f"{ROOT}{SANITIZERS}".encode()).hexdigest()[:8]
+CACHE = Path(tempfile.gettempdir()) / f"whisperq-kernels-{USER}-{BUILT_FROM}"
 
 KERNELS = {"quantize_strip", "multiply_float", "half_to_float", "layer_norm", "gelu", "attention", "attention exact"}
 KERNELS |= {f"multiply_strip {name}" for name in ("q8_0", "q5_1", "q5_0", "q4_1", "q4_0")}
@@ -43,6 +45,8 @@ needs_arm = pytest.mark.skipif(
     CROSS_COMPILER is None or QEMU_ARM is None, reason="needs g++-aarch64-linux-gnu and qemu-user"
 )
 
+not_under_qemu = not_with_sanitizers("under qemu-user they do not get their part of the address space")
+
 
 def cmake() -> Optional[str]:
     return shutil.which("cmake", path=os.pathsep.join([str(Path(sys.executable).parent), os.environ.get("PATH", "")]))
@@ -55,13 +59,15 @@ def build(target: str) -> Path:
     if program is None or not any(shutil.which(name) for name in (os.environ.get("CXX", "c++"), "c++", "g++")):
         pytest.skip("needs cmake and a C++ compiler")
     configure = [program, "-S", str(SOURCE), "-B", str(folder)]
+    if SANITIZERS:
+        configure += [f"-DWHISPERQ_SANITIZE={SANITIZERS}", "-DCMAKE_CXX_FLAGS_RELEASE=-O1 -g1"]
     if target != "host":
         configure.append(f"-DCMAKE_TOOLCHAIN_FILE={SOURCE / target}.cmake")
     ccache = shutil.which("ccache")
     if ccache:
         configure.append(f"-DCMAKE_CXX_COMPILER_LAUNCHER={ccache}")
     for command in (configure, [program, "--build", str(folder), "--parallel"]):
-        done = subprocess.run(command, capture_output=True, text=True, check=False)
+        done = subprocess.run(command, capture_output=True, text=True, env=TOOLS, check=False)
         assert done.returncode == 0, done.stdout + done.stderr
     return folder
 
@@ -105,6 +111,7 @@ def test_every_isa_of_this_machine_is_right() -> None:
     assert {check["isa"] for check in result["checks"]} == set(supported(result))
 
 
+@not_under_qemu
 @needs_arm
 @pytest.mark.parametrize(("cpu", "isa"), [("cortex-a53", "neon"), ("cortex-a76", "neon_dotprod"), ("max", "neon_i8mm")])
 def test_arm_chooses_its_best_and_is_right(cpu: str, isa: str) -> None:
@@ -115,6 +122,7 @@ def test_arm_chooses_its_best_and_is_right(cpu: str, isa: str) -> None:
     assert_proven(result, isa)
 
 
+@not_under_qemu
 @needs_arm
 def test_scalar_is_right_on_arm_where_it_is_asked_for() -> None:
     command = (QEMU_ARM, "-cpu", "cortex-a53", build("aarch64") / "check_kernels", "--quick", "--isa=auto")
@@ -123,6 +131,7 @@ def test_scalar_is_right_on_arm_where_it_is_asked_for() -> None:
     assert_proven(result, "scalar")
 
 
+@not_under_qemu
 @pytest.mark.skipif(QEMU_X86 is None or _core.cpu_family() != "x86_64", reason="needs qemu-user on x86-64")
 @pytest.mark.parametrize(
     ("cpu", "isa"), [("max", "avx2"), ("Nehalem", "scalar"), *((f"max,-{name}", "scalar") for name in AVX2)]
@@ -158,6 +167,7 @@ def test_the_variable_chooses_among_what_is_built_and_supported() -> None:
     assert_lists_the_choices(not_built.stderr, usable)
 
 
+@not_under_qemu
 @needs_arm
 def test_an_isa_that_the_cpu_lacks_is_an_error() -> None:
     command = (QEMU_ARM, "-cpu", "cortex-a53", build("aarch64") / "check_kernels", "--list")
@@ -167,6 +177,7 @@ def test_an_isa_that_the_cpu_lacks_is_an_error() -> None:
     assert_lists_the_choices(lacking.stderr, ["scalar", "neon"])
 
 
+@not_with_sanitizers("looks at the symbols of what is shipped")
 @pytest.mark.skipif(shutil.which("nm") is None or sys.platform != "linux", reason="needs nm on Linux")
 @pytest.mark.parametrize("target", ["host", pytest.param("aarch64", marks=needs_arm)])
 def test_an_isa_object_shares_nothing_but_its_table(target: str) -> None:

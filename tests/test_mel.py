@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 import pytest
+from sanitizers import TOOLS
 from whisperq_edge import AudioError, OptionError, UnknownIsaError, _core, log_mel_spectrogram
 from whisperq_edge._convert.vocabulary import mel_filters
 
@@ -337,7 +338,7 @@ def test_an_isa_exports_its_kernel_and_leaves_nothing_weak(tmp_path: Path, isa: 
     object_file = tmp_path / "frames.o"
     source = ROOT / "csrc" / "audio" / f"mel_frames_{isa}.cpp"
     compile = ["c++", "-std=c++17", "-O1", f"-I{ROOT / 'csrc'}", *flags, "-c", source, "-o", object_file]
-    subprocess.run([*map(os.fspath, compile)], check=True)
+    subprocess.run([*map(os.fspath, compile)], env=TOOLS, check=True)
     listing = subprocess.run(["nm", object_file], capture_output=True, text=True, check=True).stdout
     kinds = {line.split()[-1]: line.split()[-2] for line in listing.splitlines()}
     exported = [name for name, kind in kinds.items() if kind.isupper() and kind != "U"]

@@ -17,6 +17,7 @@ import numpy.typing as npt
 import pytest
 from interrupted import start_interruptible
 from make_model import PRESETS, Dims, tensor_shapes, write_random_model
+from sanitizers import not_with_sanitizers
 from whisperq_edge import (
     AudioError,
     CancelledError,
@@ -313,6 +314,7 @@ def test_figures_of_a_process(child: Any) -> None:
     assert min(child.encode_ms) > 0 and min(child.decode_ms_per_token) > 0
 
 
+@not_with_sanitizers("peak memory: theirs counts too")
 @linux_only
 def test_memory_is_the_processs_own(child: Any, multilingual_path: Path, sample_pcm: Floats) -> None:
     ballast = np.ones(60_000_000, np.float32)  # ours, not the other process's

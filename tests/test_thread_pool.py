@@ -9,6 +9,7 @@ import sys
 from pathlib import Path
 
 import pytest
+from sanitizers import FLAGS, SLOWDOWN, TOOLS, no_threads_in_a_child, not_with_sanitizers
 
 ROOT = Path(__file__).resolve().parents[1]
 SOURCES = [
@@ -39,11 +40,18 @@ needs_sources = pytest.mark.skipif(
 )
 needs_fork = pytest.mark.skipif(not hasattr(os, "fork"), reason="needs fork")
 
+FORKS = ["fork_after_use", "fork_while_running", "shared"]
+
+
+def marks_of(name: str) -> list[pytest.MarkDecorator]:
+    return [no_threads_in_a_child] if name in FORKS else []
+
 
 def build(folder: Path, *flags: str) -> Path:
     program = folder / "check_thread_pool"
     command = [str(COMPILER), "-std=c++17", "-O1", *flags, f"-I{ROOT / 'csrc'}", *map(str, SOURCES)]
-    done = subprocess.run([*command, "-pthread", "-o", str(program)], capture_output=True, text=True, check=False)
+    command += ["-pthread", "-o", str(program)]
+    done = subprocess.run(command, capture_output=True, text=True, env=TOOLS, check=False)
     if done.returncode and flags:
         pytest.skip(f"the compiler has no {' '.join(flags)}")
     assert done.returncode == 0, done.stderr
@@ -52,7 +60,7 @@ def build(folder: Path, *flags: str) -> Path:
 
 @pytest.fixture(scope="module")
 def program(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return build(tmp_path_factory.mktemp("pool"))
+    return build(tmp_path_factory.mktemp("pool"), *FLAGS)
 
 
 @pytest.fixture(scope="module")
@@ -65,7 +73,7 @@ def watched_program(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @needs_sources
-@pytest.mark.parametrize("name", CHECKS)
+@pytest.mark.parametrize("name", [pytest.param(name, marks=marks_of(name)) for name in CHECKS])
 def test_property(program: Path, name: str) -> None:
     done = subprocess.run([program, name], capture_output=True, text=True, timeout=120, check=False)
     assert (done.returncode, done.stderr) == (0, "")
@@ -76,6 +84,7 @@ def test_no_property_is_left_out(program: Path) -> None:
     assert subprocess.run([program], capture_output=True, text=True, check=True).stdout.split() == CHECKS
 
 
+@not_with_sanitizers("ThreadSanitizer beside another; with it, all properties run under it")
 @needs_sources
 @pytest.mark.parametrize("name", NO_RACES)
 def test_no_races(watched_program: Path, name: str) -> None:
@@ -99,12 +108,13 @@ expected = compute()
 
 def run_python(code: str) -> str:
     done = subprocess.run(
-        [sys.executable, "-c", PREPARE + code], capture_output=True, text=True, timeout=60, check=False
+        [sys.executable, "-c", PREPARE + code], capture_output=True, text=True, timeout=60 * SLOWDOWN, check=False
     )
     assert (done.returncode, done.stderr) == (0, "")
     return done.stdout
 
 
+@no_threads_in_a_child
 @needs_fork
 def test_a_forked_child_computes_and_exits() -> None:
     run_python(
@@ -119,6 +129,7 @@ assert (compute() == expected).all()
     )
 
 
+@no_threads_in_a_child
 @needs_fork
 def test_a_forked_pool_of_processes_computes() -> None:
     run_python(

@@ -237,6 +237,20 @@ def test_damaged_files(tmp_path: Path) -> None:
     assert n_copies > 500
 
 
+@pytest.mark.parametrize("isa", ISAS)
+def test_weights_whose_sums_are_no_numbers_do_no_harm(isa: str, tmp_path: Path, sample_pcm: Samples) -> None:
+    """Finite ones: infinity less infinity is what the LSTM's gates get."""
+    data = bytearray(SILERO.read_bytes())
+    for start, values, end in tensors(data):
+        if struct.unpack_from("<i", data, start + 8)[0] == 0:  # f32
+            signs = np.where(np.arange((end - values) // 4) % 3, 1, -1)
+            data[values:end] = (signs * np.float32(3e38)).astype("<f4").tobytes()
+    path = tmp_path / "huge.bin"
+    path.write_bytes(data)
+    vad = _core.Vad(str(path), isa=isa)
+    assert vad.probabilities(sample_pcm).shape == vad.probabilities(np.zeros_like(sample_pcm)).shape
+
+
 def test_an_error_says_where(tmp_path: Path) -> None:
     path = tmp_path / "window.bin"
     path.write_bytes(with_i32(SILERO.read_bytes(), WINDOW_AT, 256))

@@ -11,6 +11,8 @@ import tempfile
 from pathlib import Path
 from typing import Optional
 
+from sanitizers import TOOLS
+
 __all__ = ["build_upstream_quantize"]
 
 UPSTREAM = Path(__file__).resolve().parent.parent / "third_party" / "whisper.cpp" / "upstream"
@@ -46,7 +48,7 @@ def build_upstream_quantize() -> Optional[Path]:
     launchers = [f"-DCMAKE_{language}_COMPILER_LAUNCHER={ccache}" for language in ("C", "CXX")] if ccache else []
     configure = [cmake, "-S", str(CACHE), "-B", str(build), f"-DUPSTREAM={UPSTREAM}", *launchers]
     for command in (configure, [cmake, "--build", str(build), "--target", "quantize", "--parallel"]):
-        if subprocess.run(command, capture_output=True, check=False).returncode != 0:
+        if subprocess.run(command, capture_output=True, env=TOOLS, check=False).returncode != 0:
             return None
     program = build / "quantize"
     return program if program.is_file() else None

@@ -18,6 +18,7 @@ constexpr float kInfinity = __builtin_inff();
 
 typedef float Vec __attribute__((vector_size(4 * kLanes)));
 typedef int32_t VecInt __attribute__((vector_size(4 * kLanes)));
+typedef uint32_t VecBits __attribute__((vector_size(4 * kLanes)));
 
 inline Vec repeat(float value) {
     return value - Vec{};
@@ -48,7 +49,7 @@ inline Vec exp_of(Vec x) {
     const Vec r = (bounded - n * kLn2High) - n * kLn2Low;
     const Vec tail = ((((r * (1.0f / 720) + 1.0f / 120) * r + 1.0f / 24) * r + 1.0f / 6) * r + 0.5f) * r * r;
     const Vec series = (tail + r) + 1.0f;
-    VecInt exponent, bits;
+    VecBits exponent, bits;
     memcpy(&exponent, &shifted, sizeof exponent);
     memcpy(&bits, &series, sizeof bits);
     bits += exponent << 23;  // the low bits of `shifted` are n, the rest leaves at the top

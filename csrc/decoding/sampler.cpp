@@ -259,6 +259,7 @@ std::vector<int32_t> Distribution::likeliest(int n) const {
 
 int32_t Distribution::sample(double u, float temperature) const {
     const float scale = 1 / temperature;
+    if (std::isinf(scale)) return likeliest();
     const auto weight_of = [&](int64_t begin, int64_t end) {
         return math_.sum_exp(row_.logits + begin, end - begin, largest_, scale);
     };

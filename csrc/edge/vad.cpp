@@ -87,7 +87,8 @@ inline float exponential(float x) {
     series = series * f + 0.5f;
     series = series * f + 1.0f;
     series = series * f + 1.0f;
-    const int32_t bits = (static_cast<int32_t>(n) + 127) * (1 << 23);
+    const float whole = n == n ? n : 0.0f;  // no integer is NaN, which `series` keeps
+    const int32_t bits = (static_cast<int32_t>(whole) + 127) * (1 << 23);
     float power;
     std::memcpy(&power, &bits, sizeof power);
     return series * power;

@@ -50,11 +50,18 @@ float scale_of(float greatest) {
     return scale < FLT_MIN ? 0.0f : scale;
 }
 
+// 0 for what is no number, from weights that hold none: no integer stands for it.
+int code_of(float value, float scale) {
+    if (scale == 0.0f) return 0;
+    const float code = nearbyintf(value / scale);
+    return fabsf(code) <= kGreatestCode ? static_cast<int>(code) : 0;  // false for NaN
+}
+
 void quantize_row_of_block(const float* values, int64_t row, StripBlock* block) {
     const float scale = scale_of(greatest_magnitude(values));
     int32_t sum = 0;
     for (int64_t i = 0; i < kBlock; ++i) {
-        const int code = scale == 0.0f ? 0 : static_cast<int>(nearbyintf(values[i] / scale));
+        const int code = code_of(values[i], scale);
         block->codes[i / kGroup][row][i % kGroup] = static_cast<int8_t>(code);
         sum += code;
     }
@@ -302,7 +309,7 @@ void quantize_head(const float* values, int8_t* codes, float* scale) {
     for (int64_t i = 0; i < kHeadSize; ++i) greatest = fmaxf(greatest, fabsf(values[i]));
     *scale = scale_of(greatest);
     for (int64_t i = 0; i < kHeadSize; ++i) {
-        codes[i] = static_cast<int8_t>(*scale == 0.0f ? 0 : static_cast<int>(nearbyintf(values[i] / *scale)));
+        codes[i] = static_cast<int8_t>(code_of(values[i], *scale));
     }
 }
 
@@ -375,7 +382,7 @@ void mix_codes(const float* probabilities, const uint8_t* block, float* out) {
     for (int64_t i = 0; i < kHeadSize; ++i) {
         int32_t sum = 0;
         for (int64_t j = 0; j < kKeyBlock; ++j) {
-            const int code = factor == 0.0f ? 0 : static_cast<int>(nearbyintf(products[j] / factor));
+            const int code = code_of(products[j], factor);
             sum += code * static_cast<int8_t>(block[(j / kGroup * kHeadSize + i) * kGroup + j % kGroup]);
         }
         out[i] += factor * static_cast<float>(sum);
