@@ -35,6 +35,8 @@ class System:
         path: the ggml file.
         n_bytes: of the file.
         is_multilingual: whether it knows more than English.
+        activations: arguments of ``EdgeModel.round_activations``, for studies.
+        identity: what the journal shall know it by where the file is made anew for every run.
     """
 
     name: str
@@ -44,10 +46,14 @@ class System:
     path: Path
     n_bytes: int
     is_multilingual: bool
+    activations: Optional[Mapping[str, Any]] = None
+    identity: Optional[str] = None
 
     @property
     def key(self) -> str:
         """What the journal knows it by: another file, or a file that changed, is another system."""
+        if self.identity is not None:
+            return f"{self.identity} {self.engine}"
         status = self.path.stat()
         return f"{self.path.resolve()} {status.st_size} {status.st_mtime_ns} {self.engine}"
 
@@ -192,6 +198,7 @@ def _run_system(
             "device": settings["device"],
             "n_threads": settings["threads"],
             "options": settings["options"],
+            "activations": system.activations,
             "utterances": waiting,
         }
         for answer in answers(task):

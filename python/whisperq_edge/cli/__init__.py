@@ -15,6 +15,7 @@ from .eval import eval_command
 from .info import info_command
 from .inspect import inspect_command
 from .models import models_command
+from .study import study_command
 from .transcribe import transcribe_command
 
 __all__ = ["main"]
@@ -67,6 +68,7 @@ main.add_command(transcribe_command)
 main.add_command(convert_command)
 main.add_command(eval_command)
 main.add_command(bench_command)
+main.add_command(study_command)
 main.add_command(inspect_command)
 main.add_command(info_command)
 main.add_command(models_command)
