@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 import json
 from pathlib import Path
 from typing import Any
@@ -21,6 +22,8 @@ from whisperq_edge._study.schemes import default_rows
 from whisperq_edge.cli import main
 
 Floats = npt.NDArray[np.float32]
+
+ROOT = Path(__file__).resolve().parents[1]
 
 QUICK = ["--beam-size", "1", "--temperature", "0", "--threads", "1", "--normaliser", "basic", "--clips", "2"]
 
@@ -97,7 +100,7 @@ def test_pairs_differ_in_one_choice() -> None:
     named = {(axis, first.name, second.name) for axis, first, second in pairs}
     assert len(named) == len(pairs)
     assert {
-        ("granularity", "int8-sym-tensor", "int8-sym-channel"),
+        ("granularity", "int8-sym-channel", "int8-sym-group32"),
         ("granularity", "int4-sym-group64", "int4-sym-group32"),
         ("bits", "int8-sym-channel", "int4-sym-channel"),
         ("bits", "int4-sym-group32", "int3-sym-group32"),
@@ -239,6 +242,23 @@ def test_what_was_measured_is_not_measured_again(finished: tuple[Path, list[obje
 def test_what_cannot_be(micro: Path, arguments: list[str], said: str) -> None:
     result = run_study(micro, *arguments)
     assert result.exit_code == 2 and said in result.stderr, result.output
+
+
+def test_the_page_is_made_of_the_figures(monkeypatch: pytest.MonkeyPatch) -> None:
+    script, docs = ROOT / "scripts" / "measure_study.py", ROOT / "docs"
+    if not (script.is_file() and (docs / "study.json").is_file()):
+        pytest.skip("scripts and docs are not here")
+    monkeypatch.syspath_prepend(str(script.parent))
+    measure_study = importlib.import_module("measure_study")
+    page, figures = docs / "quantisation.md", json.loads((docs / "study.json").read_text(encoding="utf-8"))
+    text = page.read_text(encoding="utf-8")
+    assert measure_study.with_tables(text, measure_study.tables(figures)) == text
+    picture = (docs / "study.png").read_bytes()
+    assert picture.startswith(b"\x89PNG") and len(picture) < 150_000
+    for report in figures.values():
+        by_name = {row["name"]: row["encoder"]["clean"]["recording"] for row in report["rows"]}
+        bits = [by_name[f"int{bits}-sym-group32"]["mean"] for bits in (8, 4, 3)]
+        assert bits == sorted(bits, reverse=True)
 
 
 def test_help() -> None:

@@ -46,6 +46,14 @@ class Noises:
         self.files = _files(place)
         self._loaded: dict[Path, Floats] = {}
 
+    @property
+    def identity(self) -> str:
+        """Of the recordings, wherever they are."""
+        listing = "\n".join(f"{file.name} {file.stat().st_size}" for file in self.files)
+        return (
+            f"{len(self.files)} recordings, {hashlib.sha256(listing.encode('utf-8', 'surrogatepass')).hexdigest()[:16]}"
+        )
+
     def piece(self, utterance: str, n_samples: int) -> tuple[Path, Floats]:
         """For one utterance: the recording, and ``n_samples`` of it from some place on, again from its start where it
         ends.

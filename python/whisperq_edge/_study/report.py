@@ -24,6 +24,7 @@ __all__ = [
     "axes_rows",
     "make_report",
     "markdown",
+    "markdown_table",
     "noise_header",
     "noise_rows",
     "sentences",
@@ -504,15 +505,16 @@ def _noise_sentence(report: Report) -> str:
 
 def markdown(report: Report) -> str:
     """The tables and sentences for a page."""
-    parts = [_markdown_table(table_header(report), table_rows(report))]
+    parts = [markdown_table(table_header(report), table_rows(report))]
     if len(report["conditions"]) > 1:
-        parts.append(_markdown_table(noise_header(report), noise_rows(report)))
+        parts.append(markdown_table(noise_header(report), noise_rows(report)))
     if report["axes"]:
-        parts.append(_markdown_table(AXES_HEADER, axes_rows(report)))
+        parts.append(markdown_table(AXES_HEADER, axes_rows(report)))
     return "\n".join([*parts, *(f"{line}\n" for line in sentences(report))])
 
 
-def _markdown_table(header: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
+def markdown_table(header: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
+    """A table for a page, with a line end behind it."""
     lines = ["| " + " | ".join(header) + " |", "| " + " | ".join("---" for _ in header) + " |"]
     lines += ["| " + " | ".join(row) + " |" for row in rows]
     return "\n".join(lines) + "\n"

@@ -188,7 +188,8 @@ class Study:
     # ---- Calibration -------------------------------------------------------------------------------------------------
 
     def calibrate(self, dataset: Dataset) -> dict[str, float]:
-        """The largest ``|x|`` that the float model multiplies each matrix of the scope with while it transcribes.
+        """The largest ``|x|`` that the float model multiplies each matrix of the scope with while it transcribes; where
+        the scope is of the encoder alone, while it encodes the first 30 s of each.
 
         Raises:
             InferenceError: a matrix that nothing went through.
@@ -204,10 +205,14 @@ class Study:
 
     def _observed(self, dataset: Dataset) -> dict[str, float]:
         names = self._model.scope.names
+        only_encoder = all(name.startswith("encoder.") for name in names)  # whose decoder may be none
         with self._written(self._rows[0]) as path, self._opened(path) as model:
             round_activations(model, {"scheme": "observe", "only": sorted(names)})
             for i, each in enumerate(dataset.utterances):
-                model.transcribe(each.audio, **self._settings["options"])
+                if only_encoder:
+                    model.encode(each.audio)
+                else:
+                    model.transcribe(each.audio, **self._settings["options"])
                 self._tell("calibrating", (i + 1) / len(dataset.utterances))
             found = {name: float(value) for name, value in edge_model(model).activation_ranges().items()}
         missing = sorted(names - found.keys())

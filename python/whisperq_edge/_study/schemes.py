@@ -166,7 +166,7 @@ def parse_activations(text: str) -> ActivationScheme:
 # ---- Which rows ------------------------------------------------------------------------------------------------------
 
 _DEFAULT_WEIGHTS = (
-    *("int8-sym-tensor", "int8-sym-channel"),
+    *("int8-sym-tensor", "int8-sym-channel", "int8-sym-group32"),
     *("int4-sym-channel", "int4-sym-group64", "int4-sym-group32", "int4-asym-group32"),
     *("int3-sym-group32", "int3-asym-group32"),
     *("nf4-group64", "fp8-channel"),

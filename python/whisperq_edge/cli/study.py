@@ -98,8 +98,8 @@ def study_command(model: str, **options: Any) -> None:
       GRANULARITY   tensor, channel (a row), group32, group64, group128, ... (of a row)
     Activations:  float, dynamic-tensor, dynamic-token, dynamic-block32, ... (-asym behind it), static
 
-    Both lists given: every combination. One of them: the other is float. None: some sixteen rows that answer one
-    question each. The float model is always the first row.
+    Both lists given: every combination. One of them: the other is float. None: eighteen rows that answer one question
+    each, sixteen of them without --calibrate. The float model is always the first row.
 
     With --output, what was measured is kept in FILE.json.journal at once, and --resume goes on from there.
     """
@@ -140,7 +140,7 @@ def _study(model: str, options: dict[str, Any]) -> bool:
     _announce(dataset, normalise, hears, len(rows))
     settings = {
         **run_settings(given, "cpu", options["threads"]),
-        "study": {"noise": str(options["noise"]) if noises else None, "seed": options["seed"] if noises else None},
+        "study": {"noise": noises.identity if noises else None, "seed": options["seed"] if noises else None},
     }
     output: Optional[Path] = options["output"]
     place = None if output is None else journal_path(output)
