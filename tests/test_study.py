@@ -73,11 +73,11 @@ def test_the_same_noise_for_the_same_seed(noise_folder: Path, sample_path: Path,
         return {each.id: each.audio.read_bytes() for each in [*found[10.0], *found[0.0]]}
 
     all_of_them, some = mixed(0, utterances, "a"), mixed(0, utterances[3:], "b")
-    assert len(all_of_them) == 12 and "4 at 10 dB" in all_of_them
+    assert len(all_of_them) == 12 and any(id.startswith("4 at 10 dB") for id in all_of_them)
     assert all(all_of_them[id] == some[id] for id in some)  # whatever else is in the set
     other = mixed(1, utterances, "c")
-    assert other.keys() == all_of_them.keys() and other != all_of_them
-    assert len({all_of_them[f"{i} at 0 dB"] for i in range(6)}) > 1
+    assert not other.keys() & all_of_them.keys() and len(other) == 12  # nothing is taken for what was heard before
+    assert set(other.values()) != set(all_of_them.values()) and len(set(all_of_them.values())) > 2
     loud, quiet = Noises(noise_folder, 0).piece("4", 1000), Noises(noise_folder, 0).piece("4", 1000)
     assert loud[0] == quiet[0] and np.array_equal(loud[1], quiet[1])
 
@@ -231,6 +231,8 @@ def test_what_was_measured_is_not_measured_again(finished: tuple[Path, list[obje
     [
         (["--weights", "int5"], "int4-asym-group32"),
         (["--activations", "static"], "--calibrate"),
+        (["--rows", "float/static"], "--calibrate"),
+        (["--rows", "nf4-channel", "--weights", "nf4-channel"], "--weights"),
         (["--scope", "everything"], "blocks"),
         (["--noise", "."], "--data"),
         (["--data", ".", "--snr", "loud"], "20,10,0"),

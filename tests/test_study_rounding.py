@@ -17,6 +17,7 @@ from whisperq_edge._study.rounding import NF4_LEVELS, limits, round_e4m3, round_
 from whisperq_edge._study.schemes import (
     WeightScheme,
     default_rows,
+    named_rows,
     parse_activations,
     parse_weights,
     rows_of_lists,
@@ -219,6 +220,9 @@ def test_which_rows() -> None:
     assert 12 <= len(rows) <= 18 and len(set(rows)) == len(rows) and rows[0].name == "float"
     without = default_rows(is_calibrated=False)
     assert [row for row in rows if not row.activations.is_static] == without
+    assert [row.name for row in named_rows(["fp8-tensor / static", "float", "nf4-channel"])] == [
+        *("float", "fp8-tensor / static", "nf4-channel"),
+    ]
     product = rows_of_lists(["int8-sym-channel", "float"], ["float", "dynamic-token"])
     assert [row.name for row in product] == [
         *("float", "int8-sym-channel", "int8-sym-channel / dynamic-token", "float / dynamic-token"),

@@ -48,11 +48,9 @@ class Noises:
 
     @property
     def identity(self) -> str:
-        """Of the recordings, wherever they are."""
-        listing = "\n".join(f"{file.name} {file.stat().st_size}" for file in self.files)
-        return (
-            f"{len(self.files)} recordings, {hashlib.sha256(listing.encode('utf-8', 'surrogatepass')).hexdigest()[:16]}"
-        )
+        """Of the recordings, wherever they are, and the seed."""
+        listing = "\n".join([f"{self.seed}", *(f"{file.name} {file.stat().st_size}" for file in self.files)])
+        return hashlib.sha256(listing.encode("utf-8", "surrogatepass")).hexdigest()[:12]
 
     def piece(self, utterance: str, n_samples: int) -> tuple[Path, Floats]:
         """For one utterance: the recording, and ``n_samples`` of it from some place on, again from its start where it
@@ -140,11 +138,13 @@ def mixed_utterances(
         AudioError, OSError: an utterance cannot be read.
     """
     found: dict[float, list[Utterance]] = {snr_db: [] for snr_db in snrs_db}
+    of_noise = noises.identity
     for i, each in enumerate(utterances):
         speech = to_pcm(each.audio).samples
         _, noise = noises.piece(each.id, speech.size) if speech.size else (None, speech)
         for snr_db in snrs_db:
             path = folder / f"{i:06d}_{snr_db:g}dB.wav"
             write_wave(path, mix(speech, noise, snr_db) if speech.size else speech)
-            found[snr_db].append(Utterance(f"{each.id} at {snr_db:g} dB", path, each.text, each.speaker))
+            name = f"{each.id} at {snr_db:g} dB of {of_noise}"
+            found[snr_db].append(Utterance(name, path, each.text, each.speaker))
     return found

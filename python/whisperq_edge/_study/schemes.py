@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from math import prod
 from typing import Any, Optional
@@ -17,6 +17,7 @@ __all__ = [
     "Row",
     "WeightScheme",
     "default_rows",
+    "named_rows",
     "parse_activations",
     "parse_weights",
     "rows_of_lists",
@@ -185,9 +186,20 @@ def default_rows(is_calibrated: bool) -> list[Row]:
     return [row for row in rows if is_calibrated or not row.activations.is_static]
 
 
+def named_rows(names: Iterable[str]) -> list[Row]:
+    """``WEIGHTS`` or ``WEIGHTS/ACTIVATIONS`` each; the float model comes first."""
+    parts = [name.partition("/") for name in names]
+    rows = [_row(weights.strip(), activations.strip() or "float") for weights, _, activations in parts]
+    return _with_float(rows)
+
+
 def rows_of_lists(weights: Iterable[str], activations: Iterable[str]) -> list[Row]:
     """Every weight scheme with every activation scheme; the float model, with which all are compared, comes first."""
     rows = [_row(w, a) for w in weights or ["float"] for a in activations or ["float"]]
+    return _with_float(rows)
+
+
+def _with_float(rows: Sequence[Row]) -> list[Row]:
     return list(dict.fromkeys([_row("float", "float"), *rows]))
 
 

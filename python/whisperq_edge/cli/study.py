@@ -49,6 +49,9 @@ def _list(text: str) -> list[str]:
 @click.option("--weights", default="", metavar="SCHEMES", help="Comma-separated; see below.")
 @click.option("--activations", default="", metavar="SCHEMES", help="Comma-separated; see below.")
 @click.option(
+    "--rows", default="", metavar="ROWS", help="Instead of both: WEIGHTS or WEIGHTS/ACTIVATIONS, comma-separated."
+)
+@click.option(
     "--calibrate",
     type=click.Path(path_type=Path),
     metavar="MANIFEST_OR_FOLDER",
@@ -98,8 +101,8 @@ def study_command(model: str, **options: Any) -> None:
       GRANULARITY   tensor, channel (a row), group32, group64, group128, ... (of a row)
     Activations:  float, dynamic-tensor, dynamic-token, dynamic-block32, ... (-asym behind it), static
 
-    Both lists given: every combination. One of them: the other is float. None: eighteen rows that answer one question
-    each, sixteen of them without --calibrate. The float model is always the first row.
+    Both lists given: every combination. One of them: the other is float. Neither, nor --rows: eighteen rows that answer
+    one question each, sixteen of them without --calibrate. The float model is always the first row.
 
     With --output, what was measured is kept in FILE.json.journal at once, and --resume goes on from there.
     """
@@ -138,10 +141,7 @@ def _study(model: str, options: dict[str, Any]) -> bool:
     opened = open_model(model, _list(options["scope"]), n_threads=options["threads"])
     kind, normalise = _normaliser(options, language, opened.is_multilingual)
     _announce(dataset, normalise, hears, len(rows))
-    settings = {
-        **run_settings(given, "cpu", options["threads"]),
-        "study": {"noise": noises.identity if noises else None, "seed": options["seed"] if noises else None},
-    }
+    settings = run_settings(given, "cpu", options["threads"])
     output: Optional[Path] = options["output"]
     place = None if output is None else journal_path(output)
     with (
@@ -213,13 +213,16 @@ def _check(options: dict[str, Any]) -> None:
 
 
 def _rows(options: dict[str, Any]) -> list[Any]:
-    from .._study.schemes import default_rows, rows_of_lists
+    from .._study.schemes import default_rows, named_rows, rows_of_lists
 
     is_calibrated = options["calibrate"] is not None
     weights, activations = _list(options["weights"]), _list(options["activations"])
-    if not weights and not activations:
+    names = _list(options["rows"])
+    if names and (weights or activations):
+        raise OptionError("rows", options["rows"], "not together with --weights and --activations")
+    if not names and not weights and not activations:
         return default_rows(is_calibrated)
-    rows = rows_of_lists(weights, activations)
+    rows = named_rows(names) if names else rows_of_lists(weights, activations)
     if _needs_ranges(rows) and not is_calibrated:
         raise OptionError("activations", "static", "with --calibrate only: its ranges come from speech")
     return rows
@@ -282,6 +285,7 @@ def _about_noise(noises: Any, snrs_db: list[float]) -> Optional[dict[str, Any]]:
         "files": n,
         "snr_db": snrs_db,
         "seed": noises.seed,
+        "identity": noises.identity,
         "in_words": f"Noise: one piece of one of {n} recordings for each utterance, the same at every ratio; ratios are"
         " of the speech's active frames (20 ms, at most 30 dB below the loudest) to the noise that is mixed in.",
     }
