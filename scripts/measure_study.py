@@ -2,11 +2,11 @@
 
     python scripts/measure_study.py --data ../shared/data
 
-runs `whisperq-edge study` three times: nano on AN4's test split with every row of the table on clean speech, some of the
-rows in noise, and the encoder of base (a random decoder stands in for the one that is not at hand) on LibriSpeech, SQNR
-only. It writes docs/study.json (the figures), docs/study.png and docs/study-noise.png (the pictures) and the tables in
-docs/quantisation.md. `--render` makes pictures and tables again from the figures that are there. Needs the extras `eval`
-and `plot`, 1 GB of memory and 0.7 GB of disk.
+runs `whisperq-edge study` three times: nano on AN4's test split with every row of the table on clean speech, some of
+the rows in noise, and the encoder of base (a random decoder stands in for the one that is not at hand) on LibriSpeech,
+SQNR only. It writes docs/study.json (the figures), docs/study.png and docs/study-noise.png (the pictures) and the
+tables in docs/quantisation.md. `--render` makes pictures and tables again from the figures that are there. Needs the
+extras `eval` and `plot`, 1 GB of memory and 0.7 GB of disk.
 """
 
 from __future__ import annotations

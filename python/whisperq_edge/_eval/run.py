@@ -18,7 +18,7 @@ from .data import Utterance
 from .journal import Journal
 from .worker import answers
 
-__all__ = ["Heard", "System", "SystemRun", "choose_systems", "run_settings", "run_systems"]
+__all__ = ["Heard", "System", "SystemRun", "choose_systems", "is_all_heard", "run_settings", "run_systems"]
 
 OnProgress = Callable[[str, float], None]
 
@@ -211,6 +211,11 @@ def _run_system(
 
 def _utterance_key(utterance: Utterance) -> str:
     return f"{utterance.id} {utterance.audio.stat().st_size}"
+
+
+def is_all_heard(system: System, utterances: Iterable[Utterance], journal: Journal) -> bool:
+    """Whether the journal knows all of it, so that :func:`run_systems` needs no model."""
+    return all(_is_heard(journal, system.key, _utterance_key(each)) for each in utterances)
 
 
 def _is_heard(journal: Journal, system: str, utterance: str) -> bool:

@@ -20,7 +20,7 @@ from .._convert.source import Source
 from .._errors import InferenceError, OptionError
 from .._eval.data import Dataset, Utterance
 from .._eval.journal import Journal
-from .._eval.run import System, SystemRun, run_systems
+from .._eval.run import System, SystemRun, is_all_heard, run_systems
 from .._eval.worker import edge_model, round_activations
 from .._files import sha256_of_file
 from .._locate import locate_model
@@ -324,35 +324,40 @@ class Study:
             else:
                 self._tell(name, fraction)
 
-        [run] = run_systems(
-            [self._system(result, path.path)], utterances, self._settings, self._journal, on_progress=tell
-        )
+        system = self._system(result, path.place)
+        if not is_all_heard(system, utterances, self._journal):
+            system = self._system(result, path.path)
+        [run] = run_systems([system], utterances, self._settings, self._journal, on_progress=tell)
         return run
 
 
 class _WrittenOnce:
-    """The file with a row's weights, which is written when it is asked for and gone after the ``with`` block."""
+    """The file with a row's weights, which is written when its ``path`` is asked for and gone after the ``with`` block.
+
+    Attributes:
+        place: where it is or would be.
+    """
 
     def __init__(self, model: StudyModel, row: Row, folder: Path, n_threads: int) -> None:
         self._model, self._row, self._n_threads = model, row, n_threads
-        self._path = folder / f"{next(_numbers)}.bin"
+        self.place = folder / f"{next(_numbers)}.bin"
         self._is_written = False
 
     @property
     def path(self) -> Path:
         if not self._is_written:
             write_rounded(
-                *(self._path, self._model.source, self._model.scope.names, self._row.weights),
+                *(self.place, self._model.source, self._model.scope.names, self._row.weights),
                 n_threads=self._n_threads,
             )
             self._is_written = True
-        return self._path
+        return self.place
 
     def __enter__(self) -> _WrittenOnce:
         return self
 
     def __exit__(self, *_: object) -> None:
-        self._path.unlink(missing_ok=True)
+        self.place.unlink(missing_ok=True)
 
 
 _numbers: Iterator[int] = itertools.count()
