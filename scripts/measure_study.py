@@ -69,6 +69,9 @@ def study(data: Path, folder: Path, model: str, arguments: Sequence[str]) -> dic
     subprocess.run(command, check=True, stdout=subprocess.DEVNULL)
     report: dict[str, Any] = json.loads(output.read_text(encoding="utf-8"))
     report["utterances"] = {}  # in the journal
+    report["model"]["name"] = Path(model).name
+    if report["data"]:
+        report["data"]["path"] = Path(report["data"]["path"]).name
     report["command"] = " ".join(["whisperq-edge study", Path(model).name, *arguments])
     return report
 

@@ -331,18 +331,13 @@ def _in_noise(results: Sequence[RowResult], evals: Mapping[str, Report], seed: i
 
 
 def _interaction(clean: Report, noisy: Report, base: str, name: str, seed: int) -> Difference:
-    of = {key: _errors(report, row) for key, report, row in _four(clean, noisy, base, name)}
-    ids = [id for id in of["clean", base] if id in of["noisy", base]]
-    costs = {which: [of[which, name][id][0] - of[which, base][id][0] for id in ids] for which in ("clean", "noisy")}
-    words = [of["clean", base][id][1] for id in ids]
-    speakers = [of["clean", base][id][2] for id in ids]
-    return compare(costs["noisy"], costs["clean"], words, None if None in speakers else speakers, seed=seed)
-
-
-def _four(clean: Report, noisy: Report, base: str, name: str) -> Iterable[tuple[tuple[str, str], Report, str]]:
-    for which, report in (("clean", clean), ("noisy", noisy)):
-        for row in (base, name):
-            yield (which, row), report, row
+    quiet_base, quiet = _errors(clean, base), _errors(clean, name)
+    loud_base, loud = _errors(noisy, base), _errors(noisy, name)
+    ids = [id for id in quiet_base if id in loud_base]
+    cost_in_quiet = [quiet[id][0] - quiet_base[id][0] for id in ids]
+    cost_in_noise = [loud[id][0] - loud_base[id][0] for id in ids]
+    words, speakers = [quiet[id][1] for id in ids], [quiet[id][2] for id in ids]
+    return compare(cost_in_noise, cost_in_quiet, words, None if None in speakers else speakers, seed=seed)
 
 
 # ---- Tables ----------------------------------------------------------------------------------------------------------
