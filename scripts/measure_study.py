@@ -46,7 +46,9 @@ IN_NOISE = (
 LIBRISPEECH = "librispeech-train-clean-100"
 BASE = (
     *("--data", LIBRISPEECH, "--limit", "5", "--clips", "5", "--no-wer", "--scope", "encoder"),
-    *("--calibrate", "librispeech-calibration", "--calibrate-limit", "16"),
+    *("--calibrate", "librispeech-calibration", "--calibrate-limit", "8", "--rows"),
+    "float/dynamic-block32,float/dynamic-token,float/dynamic-tensor,float/static,int8-sym-tensor,int8-sym-channel,"
+    "int8-sym-channel/static,int4-sym-channel,int4-sym-group32,int4-asym-group32,int3-sym-group32,nf4-group64,fp8-channel",
 )
 
 

@@ -285,11 +285,15 @@ def _errors(report: Report, name: str) -> dict[str, tuple[int, int, Optional[str
 def _compared(before: Report, first: str, after: Report, second: str, seed: int) -> Difference:
     then, now = _errors(before, first), _errors(after, second)
     ids = [id for id in then if id in now]
-    speakers = [then[id][2] for id in ids]
-    known = None if None in speakers else speakers
-    return compare(
-        [now[id][0] for id in ids], [then[id][0] for id in ids], [then[id][1] for id in ids], known, seed=seed
-    )
+    words = [then[id][1] for id in ids]
+    speakers = _known([then[id][2] for id in ids])
+    return compare([now[id][0] for id in ids], [then[id][0] for id in ids], words, speakers, seed=seed)
+
+
+def _known(speakers: Sequence[Optional[str]]) -> Optional[list[str]]:
+    """None where one of them is not known."""
+    names = [speaker for speaker in speakers if speaker is not None]
+    return names if len(names) == len(speakers) else None
 
 
 def _corrected(differences: Sequence[Optional[Difference]]) -> list[Optional[float]]:
@@ -336,8 +340,8 @@ def _interaction(clean: Report, noisy: Report, base: str, name: str, seed: int) 
     ids = [id for id in quiet_base if id in loud_base]
     cost_in_quiet = [quiet[id][0] - quiet_base[id][0] for id in ids]
     cost_in_noise = [loud[id][0] - loud_base[id][0] for id in ids]
-    words, speakers = [quiet[id][1] for id in ids], [quiet[id][2] for id in ids]
-    return compare(cost_in_noise, cost_in_quiet, words, None if None in speakers else speakers, seed=seed)
+    words, speakers = [quiet[id][1] for id in ids], _known([quiet[id][2] for id in ids])
+    return compare(cost_in_noise, cost_in_quiet, words, speakers, seed=seed)
 
 
 # ---- Tables ----------------------------------------------------------------------------------------------------------

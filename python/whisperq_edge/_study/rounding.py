@@ -89,7 +89,8 @@ def _round_int(groups: Doubles, low: Doubles, high: Doubles, scheme: WeightSchem
     if scheme.is_symmetric:
         greatest = 2 ** (scheme.bits - 1) - 1
         scales = _as_f16(np.maximum(-low, high) / greatest)
-        return np.clip(np.rint(_over(groups, scales)), -greatest, greatest) * scales
+        rounded: Doubles = np.clip(np.rint(_over(groups, scales)), -greatest, greatest) * scales
+        return rounded
     greatest = 2**scheme.bits - 1
     scales = _as_f16((high - low) / greatest)
     zeros = np.clip(np.rint(_over(-low, scales)), 0, greatest)

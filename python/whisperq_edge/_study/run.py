@@ -240,7 +240,7 @@ class Study:
         static = [row.name for row in self._rows if row.activations.is_static]
         if static and not self._ranges:
             raise OptionError("activations", static[0], "static activations with --calibrate only")
-        results = []
+        results: list[RowResult] = []
         for _, same_weights in itertools.groupby(self._rows, key=lambda row: row.weights):
             together = list(same_weights)
             scope, scheme = self._model.scope, together[0].weights
