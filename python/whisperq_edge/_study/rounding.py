@@ -86,14 +86,15 @@ def _over(values: Doubles, scales: Doubles) -> Doubles:
 
 
 def _round_int(groups: Doubles, low: Doubles, high: Doubles, scheme: WeightScheme) -> Doubles:
+    codes: Doubles
     if scheme.is_symmetric:
         greatest = 2 ** (scheme.bits - 1) - 1
         scales = _as_f16(np.maximum(-low, high) / greatest)
-        rounded: Doubles = np.clip(np.rint(_over(groups, scales)), -greatest, greatest) * scales
-        return rounded
+        codes = np.clip(np.rint(_over(groups, scales)), -greatest, greatest)
+        return codes * scales
     greatest = 2**scheme.bits - 1
     scales = _as_f16((high - low) / greatest)
-    zeros = np.clip(np.rint(_over(-low, scales)), 0, greatest)
+    zeros: Doubles = np.clip(np.rint(_over(-low, scales)), 0, greatest)
     codes = np.clip(np.rint(_over(groups, scales)) + zeros, 0, greatest)
     return (codes - zeros) * scales
 
