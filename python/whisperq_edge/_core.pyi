@@ -277,6 +277,7 @@ class VadStream:
         """Of the window that has begun, as if silence followed. Other audio may be fed afterwards."""
     def reset(self) -> None:
         """Forgets what was fed."""
+
 def describe_model(hparams: dict[str, int], type: str) -> ModelFile:
     """What ``read_model_file`` would give for a model of these dimensions, but vocabulary and mel filters.
 

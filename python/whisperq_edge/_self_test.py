@@ -29,9 +29,10 @@ from pathlib import Path
 from typing import IO, Any, Callable, NamedTuple, Optional
 
 from . import _core
-from ._cache import _release, _take, cache_folder
+from ._cache import cache_folder
 from ._errors import OptionError
 from ._files import atomic_write
+from ._locks import release_lock, take_lock
 from ._version import __version__
 
 __all__ = ["VARIABLE", "SelfTest", "SelfTestWarning", "known_self_test", "trusted_isa"]
@@ -277,7 +278,7 @@ def _held(path: Path) -> Iterator[bool]:
         yield stream is not None and second is None
     finally:
         if stream is not None:
-            _release(stream, lock)
+            release_lock(stream, lock)
 
 
 def _take_patiently(lock: Path) -> Optional[IO[bytes]]:
@@ -285,7 +286,7 @@ def _take_patiently(lock: Path) -> Optional[IO[bytes]]:
     with contextlib.suppress(OSError):
         lock.parent.mkdir(parents=True, exist_ok=True)
         while True:
-            stream = _take(lock)
+            stream = take_lock(lock)
             if stream is not None or time.monotonic() > give_up_s:
                 return stream
             time.sleep(0.005)
@@ -294,7 +295,7 @@ def _take_patiently(lock: Path) -> Optional[IO[bytes]]:
 
 def _attempt(lock: Path) -> Optional[IO[bytes]]:
     with contextlib.suppress(OSError):
-        return _take(lock)
+        return take_lock(lock)
     return None
 
 

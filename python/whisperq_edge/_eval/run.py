@@ -18,7 +18,7 @@ from .data import Utterance
 from .journal import Journal
 from .worker import answers
 
-__all__ = ["Heard", "System", "SystemRun", "choose_systems", "run_settings", "run_systems"]
+__all__ = ["Heard", "System", "SystemRun", "choose_systems", "is_all_heard", "run_settings", "run_systems"]
 
 OnProgress = Callable[[str, float], None]
 
@@ -35,6 +35,8 @@ class System:
         path: the ggml file.
         n_bytes: of the file.
         is_multilingual: whether it knows more than English.
+        activations: arguments of ``EdgeModel.round_activations``, for studies.
+        identity: what the journal shall know it by where the file is made anew for every run.
     """
 
     name: str
@@ -44,10 +46,14 @@ class System:
     path: Path
     n_bytes: int
     is_multilingual: bool
+    activations: Optional[Mapping[str, Any]] = None
+    identity: Optional[str] = None
 
     @property
     def key(self) -> str:
         """What the journal knows it by: another file, or a file that changed, is another system."""
+        if self.identity is not None:
+            return f"{self.identity} {self.engine}"
         status = self.path.stat()
         return f"{self.path.resolve()} {status.st_size} {status.st_mtime_ns} {self.engine}"
 
@@ -192,6 +198,7 @@ def _run_system(
             "device": settings["device"],
             "n_threads": settings["threads"],
             "options": settings["options"],
+            "activations": system.activations,
             "utterances": waiting,
         }
         for answer in answers(task):
@@ -204,6 +211,11 @@ def _run_system(
 
 def _utterance_key(utterance: Utterance) -> str:
     return f"{utterance.id} {utterance.audio.stat().st_size}"
+
+
+def is_all_heard(system: System, utterances: Iterable[Utterance], journal: Journal) -> bool:
+    """Whether the journal knows all of it, so that :func:`run_systems` needs no model."""
+    return all(_is_heard(journal, system.key, _utterance_key(each)) for each in utterances)
 
 
 def _is_heard(journal: Journal, system: str, utterance: str) -> bool:

@@ -20,7 +20,7 @@ from typing import Any
 from .._errors import InferenceError, ModelError, OptionError, WhisperqError
 from .._process import INTERRUPTED, death, described, last_words, peak_rss_bytes, restored, start_module, task_folder
 
-__all__ = ["answers", "main"]
+__all__ = ["answers", "edge_model", "main", "round_activations"]
 
 _WARM_UP_SAMPLES = 16_000
 
@@ -32,8 +32,8 @@ def answers(task: Mapping[str, Any]) -> Iterator[dict[str, Any]]:
     """What a new process has to say about ``task``, line by line.
 
     Args:
-        task: ``model`` (path), ``engine``, ``device``, ``n_threads``, ``options`` of ``transcribe``, and
-            ``utterances``, a list of (name, path).
+        task: ``model`` (path), ``engine``, ``device``, ``n_threads``, ``options`` of ``transcribe``, ``activations``
+            (arguments of :func:`round_activations`, or none), and ``utterances``, a list of (name, path).
 
     Yields:
         ``{"load_ms", "peak_rss_bytes"}`` when the model is there; then for each utterance ``{"utterance", "text",
@@ -97,6 +97,8 @@ def _hear(task: Mapping[str, Any]) -> Iterator[dict[str, Any]]:
     from .._model import WhisperModel
 
     model = WhisperModel(task["model"], device=task["device"], cpu_threads=task["n_threads"], engine=task["engine"])
+    if task.get("activations"):
+        round_activations(model, task["activations"])
     model.transcribe(np.zeros(_WARM_UP_SAMPLES, np.float32), **{**task["options"], "language": _any_language(model)})
     yield {"load_ms": model.timings["load"].ms, "peak_rss_bytes": peak_rss_bytes()}
     for name, path in task["utterances"]:
@@ -107,6 +109,16 @@ def _hear(task: Mapping[str, Any]) -> Iterator[dict[str, Any]]:
         except (WhisperqError, OSError) as error:
             answer = {"failure": str(error)}
         yield {"utterance": name, **answer}
+
+
+def round_activations(model: Any, arguments: Mapping[str, Any]) -> None:
+    """``EdgeModel.round_activations`` of a ``WhisperModel`` on the edge engine, from the next call on."""
+    edge_model(model).round_activations(**arguments)
+
+
+def edge_model(model: Any) -> Any:
+    """The native model of a ``WhisperModel`` on the edge engine."""
+    return model._running_engine()._native.native
 
 
 def _any_language(model: Any) -> str:

@@ -16,6 +16,7 @@ from .info import info_command
 from .inspect import inspect_command
 from .models import models_command
 from .plan import plan_command
+from .study import study_command
 from .transcribe import transcribe_command
 from .tune import tune_command
 
@@ -71,6 +72,7 @@ main.add_command(eval_command)
 main.add_command(bench_command)
 main.add_command(tune_command)
 main.add_command(plan_command)
+main.add_command(study_command)
 main.add_command(inspect_command)
 main.add_command(info_command)
 main.add_command(models_command)
