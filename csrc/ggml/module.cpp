@@ -4,6 +4,10 @@
 #include <pybind11/pybind11.h>
 #include <pybind11/stl.h>
 
+#include <atomic>
+#include <chrono>
+#include <thread>
+
 #include "ggml-backend.h"
 #include "ggml/engine.h"
 #include "ggml/log.h"
@@ -28,6 +32,41 @@ std::vector<std::pair<std::string, float>> as_pairs(const std::vector<Language>&
     return pairs;
 }
 
+// The end of the process frees what whisper.cpp computes with, under a daemon thread that still computes. So the end
+// asks every computation to stop and waits until it has; its thread does not return then, as nobody waits for what it
+// found.
+class Computation {
+  public:
+    Computation() { ++running_; }
+    // Before the GIL is taken back.
+    ~Computation() {
+        --running_;
+        if (shall_stop()) python::wait_for_the_end();
+    }
+    Computation(const Computation&) = delete;
+    Computation& operator=(const Computation&) = delete;
+
+    // The thread that ends the process may still compute, in what atexit calls.
+    static bool shall_stop() noexcept { return is_the_end_ && std::this_thread::get_id() != ending_; }
+    // Without the GIL. What does not stop (a graph on a GPU) is not waited for much longer than a window takes.
+    static void stop_all() {
+        constexpr auto pause = std::chrono::milliseconds(2);
+        constexpr int most_pauses = 5000;
+        ending_ = std::this_thread::get_id();
+        is_the_end_ = true;
+        for (int i = 0; i < most_pauses && running_ > 0; ++i) std::this_thread::sleep_for(pause);
+    }
+
+  private:
+    static std::atomic<int> running_;
+    static std::thread::id ending_;
+    static std::atomic<bool> is_the_end_;
+};
+
+std::atomic<int> Computation::running_{0};
+std::thread::id Computation::ending_;
+std::atomic<bool> Computation::is_the_end_{false};
+
 class PythonObserver : public Observer {
   public:
     PythonObserver(py::object on_languages, py::object on_segment, py::object on_progress, py::object should_stop)
@@ -39,7 +78,7 @@ class PythonObserver : public Observer {
     void on_languages(const std::vector<Language>& ranking) override { call(on_languages_, as_pairs(ranking)); }
     void on_segment(const SegmentData& segment) override { call(on_segment_, segment); }
     void on_progress(float fraction) override { call(on_progress_, fraction); }
-    bool should_stop() noexcept override { return stop_(); }
+    bool should_stop() noexcept override { return Computation::shall_stop() || stop_(); }
     void rethrow_error() const { stop_.rethrow_error(); }
 
   private:
@@ -82,6 +121,7 @@ py::dict transcribe(const Engine& engine, const Samples& samples, const Transcri
     TranscribeResult result;
     {
         const python::GilReleased released;
+        const Computation computation;
         result = engine.transcribe(data, n_samples, options, observer);
     }
     observer.rethrow_error();
@@ -98,7 +138,8 @@ py::array_t<float> speech_probabilities(Vad& vad, const Samples& samples, py::ob
     std::vector<float> probabilities;
     {
         const python::GilReleased released;
-        probabilities = vad.probabilities(data, n_samples, [&] { return stop(); });
+        const Computation computation;
+        probabilities = vad.probabilities(data, n_samples, [&] { return Computation::shall_stop() || stop(); });
     }
     stop.rethrow_error();
     return py::array_t<float>(static_cast<py::ssize_t>(probabilities.size()), probabilities.data());
@@ -134,7 +175,7 @@ py::dict probe(const Engine& engine, const Samples& samples, std::vector<std::ve
     request.tokens_per_call = tokens_per_call;
     request.statistics = statistics;
     request.audio_ctx = audio_ctx;
-    request.should_stop = [&] { return stop(); };
+    request.should_stop = [&] { return Computation::shall_stop() || stop(); };
     const ProbeShape shape = engine.check_probe(request);
 
     py::array_t<float> features = matrix(shape.n_audio_ctx, shape.n_audio_state);
@@ -149,6 +190,7 @@ py::dict probe(const Engine& engine, const Samples& samples, std::vector<std::ve
     ProbeResult result;
     {
         const python::GilReleased released;
+        const Computation computation;
         result = engine.probe(request, output);
     }
     stop.rethrow_error();
@@ -334,6 +376,8 @@ PYBIND11_MODULE(_ggml, m) {
     m.attr("max_decoders") = max_decoders();
     whisperq::python::register_errors();
     capture_logs();
+    py::module_::import("atexit").attr("register")(
+        py::cpp_function(&Computation::stop_all, py::call_guard<whisperq::python::GilReleased>()));
     m.def("devices", &devices, "Devices that the compiled-in backends see: name, description, kind.");
     m.def("system_info", [] { return std::string(whisper_print_system_info()); });
     m.def("take_log", [] {

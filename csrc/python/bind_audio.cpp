@@ -36,7 +36,7 @@ Floats readable(const py::array& array) {
 }
 
 Floats checked_pcm(const py::array& pcm) {
-    if (pcm.ndim() != 1 || !pcm.dtype().is(py::dtype::of<float>())) {
+    if (pcm.ndim() != 1 || !py::isinstance<py::array_t<float>>(pcm)) {
         throw Error(Status::audio, "pcm is an array of " + describe(pcm) +
                                        "; it has to be float32, one-dimensional: 16 kHz, one channel, in [-1, 1]");
     }
@@ -46,7 +46,7 @@ Floats checked_pcm(const py::array& pcm) {
 Floats checked_filters(const py::array& filters) {
     constexpr py::ssize_t kMostMels = 4096;
     const bool is_bank = filters.ndim() == 2 && filters.shape(0) >= 1 && filters.shape(0) <= kMostMels &&
-                         filters.shape(1) == mel::kBins && filters.dtype().is(py::dtype::of<float>());
+                         filters.shape(1) == mel::kBins && py::isinstance<py::array_t<float>>(filters);
     if (!is_bank) {
         throw py::value_error("filters are an array of " + describe(filters) +
                               "; they have to be float32 of shape (1 to " + std::to_string(kMostMels) + ", " +

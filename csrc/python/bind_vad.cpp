@@ -27,7 +27,7 @@ namespace {
 using Floats = py::array_t<float, py::array::c_style>;
 
 Floats checked_pcm(const py::array& samples) {
-    if (samples.ndim() != 1 || !samples.dtype().is(py::dtype::of<float>())) {
+    if (samples.ndim() != 1 || !py::isinstance<py::array_t<float>>(samples)) {
         throw Error(Status::audio, "samples have to be float32, one-dimensional: 16 kHz, one channel, in [-1, 1]");
     }
     const bool is_aligned = reinterpret_cast<uintptr_t>(samples.data()) % alignof(float) == 0;
