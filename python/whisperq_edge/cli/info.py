@@ -76,7 +76,7 @@ def _lines(report: dict[str, Any]) -> list[tuple[str, str]]:
         ("Engine ggml", f"whisper.cpp {ggml['whisper_cpp']}, {'usable' if ggml['usable'] else ggml['reason']}"),
         ("  built for", " ".join(ggml["built_for"]) + (" (this very CPU)" if ggml["native_build"] else "")),
         ("  devices", devices or "-"),
-        ("Engine edge", f"the encoder only, so far; kernels in use: {edge['isa']}"),
+        ("Engine edge", f"usable; kernels in use: {edge['isa']}"),
         ("  built", " ".join(edge["isas_built"])),
         ("  supported here", " ".join(edge["isas_supported"])),
         ("  self-test", _self_test(edge["self_test"])),
