@@ -234,9 +234,17 @@ def test_reading_stops_when_it_is_asked_to(tmp_path: Path) -> None:
         samples.close()
 
 
+@pytest.fixture
+def heeds_ctrl_c() -> Iterator[None]:
+    """Children of nohup, as CI may be, inherit that SIGINT is ignored."""
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    signal.signal(signal.SIGINT, before)
+
+
 @pytest.mark.skipif(os.name == "nt", reason="POSIX signals")
 @pytest.mark.parametrize("place", [0, 100_000])
-def test_ctrl_c_within_libsndfile_is_not_lost(place: int) -> None:
+def test_ctrl_c_within_libsndfile_is_not_lost(place: int, heeds_ctrl_c: None) -> None:
     class Interrupted(io.BytesIO):
         def readinto(self, buffer: Any) -> int:
             if place <= self.tell() < place + 5000:
