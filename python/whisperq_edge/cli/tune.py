@@ -35,7 +35,7 @@ def tune_command(**options: Any) -> None:
     """Measure types and threads on this machine and keep the best for compute_type="auto" and --threads 0.
 
     MODEL_OR_SHAPE is a published name or a ggml file: its shape counts, weights are random. A window of 30 s is
-    transcribed by each setting in turn, in processes of their own. base takes about a minute on two CPUs.
+    transcribed by each setting in turn, in processes of their own. base takes half a minute on two CPUs.
 
     Types of fewer than 8 bits cost accuracy. They are measured, but not chosen unless --allow or --smallest says so.
 
