@@ -13,6 +13,8 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import IO, Any, Optional, Union
 
+from ._locks import try_lock
+
 __all__ = ["atomic_write", "reserve", "sha256_of_file", "sha256_of_files", "sync_directory", "temporary_beside"]
 
 _BINARY = getattr(os, "O_BINARY", 0)
@@ -168,18 +170,8 @@ def _remove_if_unlocked(entry: os.DirEntry[str]) -> None:
 
 
 def _lock(descriptor: int) -> bool:
-    """False: another process holds it. Where there are no locks, or a file system has none, everything is free."""
-    try:
-        import fcntl
-    except ImportError:
-        return True
-    try:
-        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError:
-        return False
-    except OSError:
-        return True
-    return True
+    """False: another process holds it. On Windows everything is free: nobody removes a file there that is open."""
+    return os.name == "nt" or try_lock(descriptor)
 
 
 def _open(file: str, mode: str, encoding: Optional[str]) -> IO[Any]:

@@ -2,34 +2,18 @@
 
 from __future__ import annotations
 
-import importlib
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 from .._errors import OptionError
 from .._files import atomic_write
+from .._matplotlib import load_matplotlib
 from .report import STAGE_LABELS
 
-__all__ = ["draw_stages", "load_matplotlib"]
+__all__ = ["draw_stages"]
 
 _COLOURS = ("#4477aa", "#66ccee", "#228833", "#ccbb44", "#ee6677", "#aa3377", "#bbbbbb")
-
-
-def load_matplotlib() -> Any:
-    """``matplotlib.figure``.
-
-    Raises:
-        OptionError: it is not installed.
-    """
-    try:
-        return importlib.import_module("matplotlib.figure")
-    except ImportError as error:
-        raise OptionError(
-            "plot",
-            "matplotlib",
-            f"only with a package that is not installed ({error}): pip install 'whisperq-edge[plot]'",
-        ) from error
 
 
 def draw_stages(report: Mapping[str, Any], path: Path) -> None:

@@ -2,31 +2,18 @@
 
 from __future__ import annotations
 
-import importlib
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 from .._errors import OptionError
 from .._files import atomic_write
+from .._matplotlib import load_matplotlib
 
-__all__ = ["draw_study", "load_matplotlib"]
+__all__ = ["draw_study"]
 
 _COLOURS = ("#222222", "#4477aa", "#228833", "#cc6677", "#aa3377", "#ccbb44")
 _MARKERS = ("o", "s", "^", "v", "D", "P")
-
-
-def load_matplotlib() -> Any:
-    """``matplotlib.figure``.
-
-    Raises:
-        OptionError: it is not installed.
-    """
-    try:
-        return importlib.import_module("matplotlib.figure")
-    except ImportError as error:
-        needed = f"only with a package that is not installed ({error}): pip install 'whisperq-edge[plot]'"
-        raise OptionError("plot", "matplotlib", needed) from error
 
 
 def draw_study(report: Mapping[str, Any], path: Path) -> None:

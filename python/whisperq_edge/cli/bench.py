@@ -14,16 +14,12 @@ from typing import Any, Optional
 import click
 
 from .._errors import OptionError
-from .._files import atomic_write
+from .reports import save_report, split_list
 from .tables import print_table, progress_bar
 
 __all__ = ["bench_command"]
 
 _FORCED_TOKENS = 50  # of random weights, which would not know when to stop
-
-
-def _list(text: str) -> list[str]:
-    return [part.strip() for part in text.split(",") if part.strip()]
 
 
 @click.command("bench")
@@ -84,10 +80,10 @@ def bench_command(**options: Any) -> None:
 def _bench(options: dict[str, Any]) -> bool:
     """True when a system is slower than in the run that it was compared with."""
     from .._bench.card import machine_card
-    from .._bench.plot import load_matplotlib
     from .._bench.report import check_comparable, compare_reports, load_report, make_report
     from .._bench.run import measure
     from .._bench.systems import choose_bench_systems
+    from .._matplotlib import load_matplotlib
 
     fail_over = _share(options["fail_over"])
     _check_places(options)
@@ -108,10 +104,10 @@ def _bench(options: dict[str, Any]) -> bool:
     with tempfile.TemporaryDirectory(prefix="whisperq-bench-") as folder, progress_bar() as advance:
         systems, skipped = choose_bench_systems(
             settings["model"],
-            _list(options["types"]),
-            _list(options["engines"]),
+            split_list(options["types"]),
+            split_list(options["engines"]),
             _numbers(options["threads"]),
-            _list(options["vs"]),
+            split_list(options["vs"]),
             Path(folder),
             advance,
             beam_size=settings["beam_size"],
@@ -144,7 +140,7 @@ def _share(text: str) -> float:
 
 def _numbers(text: str) -> list[int]:
     try:
-        return [int(part) for part in _list(text)] or [0]
+        return [int(part) for part in split_list(text)] or [0]
     except ValueError:
         raise OptionError("threads", text, "whole numbers, comma-separated") from None
 
@@ -215,9 +211,7 @@ def _deliver(report: dict[str, Any], options: dict[str, Any]) -> None:
     from .._bench.report import markdown
 
     if options["save"] is not None:
-        with atomic_write(options["save"]) as stream:
-            json.dump(report, stream, indent=1, ensure_ascii=False)
-            stream.write("\n")
+        save_report(report, options["save"])
     if options["plot"] is not None:
         draw_stages(report, options["plot"])
     for each in report["skipped"]:

@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-import contextlib
 import json
 import shlex
 import sys
-from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Optional
 
@@ -15,6 +13,7 @@ import click
 from .._errors import OptionError
 from .._files import atomic_write
 from .._model import DEVICES
+from .reports import keeps_journal, save_report, split_list
 from .tables import print_table, progress_bar
 
 if TYPE_CHECKING:
@@ -27,10 +26,6 @@ _NUMBERS = (
     *("MB", "WER %", "95 %", "errors", "S", "D", "I", "CER %", "RTF", "p50 ms", "p95 ms", "load ms", "peak MB"),
     *("points", "by speaker", "p", "p corrected", "changed", "words"),
 )
-
-
-def _list(text: str) -> list[str]:
-    return [part.strip() for part in text.split(",") if part.strip()]
 
 
 @click.command("eval")
@@ -139,9 +134,9 @@ def _measure(data: Path, options: dict[str, Any]) -> bool:
     dataset = load_dataset(data, split=options["split"], limit=options["limit"])
     with progress_bar() as advance:
         systems = choose_systems(
-            _list(options["models"]),
-            _list(options["types"] or ""),
-            _list(options["engines"]),
+            split_list(options["models"]),
+            split_list(options["types"] or ""),
+            split_list(options["engines"]),
             n_threads=options["threads"],
             on_progress=advance,
         )
@@ -152,7 +147,7 @@ def _measure(data: Path, options: dict[str, Any]) -> bool:
         settings = run_settings(given, options["device"], options["threads"])
         place = None if output is None else journal_path(output)
         with (
-            _kept(place),
+            keeps_journal(place),
             Journal(place, settings, resume=options["resume"], overwrite=options["overwrite"]) as journal,
         ):
             runs = run_systems(systems, dataset.utterances, settings, journal, on_progress=advance)
@@ -168,18 +163,6 @@ def _measure(data: Path, options: dict[str, Any]) -> bool:
     )
     _deliver(report, options)
     return bool(report["failures"])
-
-
-@contextlib.contextmanager
-def _kept(journal: Optional[Path]) -> Iterator[None]:
-    """Says after Ctrl-C that nothing is lost."""
-    try:
-        yield
-    except KeyboardInterrupt:
-        kept = (
-            "without --output nothing is kept" if journal is None else f"{journal} has what was heard: --resume goes on"
-        )
-        raise KeyboardInterrupt(f"interrupted; {kept}") from None
 
 
 def _languages(systems: list[System]) -> set[str]:
@@ -231,9 +214,7 @@ def _deliver(report: dict[str, Any], options: dict[str, Any]) -> None:
 def _write_json(path: Path, report: dict[str, Any], overwrite: bool) -> None:
     if path.exists() and not overwrite:
         raise OptionError("output", str(path), "it exists: --overwrite replaces it")
-    with atomic_write(path) as stream:
-        json.dump(report, stream, indent=1, ensure_ascii=False)
-        stream.write("\n")
+    save_report(report, path)
 
 
 def _print_report(report: dict[str, Any]) -> None:

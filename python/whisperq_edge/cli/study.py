@@ -2,26 +2,20 @@
 
 from __future__ import annotations
 
-import contextlib
 import json
 import shlex
 import sys
 import tempfile
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, Optional
 
 import click
 
 from .._errors import OptionError
-from .._files import atomic_write
+from .reports import keeps_journal, save_report, split_list
 from .tables import print_table, progress_bar
 
 __all__ = ["study_command"]
-
-
-def _list(text: str) -> list[str]:
-    return [part.strip() for part in text.split(",") if part.strip()]
 
 
 @click.command("study")
@@ -115,9 +109,9 @@ def _study(model: str, options: dict[str, Any]) -> bool:
     from .._eval.journal import Journal, journal_path
     from .._eval.normalise import load_extra
     from .._eval.run import run_settings
+    from .._matplotlib import load_matplotlib
     from .._options import TranscribeOptions
     from .._study.noise import Noises
-    from .._study.plot import load_matplotlib
     from .._study.run import Study, open_model
 
     _check(options)
@@ -138,7 +132,7 @@ def _study(model: str, options: dict[str, Any]) -> bool:
             options["calibrate"], split=options["calibrate_split"], limit=options["calibrate_limit"]
         )
     noises = None if options["noise"] is None else Noises(options["noise"], options["seed"])
-    opened = open_model(model, _list(options["scope"]), n_threads=options["threads"])
+    opened = open_model(model, split_list(options["scope"]), n_threads=options["threads"])
     kind, normalise = _normaliser(options, language, opened.is_multilingual)
     _announce(dataset, normalise, hears, len(rows))
     settings = run_settings(given, "cpu", options["threads"])
@@ -147,7 +141,7 @@ def _study(model: str, options: dict[str, Any]) -> bool:
     with (
         tempfile.TemporaryDirectory(prefix="whisperq-study-") as folder,
         progress_bar() as advance,
-        _kept(place),
+        keeps_journal(place),
         Journal(place, settings, resume=options["resume"], overwrite=options["overwrite"]) as journal,
     ):
         study = Study(opened, rows, Path(folder), settings, journal, advance)
@@ -216,8 +210,8 @@ def _rows(options: dict[str, Any]) -> list[Any]:
     from .._study.schemes import default_rows, named_rows, rows_of_lists
 
     is_calibrated = options["calibrate"] is not None
-    weights, activations = _list(options["weights"]), _list(options["activations"])
-    names = _list(options["rows"])
+    weights, activations = split_list(options["weights"]), split_list(options["activations"])
+    names = split_list(options["rows"])
     if names and (weights or activations):
         raise OptionError("rows", options["rows"], "not together with --weights and --activations")
     if not names and not weights and not activations:
@@ -234,7 +228,7 @@ def _needs_ranges(rows: list[Any]) -> bool:
 
 def _ratios(options: dict[str, Any]) -> list[float]:
     try:
-        ratios = [float(part) for part in _list(options["snr"])]
+        ratios = [float(part) for part in split_list(options["snr"])]
     except ValueError:
         ratios = []
     if not ratios or len(set(ratios)) < len(ratios) or not all(-60 <= ratio <= 100 for ratio in ratios):
@@ -249,20 +243,6 @@ def _normaliser(options: dict[str, Any], language: Optional[str], is_multilingua
         return "none", None
     kind = choose_normaliser(options["normaliser"], language, {"other" if is_multilingual else "en"})
     return kind, normaliser(kind, language)
-
-
-@contextlib.contextmanager
-def _kept(journal: Optional[Path]) -> Iterator[None]:
-    """Says after Ctrl-C that nothing is lost."""
-    try:
-        yield
-    except KeyboardInterrupt:
-        kept = (
-            "without --output nothing is kept"
-            if journal is None
-            else f"{journal} has what was measured: --resume goes on"
-        )
-        raise KeyboardInterrupt(f"interrupted; {kept}") from None
 
 
 def _announce(dataset: Any, normalise: Any, hears: bool, n_rows: int) -> None:
@@ -312,9 +292,7 @@ def _deliver(report: dict[str, Any], options: dict[str, Any]) -> None:
     from .._study.report import markdown
 
     if options["output"] is not None:
-        with atomic_write(options["output"]) as stream:
-            json.dump(report, stream, indent=1, ensure_ascii=False)
-            stream.write("\n")
+        save_report(report, options["output"])
     if options["plot"] is not None:
         draw_study(report, options["plot"])
     for each in report["failures"]:

@@ -10,6 +10,7 @@ from typing import Any
 import click
 
 from .._errors import OptionError
+from .reports import split_list
 from .tables import print_table, progress_bar
 
 __all__ = ["tune_command"]
@@ -47,7 +48,7 @@ def tune_command(**options: Any) -> None:
     from .._types import resolve_type
 
     types = _types(options["types"], "types")
-    small = [resolve_type(part, "allow") for part in _list(options["allow"])]
+    small = [resolve_type(part, "allow") for part in split_list(options["allow"])]
     allowed = types if options["smallest"] else [type for type in types if type in _ACCURATE_TYPES or type in small]
     with progress_bar() as advance:
         profile = tune(
@@ -69,14 +70,10 @@ def tune_command(**options: Any) -> None:
     click.echo(f"Kept in {path} for models of this shape ({profile.shape}).", err=True)
 
 
-def _list(text: str) -> list[str]:
-    return [part.strip() for part in text.split(",") if part.strip()]
-
-
 def _types(text: str, field: str) -> list[str]:
     from .._types import resolve_type
 
-    types = [resolve_type(part, field) for part in _list(text)]
+    types = [resolve_type(part, field) for part in split_list(text)]
     known = (*_ACCURATE_TYPES, *_SMALL_TYPES)
     if not types or len(set(types)) < len(types) or not set(types) <= set(known):
         raise OptionError(field, text, f"some of {', '.join(known)}, each once")
@@ -85,7 +82,7 @@ def _types(text: str, field: str) -> list[str]:
 
 def _threads(text: str) -> list[int]:
     try:
-        counts = [int(part) for part in _list(text)]
+        counts = [int(part) for part in split_list(text)]
     except ValueError:
         counts = [0]
     if any(not 1 <= n <= 512 for n in counts) or len(set(counts)) < len(counts):
