@@ -12,13 +12,14 @@ namespace whisperq {
 
 inline constexpr size_t kCacheLine = 64;  // also the widest vector
 
-// Owns `size()` bytes, aligned to kCacheLine and not initialised. The allocation is a multiple of kCacheLine, so that a
-// whole vector that begins inside may be read or written. Empty after a move, and when made with no bytes (data() is
-// then null). Throws std::bad_alloc.
+// Owns `size()` bytes, aligned to `alignment` (kCacheLine, or a power of two above it) and not initialised. The
+// allocation is a multiple of that, so that a whole vector that begins inside may be read or written. Empty after a
+// move, and when made with no bytes (data() is then null). Throws std::bad_alloc.
 class AlignedBuffer {
   public:
     AlignedBuffer() = default;
-    explicit AlignedBuffer(size_t n_bytes) : data_(allocate(n_bytes)), size_(n_bytes) {}
+    explicit AlignedBuffer(size_t n_bytes, size_t alignment = kCacheLine)
+        : data_(allocate(n_bytes, alignment), Free{alignment}), size_(n_bytes) {}
     AlignedBuffer(AlignedBuffer&& other) noexcept : data_(std::move(other.data_)), size_(other.size_) {
         other.size_ = 0;
     }
@@ -37,14 +38,17 @@ class AlignedBuffer {
 
   private:
     struct Free {
-        void operator()(uint8_t* data) const noexcept { ::operator delete (data, std::align_val_t{kCacheLine}); }
+        size_t alignment;
+        Free() noexcept : alignment(kCacheLine) {}
+        explicit Free(size_t given) noexcept : alignment(given) {}
+        void operator()(uint8_t* data) const noexcept { ::operator delete (data, std::align_val_t{alignment}); }
     };
 
-    static uint8_t* allocate(size_t n_bytes) {
+    static uint8_t* allocate(size_t n_bytes, size_t alignment) {
         if (n_bytes == 0) return nullptr;
-        if (n_bytes > std::numeric_limits<size_t>::max() - kCacheLine) throw std::bad_alloc();
-        const size_t whole = (n_bytes + kCacheLine - 1) / kCacheLine * kCacheLine;
-        return static_cast<uint8_t*>(::operator new (whole, std::align_val_t{kCacheLine}));
+        if (n_bytes > std::numeric_limits<size_t>::max() - alignment) throw std::bad_alloc();
+        const size_t whole = (n_bytes + alignment - 1) / alignment * alignment;
+        return static_cast<uint8_t*>(::operator new (whole, std::align_val_t{alignment}));
     }
 
     std::unique_ptr<uint8_t, Free> data_;

@@ -3,10 +3,12 @@
 
 #include <cstddef>
 
+#include "core/aligned.h"
+
 namespace whisperq {
 
-// Asks the system to back [data, data + n_bytes) with large pages where it can: reading weights that no cache holds is
-// a sixth quicker, since their addresses need not be looked up so often. Does nothing where there is no such thing.
-void prefer_large_pages(void* data, size_t n_bytes) noexcept;
+// A buffer that the system is asked to back with large pages, where it has such and the buffer fills some: reading what
+// no cache holds is quicker then, since addresses need not be looked up so often. Throws std::bad_alloc.
+AlignedBuffer buffer_on_large_pages(size_t n_bytes);
 
 }  // namespace whisperq

@@ -47,7 +47,7 @@ void put_floats(const kernels::KernelTable& kernels, CacheType type, const float
 
 void put_codes(const kernels::KernelTable& kernels, const float* keys, const float* values, int64_t stride, int64_t n,
                uint8_t* key_block, uint8_t* value_block) {
-    constexpr int64_t kCodes = kKeyBlock * kHeadSize, kGroup = 4;
+    constexpr int64_t kCodes = kKeyBlock * kHeadSize, kGroup = 4, kColumns = 16;
     float key_scales[kKeyBlock] = {}, value_scales[kKeyBlock] = {};
     int8_t codes[kHeadSize];
     std::memset(key_block, 0, kCodes);
@@ -58,8 +58,10 @@ void put_codes(const kernels::KernelTable& kernels, const float* keys, const flo
             std::memcpy(key_block + (g * kKeyBlock + j) * kGroup, codes + g * kGroup, kGroup);
         }
         kernels.quantize_head(values + j * stride, codes, value_scales + j);
-        uint8_t* group = value_block + j / kGroup * kHeadSize * kGroup + j % kGroup;
-        for (int64_t i = 0; i < kHeadSize; ++i) group[i * kGroup] = static_cast<uint8_t>(codes[i]);
+        for (int64_t i = 0; i < kHeadSize; ++i) {
+            const int64_t group = i / kColumns * (kKeyBlock / kGroup) + j / kGroup;
+            value_block[(group * kColumns + i % kColumns) * kGroup + j % kGroup] = static_cast<uint8_t>(codes[i]);
+        }
     }
     std::memcpy(key_block + kCodes, key_scales, sizeof key_scales);
     std::memcpy(value_block + kCodes, value_scales, sizeof value_scales);
@@ -127,8 +129,7 @@ CachedHead SelfCache::head(int64_t layer, int64_t head) const noexcept {
 // ---- AudioCache
 
 AudioCache::AudioCache(const CacheShape& shape, int64_t n_ctx)
-    : shape_(shape), n_ctx_(n_ctx), data_(shape.n_bytes(n_ctx)) {
-    prefer_large_pages(data_.data(), data_.size());
+    : shape_(shape), n_ctx_(n_ctx), data_(buffer_on_large_pages(shape.n_bytes(n_ctx))) {
     for (int64_t b = 0; b < n_key_blocks(n_ctx); ++b) {
         blocks_.push_back(data_.data() + static_cast<size_t>(b) * shape.block_bytes());
     }

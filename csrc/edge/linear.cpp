@@ -16,9 +16,11 @@ using kernels::kTileColumns;
 constexpr int64_t kTasksPerThread = 4;
 
 // Up to so many strips of input, weights are multiplied as they are packed; for more, it pays to expand them first.
-constexpr int64_t kStripsFromPacked = 2;
+constexpr int64_t kStripsFromPacked = kernels::kPackedRows / kStripRows;
 // Tiles of a task then: enough to hide its start, few enough for every thread to get some.
-constexpr int64_t kPackedTiles = 8;
+constexpr int64_t kFewestPackedTiles = 8, kMostPackedTiles = 32;
+// Strips that lie in a first level cache beside the weights that stream through it.
+constexpr size_t kNearBytes = 24 * 1024;
 
 bool is_block_format(const Linear& linear) {
     return kernels::info(linear.format).bits != 0;
@@ -125,24 +127,25 @@ struct Grain {
     int64_t tiles;  // of a task
 };
 
-Grain grain_of(const Linear& linear, int64_t n_strips, int64_t tiles_per_call) {
+Grain grain_of(const Linear& linear, int64_t n_strips, int64_t tiles_per_call, int64_t n_threads) {
     const bool packed = n_strips <= kStripsFromPacked && linear.format != Format::f32;
-    return {packed, packed ? kPackedTiles : tiles_per_call};
+    const int64_t share = kernels::n_tiles(linear.n) / (kTasksPerThread * n_threads);
+    return {packed, packed ? std::clamp(share, kFewestPackedTiles, kMostPackedTiles) : tiles_per_call};
 }
 
 std::vector<Part> cut(const std::vector<Product>& products, int64_t n_strips, int64_t tiles_per_call,
                       int64_t n_threads) {
     int64_t n_groups = 0;
     for (const Product& product : products) {
-        n_groups +=
-            ceil_divide(kernels::n_tiles(product.linear->n), grain_of(*product.linear, n_strips, tiles_per_call).tiles);
+        const Grain grain = grain_of(*product.linear, n_strips, tiles_per_call, n_threads);
+        n_groups += ceil_divide(kernels::n_tiles(product.linear->n), grain.tiles);
     }
     const int64_t cuts = std::clamp<int64_t>(ceil_divide(kTasksPerThread * n_threads, n_groups), 1, n_strips);
     const int64_t strips_at_once = ceil_divide(n_strips, cuts);
     std::vector<Part> parts;
     for (const Product& product : products) {
         const int64_t n_tiles = kernels::n_tiles(product.linear->n);
-        const Grain grain = grain_of(*product.linear, n_strips, tiles_per_call);
+        const Grain grain = grain_of(*product.linear, n_strips, tiles_per_call, n_threads);
         for (int64_t tile = 0; tile < n_tiles; tile += grain.tiles) {
             const int64_t n = std::min(grain.tiles, n_tiles - tile);
             if (grain.packed) {
@@ -160,17 +163,20 @@ std::vector<Part> cut(const std::vector<Product>& products, int64_t n_strips, in
 void multiply_packed(const Machine& machine, const Input& input, const Part& part) {
     const Linear& linear = *part.product->linear;
     const Rows& rows = input.rows();
-    for (int64_t i = part.first_strip; i < part.first_strip + part.n_strips; ++i) {
-        const int64_t row = i * kStripRows, offset = row * linear.n + part.first_column();
+    const bool is_half = linear.format == Format::f16;
+    const bool together =
+        !is_half && static_cast<size_t>(input.n_strips()) * kernels::strip_bytes(linear.k) <= kNearBytes;
+    const int64_t n_at_once = together ? rows.m : kStripRows;
+    for (int64_t row = 0; row < rows.m; row += n_at_once) {
+        const int64_t n_rows = std::min(n_at_once, rows.m - row), offset = row * linear.n + part.first_column();
         float* out = part.product->out + offset;
-        if (linear.format == Format::f16) {
-            machine.kernels().multiply_half(
-                rows.data + row * rows.stride, rows.stride, reinterpret_cast<const uint16_t*>(part.tile(0)),
-                part.n_tiles, linear.k, input.rows_of_strip(i), part.n_columns(), out, linear.n, part.epilogue(offset));
+        if (is_half) {
+            machine.kernels().multiply_half(rows.data + row * rows.stride, rows.stride,
+                                            reinterpret_cast<const uint16_t*>(part.tile(0)), part.n_tiles, linear.k,
+                                            n_rows, part.n_columns(), out, linear.n, part.epilogue(offset));
         } else {
-            machine.kernels().multiply_packed(linear.format, input.strip(i), part.tile(0), part.n_tiles, linear.k,
-                                              input.rows_of_strip(i), part.n_columns(), out, linear.n,
-                                              part.epilogue(offset));
+            machine.kernels().multiply_packed(linear.format, input.strip(row / kStripRows), part.tile(0), part.n_tiles,
+                                              linear.k, n_rows, part.n_columns(), out, linear.n, part.epilogue(offset));
         }
     }
 }

@@ -53,8 +53,7 @@ Arena::Piece Arena::take(size_t n_bytes) {
     const size_t whole = (n_bytes + kCacheLine - 1) / kCacheLine * kCacheLine;
     if (whole > left_) {
         left_ = std::max(whole, kArenaChunkBytes);
-        chunks_.emplace_back(left_);
-        prefer_large_pages(chunks_.back().data(), left_);
+        chunks_.push_back(buffer_on_large_pages(left_));
     }
     const AlignedBuffer& chunk = chunks_.back();
     const Piece piece{chunks_.back().data() + (chunk.size() - left_), n_bytes};

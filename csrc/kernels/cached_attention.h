@@ -5,7 +5,7 @@
 // magnitude, multiply, add_product(sum, row, factor), add, greater, scaled, power_of_e(row, subtracted) = e^(row -
 // subtracted), greatest_lane, sum_of_lanes; and a type Dots of 16 sums of int8 products: start_signed(sum of the codes
 // that will be given), add_signed(dots, 16 x 4 codes, 4 codes for every lane), start_unsigned and add_unsigned for
-// codes that are not negative, to_floats.
+// codes that are not negative, to_floats; fetch: what will soon be read, into the second level cache.
 #pragma once
 
 #include <cstdint>
@@ -30,6 +30,10 @@ inline int32_t four_codes(const int8_t* codes) {
     memcpy(&four, codes, sizeof four);
     return four;
 }
+
+// How far ahead of what is read the audio's keys and values are fetched, which for a batch come from memory: a core's
+// own prefetcher alone reads them a sixth slower. Blocks of a head lie side by side, and its values behind its keys.
+constexpr int64_t kFetchAhead = 4 * (kKeyBlock * kHeadSize + kKeyBlock * static_cast<int64_t>(sizeof(float)));
 
 template <class Value>
 const Value* block_at(const uint8_t* const* blocks, size_t offset, int64_t b) {
@@ -120,6 +124,7 @@ template <class Lanes>
 void score_block(const int8_t* q, float q_scale, int32_t q_sum, const int8_t* keys, float* scores) {
     auto dots = Lanes::start_signed(q_sum);
     for (int64_t g = 0; g < kHeadSize / 4; ++g) {
+        Lanes::fetch(keys + g * 4 * kKeyBlock + kFetchAhead);
         dots = Lanes::add_signed(dots, keys + g * 4 * kKeyBlock, four_codes(q + 4 * g));
     }
     const auto scales = Lanes::load(scales_of(keys));
@@ -244,11 +249,12 @@ void mix_codes(const float* probabilities, int64_t stride, int64_t n_queries, co
             const int8_t* values = block_at<int8_t>(blocks, offset, b);
             alignas(kAlignment) int8_t codes[kKeyBlock];
             const float factor = round_probabilities<Lanes>(probabilities + m * stride + b * kKeyBlock, values, codes);
+            const int8_t* four_tokens = values;
             for (int c = 0; c < kRowsOfValue; ++c) {
                 auto dots = Lanes::start_unsigned();
-                for (int64_t g = 0; g < kKeyBlock / 4; ++g) {
-                    dots = Lanes::add_unsigned(dots, values + (g * kHeadSize + c * kKeyBlock) * 4,
-                                               four_codes(codes + 4 * g));
+                for (int64_t g = 0; g < kKeyBlock / 4; ++g, four_tokens += 4 * kKeyBlock) {
+                    Lanes::fetch(four_tokens + kFetchAhead);
+                    dots = Lanes::add_unsigned(dots, four_tokens, four_codes(codes + 4 * g));
                 }
                 sums[c] = Lanes::add_product(sums[c], Lanes::to_floats(dots), factor);
             }

@@ -87,10 +87,12 @@ using MultiplyStrip = void (*)(const uint8_t* strip, const uint8_t* expanded, in
                                bool has_minimum, int64_t n_rows, int64_t n_columns, float* out, int64_t out_stride,
                                const Epilogue& epilogue);
 
-// multiply_strip with weights as they are packed, for inputs of one strip, or few: to expand a tile costs as much as to
-// multiply it with a strip. `tiles` are n_tiles (any number) packed tiles of a block format, tile_bytes(format, k)
-// apart. A sum is the same, to the bit, as that of expand_tile and multiply_strip.
-using MultiplyPacked = void (*)(Format format, const uint8_t* strip, const uint8_t* tiles, int64_t n_tiles, int64_t k,
+// multiply_strip with weights as they are packed, for inputs of one strip or two: to expand a tile costs as much as to
+// multiply it with a strip. `strips` hold n_rows (1 to kPackedRows) rows, strip_bytes(k) apart. `tiles` are n_tiles
+// (any number) packed tiles of a block format, tile_bytes(format, k) apart. A sum is the same, to the bit, as that of
+// expand_tile and multiply_strip.
+inline constexpr int64_t kPackedRows = 2 * kStripRows;
+using MultiplyPacked = void (*)(Format format, const uint8_t* strips, const uint8_t* tiles, int64_t n_tiles, int64_t k,
                                 int64_t n_rows, int64_t n_columns, float* out, int64_t out_stride,
                                 const Epilogue& epilogue);
 
@@ -162,8 +164,8 @@ static constexpr size_t attention_scratch_floats(int64_t n_keys) {
 // Blocks of int8, as dot product instructions take them, have a float scale for each key or value (value = scale *
 // code, codes in [-127, 127]) behind the codes:
 //
-//   keys     code[kHeadSize / 4][kKeyBlock][4]   code[g][j][i] is value 4 g + i of key j
-//   values   code[kKeyBlock / 4][kHeadSize][4]   code[g][i][j] is value i of the token 4 g + j
+//   keys     code[kHeadSize / 4][kKeyBlock][4]            code[g][j][i] is value 4 g + i of key j
+//   values   code[kHeadSize / 16][kKeyBlock / 4][16][4]   code[c][g][i][j] is value 16 c + i of the token 4 g + j
 //   float    scale[kKeyBlock]
 inline constexpr int64_t kKeyBlock = 16;
 

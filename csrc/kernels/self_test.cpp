@@ -126,7 +126,7 @@ void compare_known(const char* kernel, Format format, const Answer& answer, Find
     }
 }
 
-// What is done to the sums of a call, another for each number of rows.
+// What is done to the sums of a call: the next for each number of rows.
 struct Ending {
     bool bias, gelu, residual, in_place;
 };
@@ -138,15 +138,16 @@ double gelu_of(double x) {
     return 0.5 * x * std::erfc(-x * std::sqrt(0.5));
 }
 
-// Runs `product(n_rows, out, out_stride, epilogue)` for each number of rows and compares.
+// Runs `product(n_rows, out, out_stride, epilogue)` for each number of rows up to `most_rows` and compares. Rows
+// behind kRows are those from the first on again.
 template <class Product>
-void compare_products(const char* kernel, const std::string& what, int64_t k, const Answer& answer,
+void compare_products(const char* kernel, const std::string& what, int64_t k, int64_t most_rows, const Answer& answer,
                       const Product& product, Findings& findings) {
     Floats bias(kColumns, [](int64_t i) { return number(11, i); });
-    Floats residual(kRows * kStride, [](int64_t i) { return number(12, i); });
-    for (int64_t n_rows = 1; n_rows <= kRows; ++n_rows) {
-        const Ending& ending = kEndings[n_rows - 1];
-        Floats out(kRows * kStride, [&](int64_t i) { return residual[i]; });
+    Floats residual(most_rows * kStride, [](int64_t i) { return number(12, i); });
+    for (int64_t n_rows = 1; n_rows <= most_rows; ++n_rows) {
+        const Ending& ending = kEndings[(n_rows - 1) % kRows];
+        Floats out(most_rows * kStride, [&](int64_t i) { return residual[i]; });
         Epilogue epilogue;
         if (ending.bias) epilogue.bias = bias.data();
         if (ending.residual) epilogue.residual = ending.in_place ? out.data() : residual.data();
@@ -154,7 +155,7 @@ void compare_products(const char* kernel, const std::string& what, int64_t k, co
         product(n_rows, out.data(), kStride, epilogue);
 
         findings.at(kernel, what + ", " + std::to_string(n_rows) + " rows");
-        for (int64_t r = 0; r < kRows; ++r) {
+        for (int64_t r = 0; r < most_rows; ++r) {
             for (int64_t c = 0; c < kStride; ++c) {
                 const int64_t at = r * kStride + c;
                 const double before = exact(residual[at]);
@@ -162,7 +163,7 @@ void compare_products(const char* kernel, const std::string& what, int64_t k, co
                     findings.compare(exact(out[at]), before, 0.0, at);
                     continue;
                 }
-                const auto i = static_cast<size_t>(r * kColumns + c);
+                const auto i = static_cast<size_t>(r % kRows * kColumns + c);
                 const double b = ending.bias ? exact(bias[c]) : 0.0;
                 double want = answer.sums[i] + b, tolerance = product_tolerance(k, answer.terms[i] + std::fabs(b));
                 if (ending.gelu) {
@@ -283,10 +284,13 @@ void test_block_products(const KernelTable& table, const FormatInfo& format, Fin
         table.expand_tile(format.format, tiles.data() + static_cast<size_t>(t) * tile_bytes(format.format, k), k,
                           expanded.data() + static_cast<size_t>(t) * expanded_bytes(k));
     }
-    AlignedBuffer strip(strip_bytes(k));
+    AlignedBuffer strip(kPackedRows / kRows * strip_bytes(k));
     const auto quantise = [&](int64_t n_rows) {
         std::memset(strip.data(), 0xff, strip.size());
-        table.quantize_strip(rows.data(), k + kGap, n_rows, k, strip.data());
+        uint8_t* to = strip.data();
+        for (; n_rows > 0; n_rows -= kRows, to += strip_bytes(k)) {
+            table.quantize_strip(rows.data(), k + kGap, std::min(n_rows, kRows), k, to);
+        }
     };
     const auto with_expanded = [&](int64_t n_rows, float* out, int64_t stride, const Epilogue& epilogue) {
         quantise(n_rows);
@@ -303,8 +307,8 @@ void test_block_products(const KernelTable& table, const FormatInfo& format, Fin
                               stride, epilogue);
     };
     const std::string what = std::string(format.name) + " after quantize_strip";
-    compare_products("multiply_strip", what + " and expand_tile", k, answer, with_expanded, findings);
-    compare_products("multiply_packed", what, k, answer, with_packed, findings);
+    compare_products("multiply_strip", what + " and expand_tile", k, kRows, answer, with_expanded, findings);
+    compare_products("multiply_packed", what, k, kPackedRows, answer, with_packed, findings);
 }
 
 void test_float_products(const KernelTable& table, Findings& findings) {
@@ -337,8 +341,8 @@ void test_float_products(const KernelTable& table, Findings& findings) {
         table.multiply_half(input.data(), kInputStride, tiles, n_tiles(kColumns), k, n_rows, kColumns, out, stride,
                             epilogue);
     };
-    compare_products("multiply_float", "f32", k, answer, floats, findings);
-    compare_products("multiply_half", "f16", k, answer, half, findings);
+    compare_products("multiply_float", "f32", k, kRows, answer, floats, findings);
+    compare_products("multiply_half", "f16", k, kRows, answer, half, findings);
 }
 
 // ---- Values one by one
@@ -553,7 +557,8 @@ class Cache {
         if (type_ == CacheType::f32) std::memcpy(block + place * 4, &x, sizeof x);
         if (type_ == CacheType::f16) std::memcpy(block + place * 2, &half, sizeof half);
         if (type_ != CacheType::int8) return;
-        const int64_t byte = has_keys_ ? (i / 4 * kKeyBlock + j) * 4 + i % 4 : (j / 4 * kHeadSize + i) * 4 + j % 4;
+        const int64_t byte =
+            has_keys_ ? (i / 4 * kKeyBlock + j) * 4 + i % 4 : ((i / 16 * 4 + j / 4) * 16 + i % 16) * 4 + j % 4;
         block[byte] = static_cast<uint8_t>(code(token, i));
     }
 

@@ -735,14 +735,20 @@ void check_packed_case(Checker& checker, const k::FormatInfo& f, Weights weights
     k::pack_rows(f.format, rows.data(), 0, n, n_values, packed.data());
     Guarded<float> input(n_rows * n_values);
     fill(weights == Weights::random ? Pattern::normal : Pattern::all_max, input.data(), input.size(), random);
-    Guarded<uint8_t> strip(static_cast<int64_t>(k::strip_bytes(n_values)));
-    checker.table.quantize_strip(input.data(), n_values, n_rows, n_values, strip.data());
+    const auto strip_bytes = static_cast<int64_t>(k::strip_bytes(n_values));
+    const int64_t n_strips = (n_rows + kStripRows - 1) / kStripRows;
+    const auto rows_of_strip = [&](int64_t s) { return std::min(kStripRows, n_rows - s * kStripRows); };
+    Guarded<uint8_t> strips(n_strips * strip_bytes);
+    for (int64_t s = 0; s < n_strips; ++s) {
+        checker.table.quantize_strip(input.data() + s * kStripRows * n_values, n_values, rows_of_strip(s), n_values,
+                                     strips.data() + s * strip_bytes);
+    }
 
     const int64_t stride = n + 5, out_values = (n_rows - 1) * stride + n;
     const AllEndings ending(n, out_values, random);
     Guarded<float> got(out_values), want(out_values);
-    checker.table.multiply_packed(f.format, strip.data(), packed.data(), k::n_tiles(n), n_values, n_rows, n, got.data(),
-                                  stride, ending.epilogue);
+    checker.table.multiply_packed(f.format, strips.data(), packed.data(), k::n_tiles(n), n_values, n_rows, n,
+                                  got.data(), stride, ending.epilogue);
     Guarded<uint8_t> expanded(checker.table.tiles_per_call * static_cast<int64_t>(k::expanded_bytes(n_values)));
     for (int64_t t = 0; t < k::n_tiles(n); t += checker.table.tiles_per_call) {
         const int64_t n_tiles = std::min(checker.table.tiles_per_call, k::n_tiles(n) - t), first = t * kTileColumns;
@@ -751,9 +757,14 @@ void check_packed_case(Checker& checker, const k::FormatInfo& f, Weights weights
                 f.format, packed.data() + (t + i) * static_cast<int64_t>(k::tile_bytes(f.format, n_values)), n_values,
                 expanded.data() + i * static_cast<int64_t>(k::expanded_bytes(n_values)));
         }
-        checker.table.multiply_strip(strip.data(), expanded.data(), n_tiles, n_values, f.has_minimum, n_rows,
-                                     std::min(n - first, n_tiles * kTileColumns), want.data() + first, stride,
-                                     k::moved_to(ending.epilogue, first));
+        for (int64_t s = 0; s < n_strips; ++s) {
+            const int64_t at = s * kStripRows * stride + first;
+            k::Epilogue epilogue = k::moved_to(ending.epilogue, first);
+            epilogue.residual = ending.residual.data() + at;
+            checker.table.multiply_strip(strips.data() + s * strip_bytes, expanded.data(), n_tiles, n_values,
+                                         f.has_minimum, rows_of_strip(s), std::min(n - first, n_tiles * kTileColumns),
+                                         want.data() + at, stride, epilogue);
+        }
     }
     check_same_rows(got, want, n_rows, n, stride, report);
 }
@@ -767,7 +778,7 @@ void check_multiply_packed(Checker& checker) {
         for (const int64_t n_values : {32, 64, 512}) {
             if (checker.quick && n_values > 64) continue;
             for (const int64_t n : {1, 15, 16, 17, 48, 81}) {
-                for (int64_t n_rows = 1; n_rows <= kStripRows; ++n_rows) {
+                for (int64_t n_rows = 1; n_rows <= k::kPackedRows; ++n_rows) {
                     for (const Weights weights : {Weights::random, Weights::all_min, Weights::all_max}) {
                         report.at("n=%d, k=%d, %d rows", static_cast<int>(n), static_cast<int>(n_values),
                                   static_cast<int>(n_rows));
@@ -1215,7 +1226,7 @@ class CacheBlocks {
     // Of value i of key (or value) j in a block.
     int64_t place(bool keys, int64_t j, int64_t i) const {
         if (type_ == k::CacheType::int8) {
-            return keys ? (i / 4 * k::kKeyBlock + j) * 4 + i % 4 : (j / 4 * k::kHeadSize + i) * 4 + j % 4;
+            return keys ? (i / 4 * k::kKeyBlock + j) * 4 + i % 4 : i / 16 * 256 + j / 4 * 64 + i % 16 * 4 + j % 4;
         }
         return keys ? i * k::kKeyBlock + j : j * k::kHeadSize + i;
     }

@@ -59,9 +59,9 @@ void multiply_strip(const uint8_t* strip, const uint8_t* expanded, int64_t n_til
     if (n_rows == n_rows_wanted) spoil_row(out, out_stride, n_rows, n_columns);
 }
 
-void multiply_packed(k::Format given, const uint8_t* strip, const uint8_t* tiles, int64_t n_tiles, int64_t n_values,
+void multiply_packed(k::Format given, const uint8_t* strips, const uint8_t* tiles, int64_t n_tiles, int64_t n_values,
                      int64_t n_rows, int64_t n_columns, float* out, int64_t out_stride, const k::Epilogue& epilogue) {
-    real->multiply_packed(given, strip, tiles, n_tiles, n_values, n_rows, n_columns, out, out_stride, epilogue);
+    real->multiply_packed(given, strips, tiles, n_tiles, n_values, n_rows, n_columns, out, out_stride, epilogue);
     if (given == format && n_rows == n_rows_wanted) spoil_row(out, out_stride, n_rows, n_columns);
 }
 
@@ -168,7 +168,7 @@ void check_faults() {
         format = each.format;
         check_fault("multiply_strip", std::string("expand_tile ") + each.name,
                     [](k::KernelTable& table) { table.expand_tile = expand_tile; });
-        for (n_rows_wanted = 1; n_rows_wanted <= k::kStripRows; ++n_rows_wanted) {
+        for (n_rows_wanted = 1; n_rows_wanted <= k::kPackedRows; ++n_rows_wanted) {
             check_fault("multiply_packed", std::string("multiply_packed ") + each.name,
                         [](k::KernelTable& table) { table.multiply_packed = multiply_packed; });
         }

@@ -132,6 +132,8 @@ struct Lanes {
         return vaddvq_f32(vaddq_f32(vaddq_f32(row.quad[0], row.quad[1]), vaddq_f32(row.quad[2], row.quad[3])));
     }
 
+    WHISPERQ_INLINE static void fetch(const void* from) { __builtin_prefetch(from, 0, 2); }
+
 #if defined(__ARM_FEATURE_DOTPROD)
     struct Dots {
         int32x4_t quad[kQuads];

@@ -4,6 +4,7 @@
 #include <math.h>
 #include <string.h>
 
+#include "kernels/by_strips.h"
 #include "kernels/tables.h"
 
 namespace whisperq::kernels {
@@ -198,9 +199,9 @@ void multiply_strip(const uint8_t* strip, const uint8_t* expanded, int64_t, int6
     }
 }
 
-void multiply_packed(Format format, const uint8_t* strip, const uint8_t* tiles, int64_t n_tiles, int64_t k,
-                     int64_t n_rows, int64_t n_columns, float* out, int64_t out_stride, const Epilogue& epilogue) {
-    const FormatInfo& f = info(format);
+void multiply_packed_strip(const FormatInfo& f, const uint8_t* strip, const uint8_t* tiles, int64_t n_tiles, int64_t k,
+                           int64_t n_rows, int64_t n_columns, float* out, int64_t out_stride,
+                           const Epilogue& epilogue) {
     for (int64_t tile = 0; tile < n_tiles; ++tile) {
         const int64_t first = tile * kTileColumns;
         float sums[kStripRows][kTileColumns] = {};
@@ -219,6 +220,15 @@ void multiply_packed(Format format, const uint8_t* strip, const uint8_t* tiles, 
             }
         }
     }
+}
+
+void multiply_packed(Format format, const uint8_t* strips, const uint8_t* tiles, int64_t n_tiles, int64_t k,
+                     int64_t n_rows, int64_t n_columns, float* out, int64_t out_stride, const Epilogue& epilogue) {
+    by_strips(strips, k, n_rows, out, out_stride, epilogue,
+              [&](const uint8_t* strip, int64_t n_rows_of_strip, float* to, const Epilogue& own) {
+                  multiply_packed_strip(info(format), strip, tiles, n_tiles, k, n_rows_of_strip, n_columns, to,
+                                        out_stride, own);
+              });
 }
 
 void multiply_float(const float* input, int64_t input_stride, const float* panel, int64_t, int64_t k, int64_t n_rows,
@@ -383,7 +393,8 @@ void mix_codes(const float* probabilities, const uint8_t* block, float* out) {
         int32_t sum = 0;
         for (int64_t j = 0; j < kKeyBlock; ++j) {
             const int code = code_of(products[j], factor);
-            sum += code * static_cast<int8_t>(block[(j / kGroup * kHeadSize + i) * kGroup + j % kGroup]);
+            const int64_t at = ((i / 16 * (kKeyBlock / kGroup) + j / kGroup) * 16 + i % 16) * kGroup + j % kGroup;
+            sum += code * static_cast<int8_t>(block[at]);
         }
         out[i] += factor * static_cast<float>(sum);
     }

@@ -5,6 +5,7 @@
 #include <immintrin.h>
 #include <stdint.h>
 
+#include "kernels/by_strips.h"
 #include "kernels/x86/avx2_quantised.h"
 
 namespace whisperq::kernels {
@@ -84,7 +85,7 @@ void multiply_packed_format(const uint8_t* strip, const uint8_t* tiles, int64_t 
     }
 }
 
-void multiply_packed(Format format, const uint8_t* strip, const uint8_t* tiles, int64_t n_tiles, int64_t k,
+void multiply_packed(Format format, const uint8_t* strips, const uint8_t* tiles, int64_t n_tiles, int64_t k,
                      int64_t n_rows, int64_t n_columns, float* out, int64_t out_stride, const Epilogue& epilogue) {
     using Multiply =
         void (*)(const uint8_t*, const uint8_t*, int64_t, int64_t, int64_t, int64_t, float*, int64_t, const Epilogue&);
@@ -109,7 +110,10 @@ void multiply_packed(Format format, const uint8_t* strip, const uint8_t* tiles, 
         case Format::f16:
             return;  // not block formats
     }
-    multiply(strip, tiles, n_tiles, k, n_rows, n_columns, out, out_stride, epilogue);
+    by_strips(strips, k, n_rows, out, out_stride, epilogue,
+              [&](const uint8_t* strip, int64_t n_rows_of_strip, float* to, const Epilogue& own) {
+                  multiply(strip, tiles, n_tiles, k, n_rows_of_strip, n_columns, to, out_stride, own);
+              });
 }
 
 // ---- f16

@@ -36,93 +36,112 @@ struct PackedPair {
     }
 };
 
-// What the sums of a block start with, so that codes from 0 count as code - zero point: offsets[] is -128 * sum(input).
-template <int kZeroPoint>
-static inline __m512i packed_offset(const uint8_t* numbers, int r) {
-    static_assert(kZeroPoint == 128 || kZeroPoint == 16 || kZeroPoint == 8 || kZeroPoint == 0, "a shift below");
-    if (kZeroPoint == 0) return _mm512_setzero_si512();
-    constexpr int kShift = kZeroPoint == 128 ? 0 : kZeroPoint == 16 ? 3 : 4;
-    int32_t offset;
-    memcpy(&offset, numbers + kOffsetsAt + r * 4, sizeof offset);
-    return _mm512_set1_epi32(offset >> kShift);
+// Where one or two strips of the input have a block: row r is row r % kStripRows of strip r / kStripRows.
+template <int kCount>
+struct InputBlock {
+    static constexpr int kStrips = (kCount + kRows - 1) / kRows;
+    const uint8_t* codes[kStrips];
+    const uint8_t* numbers[kStrips];
+
+    InputBlock(const uint8_t* strips, int64_t k, int64_t b) {
+        for (int i = 0; i < kStrips; ++i) {
+            const uint8_t* strip = strips + static_cast<size_t>(i) * strip_bytes(k);
+            codes[i] = strip + b * kStripCodeBytes;
+            numbers[i] = strip + k / kBlock * kStripCodeBytes + b * kStripNumberBytes;
+        }
+    }
+
+    __m512i four_codes(int g, int r) const { return broadcast_word(codes[r / kRows] + code_at(g, r % kRows)); }
+    __m512 scale(int r) const { return _mm512_castsi512_ps(broadcast_word(numbers[r / kRows] + r % kRows * 4)); }
+    __m512 sum(int r) const {
+        return _mm512_castsi512_ps(broadcast_word(numbers[r / kRows] + kSumsAt + r % kRows * 4));
+    }
+
+    // What the sums of a block start with, so that codes from 0 count as code - zero point: offsets[] is
+    // -128 * sum(input).
+    template <int kZeroPoint>
+    __m512i offset(int r) const {
+        static_assert(kZeroPoint == 128 || kZeroPoint == 16 || kZeroPoint == 8 || kZeroPoint == 0, "a shift below");
+        if (kZeroPoint == 0) return _mm512_setzero_si512();
+        constexpr int kShift = kZeroPoint == 128 ? 0 : kZeroPoint == 16 ? 3 : 4;
+        int32_t offset;
+        memcpy(&offset, numbers[r / kRows] + kOffsetsAt + r % kRows * 4, sizeof offset);
+        return _mm512_set1_epi32(offset >> kShift);
+    }
+};
+
+static inline __m512 halves_at(const uint8_t* from) {
+    return _mm512_cvtph_ps(_mm256_loadu_si256(reinterpret_cast<const __m256i*>(from)));
 }
 
 template <Format kFormat, int kCount>
-static inline void add_packed_block(const uint8_t* codes, const uint8_t* numbers, const uint8_t* packed,
-                                    __m512 (&sums)[kCount]) {
+static inline void add_packed_block(const InputBlock<kCount>& input, const uint8_t* packed, __m512 (&sums)[kCount][1]) {
     constexpr FormatInfo kInfo = info(kFormat);
     constexpr int kBits = kInfo.bits;
     __m512i dots[kCount];
-#pragma GCC unroll 6
-    for (int r = 0; r < kCount; ++r) dots[r] = packed_offset<kInfo.zero_point>(numbers, r);
+#pragma GCC unroll 12
+    for (int r = 0; r < kCount; ++r) dots[r] = input.template offset<kInfo.zero_point>(r);
     if (kBits == 8) {
 #pragma GCC unroll 8
         for (int g = 0; g < kGroups; ++g) {
             const __m512i weights = _mm512_loadu_si512(packed + g * kPackedGroupBytes);
-#pragma GCC unroll 6
-            for (int r = 0; r < kCount; ++r) {
-                dots[r] = _mm512_dpbusd_epi32(dots[r], weights, broadcast_word(codes + code_at(g, r)));
-            }
+#pragma GCC unroll 12
+            for (int r = 0; r < kCount; ++r) dots[r] = _mm512_dpbusd_epi32(dots[r], weights, input.four_codes(g, r));
         }
     } else {
 #pragma GCC unroll 4
         for (int g = 0; g < kGroups / 2; ++g) {
             const PackedPair<kBits> weights(packed, g);
-#pragma GCC unroll 6
+#pragma GCC unroll 12
             for (int r = 0; r < kCount; ++r) {
-                dots[r] = _mm512_dpbusd_epi32(dots[r], weights.low, broadcast_word(codes + code_at(g, r)));
-                dots[r] = _mm512_dpbusd_epi32(dots[r], weights.high, broadcast_word(codes + code_at(g + 4, r)));
+                dots[r] = _mm512_dpbusd_epi32(dots[r], weights.low, input.four_codes(g, r));
+                dots[r] = _mm512_dpbusd_epi32(dots[r], weights.high, input.four_codes(g + kGroups / 2, r));
             }
         }
     }
-    const auto halves_at = [](const uint8_t* from) {
-        return _mm512_cvtph_ps(_mm256_loadu_si256(reinterpret_cast<const __m256i*>(from)));
-    };
     const uint8_t* halves = packed + kBlock * kTileColumns * kBits / 8;
     const __m512 weight_scale = halves_at(halves);
-#pragma GCC unroll 6
+#pragma GCC unroll 12
     for (int r = 0; r < kCount; ++r) {
-        const __m512 scale = _mm512_mul_ps(_mm512_castsi512_ps(broadcast_word(numbers + r * 4)), weight_scale);
-        sums[r] = _mm512_fmadd_ps(_mm512_cvtepi32_ps(dots[r]), scale, sums[r]);
+        const __m512 scale = _mm512_mul_ps(input.scale(r), weight_scale);
+        sums[r][0] = _mm512_fmadd_ps(_mm512_cvtepi32_ps(dots[r]), scale, sums[r][0]);
         if (kInfo.has_minimum) {
-            const __m512 input_sum = _mm512_castsi512_ps(broadcast_word(numbers + kSumsAt + r * 4));
-            sums[r] = _mm512_fmadd_ps(input_sum, halves_at(halves + kTileColumns * 2), sums[r]);
+            sums[r][0] = _mm512_fmadd_ps(input.sum(r), halves_at(halves + kTileColumns * 2), sums[r][0]);
         }
     }
 }
 
+// kCount rows, of which n_rows are there.
 template <Format kFormat, int kCount>
-static void multiply_packed_rows(const uint8_t* strip, const uint8_t* tiles, int64_t n_tiles, int64_t k,
-                                 int64_t n_columns, float* out, int64_t out_stride, const Epilogue& epilogue) {
-    const int64_t n_blocks = k / kBlock;
+static void multiply_packed_rows(const uint8_t* strips, const uint8_t* tiles, int64_t n_tiles, int64_t k,
+                                 int64_t n_rows, int64_t n_columns, float* out, int64_t out_stride,
+                                 const Epilogue& epilogue) {
     for (int64_t tile = 0; tile < n_tiles; ++tile) {
-        __m512 some[kCount];
-#pragma GCC unroll 6
-        for (int r = 0; r < kCount; ++r) some[r] = _mm512_setzero_ps();
-        for (int64_t b = 0; b < n_blocks; ++b, tiles += info(kFormat).tile_bytes) {
-            add_packed_block<kFormat, kCount>(strip + b * kStripCodeBytes,
-                                              strip + n_blocks * kStripCodeBytes + b * kStripNumberBytes, tiles, some);
+        __m512 sums[kCount][1];
+#pragma GCC unroll 12
+        for (int r = 0; r < kCount; ++r) sums[r][0] = _mm512_setzero_ps();
+        for (int64_t b = 0; b < k / kBlock; ++b, tiles += info(kFormat).tile_bytes) {
+            add_packed_block<kFormat>(InputBlock<kCount>(strips, k, b), tiles, sums);
         }
-        __m512 sums[kRows][1];
-#pragma GCC unroll 6
-        for (int r = 0; r < kRows; ++r) sums[r][0] = r < kCount ? some[r] : _mm512_setzero_ps();
         const int64_t first = tile * kTileColumns;
-        store_sums<1>(sums, kCount, n_columns - first, out + first, out_stride, moved_to(epilogue, first));
+        store_sums(sums, n_rows, n_columns - first, out + first, out_stride, moved_to(epilogue, first));
     }
 }
 
 template <Format kFormat>
-static void multiply_packed_format(const uint8_t* strip, const uint8_t* tiles, int64_t n_tiles, int64_t k,
+static void multiply_packed_format(const uint8_t* strips, const uint8_t* tiles, int64_t n_tiles, int64_t k,
                                    int64_t n_rows, int64_t n_columns, float* out, int64_t out_stride,
                                    const Epilogue& epilogue) {
-    using Rows = void (*)(const uint8_t*, const uint8_t*, int64_t, int64_t, int64_t, float*, int64_t, const Epilogue&);
-    static constexpr Rows kByRows[kStripRows] = {multiply_packed_rows<kFormat, 1>, multiply_packed_rows<kFormat, 2>,
-                                                 multiply_packed_rows<kFormat, 3>, multiply_packed_rows<kFormat, 4>,
-                                                 multiply_packed_rows<kFormat, 5>, multiply_packed_rows<kFormat, 6>};
-    kByRows[n_rows - 1](strip, tiles, n_tiles, k, n_columns, out, out_stride, epilogue);
+    using Rows = decltype(&multiply_packed_rows<kFormat, 1>);
+    static constexpr Rows kByRows[kPackedRows] = {
+        multiply_packed_rows<kFormat, 1>,  multiply_packed_rows<kFormat, 2>,  multiply_packed_rows<kFormat, 3>,
+        multiply_packed_rows<kFormat, 4>,  multiply_packed_rows<kFormat, 5>,  multiply_packed_rows<kFormat, 6>,
+        multiply_packed_rows<kFormat, 8>,  multiply_packed_rows<kFormat, 8>,  multiply_packed_rows<kFormat, 10>,
+        multiply_packed_rows<kFormat, 10>, multiply_packed_rows<kFormat, 12>, multiply_packed_rows<kFormat, 12>};
+    kByRows[n_rows - 1](strips, tiles, n_tiles, k, n_rows, n_columns, out, out_stride, epilogue);
 }
 
-static void multiply_packed(Format format, const uint8_t* strip, const uint8_t* tiles, int64_t n_tiles, int64_t k,
+static void multiply_packed(Format format, const uint8_t* strips, const uint8_t* tiles, int64_t n_tiles, int64_t k,
                             int64_t n_rows, int64_t n_columns, float* out, int64_t out_stride,
                             const Epilogue& epilogue) {
     using Multiply =
@@ -148,7 +167,7 @@ static void multiply_packed(Format format, const uint8_t* strip, const uint8_t* 
         case Format::f16:
             return;  // not block formats
     }
-    multiply(strip, tiles, n_tiles, k, n_rows, n_columns, out, out_stride, epilogue);
+    multiply(strips, tiles, n_tiles, k, n_rows, n_columns, out, out_stride, epilogue);
 }
 
 // ---- f16
@@ -177,7 +196,7 @@ static void multiply_half_tiles(const float* input, int64_t input_stride, const 
 #pragma GCC unroll 4
     for (int t = 0; t < kTiles; ++t) {
         const int64_t first = t * kTileColumns;
-        store_sums<1>(sums[t], kCount, n_columns - first, out + first, out_stride, moved_to(epilogue, first));
+        store_sums(sums[t], kCount, n_columns - first, out + first, out_stride, moved_to(epilogue, first));
     }
 }
 

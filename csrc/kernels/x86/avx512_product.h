@@ -24,16 +24,16 @@ constexpr int64_t kTilesPerCall = 2;
 
 // ---- What happens to the sums
 
-template <int kTiles>
-static inline void store_sums(const __m512 (&sums)[kRows][kTiles], int64_t n_rows, int64_t n_columns, float* out,
+template <int kCount, int kTiles>
+static inline void store_sums(const __m512 (&sums)[kCount][kTiles], int64_t n_rows, int64_t n_columns, float* out,
                               int64_t out_stride, const Epilogue& epilogue) {
 #pragma GCC unroll 2
     for (int t = 0; t < kTiles; ++t) {
         const __mmask16 columns = first_lanes(n_columns - t * kTileColumns);
         const __m512 bias = epilogue.bias == nullptr ? _mm512_setzero_ps()
                                                      : _mm512_maskz_loadu_ps(columns, epilogue.bias + t * kTileColumns);
-#pragma GCC unroll 6
-        for (int r = 0; r < kRows; ++r) {
+#pragma GCC unroll 12
+        for (int r = 0; r < kCount; ++r) {
             if (r >= n_rows) break;
             const int64_t at = r * out_stride + t * kTileColumns;
             __m512 sum = _mm512_add_ps(sums[r][t], bias);
@@ -106,7 +106,7 @@ static void multiply_tiles(const uint8_t* strip, const uint8_t* expanded, int64_
         numbers += kStripNumberBytes;
         expanded += kExpandedBlockBytes;
     }
-    store_sums<kTiles>(sums, n_rows, n_columns, out, out_stride, epilogue);
+    store_sums(sums, n_rows, n_columns, out, out_stride, epilogue);
 }
 
 static void multiply_strip(const uint8_t* strip, const uint8_t* expanded, int64_t n_tiles, int64_t k, bool has_minimum,
@@ -148,7 +148,7 @@ static void multiply_float_tiles(const float* input, int64_t input_stride, const
             for (int t = 0; t < kTiles; ++t) sums[r][t] = _mm512_fmadd_ps(value, weights[t], sums[r][t]);
         }
     }
-    store_sums<kTiles>(sums, n_rows, n_columns, out, out_stride, epilogue);
+    store_sums(sums, n_rows, n_columns, out, out_stride, epilogue);
 }
 
 static void multiply_float(const float* input, int64_t input_stride, const float* panel, int64_t n_tiles, int64_t k,

@@ -138,6 +138,7 @@ struct Lanes {
         return _mm512_dpbusd_epi32(dots, _mm512_set1_epi32(four), _mm512_loadu_si512(codes));
     }
     static Row to_floats(Dots dots) { return _mm512_cvtepi32_ps(dots); }
+    static void fetch(const void* from) { _mm_prefetch(static_cast<const char*>(from), _MM_HINT_T1); }
 };
 
 }  // namespace
