@@ -138,41 +138,42 @@ class Task {
 
   private:
     struct Piece {
-        std::vector<float> logits, scores;
-        int64_t first_logits;
+        std::vector<float> scores;
+        int64_t first_logits, n_logits;
     };
 
     void take_pieces(const std::vector<Window*>& windows) {
         std::vector<Piece> pieces(windows.size());
         std::vector<Pass> passes;
-        int64_t n_tokens = 0;
+        int64_t n_tokens = 0, n_logits = 0;
         for (size_t i = 0; i < windows.size(); ++i) {
             passes.push_back(pass_for(*windows[i], pieces[i]));
             n_tokens += passes.back().n_tokens;
+            n_logits += pieces[i].n_logits;
         }
+        std::vector<float> logits(static_cast<size_t>(n_logits * model_.n_vocab()));
         const int64_t begin_us = now_us();
-        model_.decode(passes);
+        model_.decode(passes, logits.data());
         stages_.prompt.us += now_us() - begin_us;
         stages_.prompt.runs += n_tokens;
-        for (size_t i = 0; i < windows.size(); ++i) keep(*windows[i], pieces[i]);
+        const float* first = logits.data();
+        for (size_t i = 0; i < windows.size(); ++i) {
+            keep(*windows[i], pieces[i], first);
+            first += pieces[i].n_logits * model_.n_vocab();
+        }
     }
 
     // The logits from the last token before the text on.
     Pass pass_for(const Window& window, Piece& piece) const {
         const int64_t n = window.n_next();
         piece.first_logits = std::min(n, std::max<int64_t>(0, window.n_sot() - window.n_done));
-        piece.logits.resize(static_cast<size_t>((n - piece.first_logits) * model_.n_vocab()));
+        piece.n_logits = n - piece.first_logits;
         piece.scores.resize(options_.heads.size() * static_cast<size_t>(n * window.n_ctx));
-        return {window.sequence.get(),
-                window.tokens.data() + window.n_done,
-                n,
-                piece.first_logits,
-                piece.logits.data(),
-                &options_.heads,
+        return {window.sequence.get(), window.tokens.data() + window.n_done, n, piece.first_logits, &options_.heads,
                 piece.scores.data()};
     }
 
-    void keep(Window& window, const Piece& piece) const {
+    void keep(Window& window, const Piece& piece, const float* logits) const {
         const int64_t n = window.n_next();
         const int64_t n_kept = n * window.n_ctx;
         for (size_t head = 0; head < options_.heads.size(); ++head) {
@@ -180,10 +181,9 @@ class Task {
             const int64_t to = (static_cast<int64_t>(head) * window.n_tokens() + window.n_done) * window.n_ctx;
             std::copy(from, from + n_kept, window.scores.data() + to);
         }
-        for (int64_t i = piece.first_logits; i < n; ++i) {
+        for (int64_t i = piece.first_logits; i < n; ++i, logits += model_.n_vocab()) {
             const int64_t text_index = window.n_done + i - window.n_sot();
             if (text_index >= window.n_text()) break;
-            const float* logits = piece.logits.data() + (i - piece.first_logits) * model_.n_vocab();
             const int32_t token = window.request->text_tokens[static_cast<size_t>(text_index)];
             window.result->probabilities.push_back(probability(logits, token));
         }

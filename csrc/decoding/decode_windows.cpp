@@ -126,19 +126,18 @@ class Task {
             const int64_t begin = is_long(window) ? window.request->sot_index + 1 : 0;
             const int64_t n = n_tokens(window) - begin;
             const int64_t n_wanted = is_long(window) ? 1 : n_prompt_rows(window);
-            passes.push_back(
-                {window.sequences[0].get(), window.request->tokens.data() + begin, n, n - n_wanted, row(first_row[i])});
+            passes.push_back({window.sequences[0].get(), window.request->tokens.data() + begin, n, n - n_wanted});
             n_prompt_tokens += n;
         }
         decode(stages_.prompt, n_prompt_tokens, passes);
 
         const Timed timed(stages_.sample, static_cast<int64_t>(windows_.size()));
-        for (size_t i = 0; i < windows_.size(); ++i) {
-            Window& window = windows_[i];
-            if (!is_long(window)) window.result->no_speech_prob = no_speech_prob(row(first_row[i]));
-            const int64_t last_row = first_row[i] + (is_long(window) ? 1 : n_prompt_rows(window)) - 1;
-            sample(window, row(last_row));
-        }
+        model_.run(static_cast<int64_t>(windows_.size()), [&](int64_t i, int) {
+            Window& window = windows_[static_cast<size_t>(i)];
+            const int64_t first = first_row[static_cast<size_t>(i)];
+            if (!is_long(window)) window.result->no_speech_prob = no_speech_prob(row(first));
+            sample(window, row(first + (is_long(window) ? 1 : n_prompt_rows(window)) - 1));
+        });
     }
 
     bool is_long(const Window& window) const { return n_prompt_rows(window) > kMostPromptRows; }
@@ -154,13 +153,12 @@ class Task {
         int64_t n_prompt_tokens = 0;
         for (const Window* window : windows) {
             const int64_t n = window->request->sot_index + 1;
-            float* to = row(static_cast<int64_t>(passes.size()));
-            passes.push_back({window->sequences[0].get(), window->request->tokens.data(), n, n - 1, to});
+            passes.push_back({window->sequences[0].get(), window->request->tokens.data(), n, n - 1});
             n_prompt_tokens += n;
         }
         decode(stages_.prompt, n_prompt_tokens, passes);
         for (size_t i = 0; i < windows.size(); ++i) {
-            windows[i]->result->no_speech_prob = no_speech_prob(passes[i].logits);
+            windows[i]->result->no_speech_prob = no_speech_prob(row(static_cast<int64_t>(i)));
         }
     }
 
@@ -168,27 +166,25 @@ class Task {
         const int64_t n_rows = count_sequences();
         reserve(n_rows);
         std::vector<Pass> passes;
-        for (const Window& window : windows_) {
+        std::vector<std::pair<Window*, int64_t>> first_rows;
+        for (Window& window : windows_) {
+            if (!window.is_done) first_rows.emplace_back(&window, static_cast<int64_t>(passes.size()));
             for (size_t i = 0; !window.is_done && i < window.sequences.size(); ++i) {
-                float* to = row(static_cast<int64_t>(passes.size()));
-                passes.push_back({window.sequences[i].get(), &window.search->live()[i].tokens.back(), 1, 0, to});
+                passes.push_back({window.sequences[i].get(), &window.search->live()[i].tokens.back(), 1, 0});
             }
         }
         decode(n_rows == 1 ? stages_.decode : stages_.batchd, n_rows, passes);
 
         const Timed timed(stages_.sample, n_rows);
-        int64_t first_row = 0;
-        for (Window& window : windows_) {
-            if (window.is_done) continue;
-            const auto n_own = static_cast<int64_t>(window.sequences.size());
-            sample(window, row(first_row));
-            first_row += n_own;
-        }
+        model_.run(static_cast<int64_t>(first_rows.size()), [&](int64_t i, int) {
+            const auto& [window, first_row] = first_rows[static_cast<size_t>(i)];
+            sample(*window, row(first_row));
+        });
     }
 
     void decode(Stage& stage, int64_t runs, const std::vector<Pass>& passes) {
         const Timed timed(stage, runs);
-        model_.decode(passes);
+        model_.decode(passes, logits_.data());
     }
 
     // `logits`: those after each of the window's sequences.

@@ -23,7 +23,7 @@ void EdgeLanguageModel::copy(const Sequence& from, Sequence& to) {
     decoder_.copy(*static_cast<const EdgeSequence&>(from).sequence, *static_cast<EdgeSequence&>(to).sequence);
 }
 
-void EdgeLanguageModel::decode(const std::vector<Pass>& passes) {
+void EdgeLanguageModel::decode(const std::vector<Pass>& passes, float* logits) {
     std::vector<edge::Pass> edge_passes;
     edge_passes.reserve(passes.size());
     for (const Pass& pass : passes) {
@@ -31,10 +31,9 @@ void EdgeLanguageModel::decode(const std::vector<Pass>& passes) {
                                pass.tokens,
                                pass.n_tokens,
                                pass.first_logits,
-                               pass.logits,
                                {pass.heads, pass.scores}});
     }
-    decoder_.decode(edge_passes);
+    decoder_.decode(edge_passes, logits);
 }
 
 }  // namespace whisperq::decoding

@@ -25,7 +25,8 @@ class EdgeLanguageModel final : public LanguageModel {
 
     std::unique_ptr<Sequence> begin(size_t window) override;
     void copy(const Sequence& from, Sequence& to) override;
-    void decode(const std::vector<Pass>& passes) override;
+    void decode(const std::vector<Pass>& passes, float* logits) override;
+    void run(int64_t n_tasks, const Task& task) override { decoder_.pool().run(n_tasks, task); }
 
   private:
     edge::TextDecoder& decoder_;

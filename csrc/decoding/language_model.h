@@ -9,6 +9,8 @@
 #include <utility>
 #include <vector>
 
+#include "core/thread_pool.h"
+
 namespace whisperq::decoding {
 
 class LanguageModel {
@@ -26,7 +28,6 @@ class LanguageModel {
         const int32_t* tokens = nullptr;  // appended to the sequence
         int64_t n_tokens = 0;
         int64_t first_logits = 0;      // the logits of tokens [first_logits, n_tokens) are wanted
-        float* logits = nullptr;       // [n_tokens - first_logits][n_vocab]
         const Heads* heads = nullptr;  // of the cross attention, whose scores before softmax are wanted
         float* scores = nullptr;       // [heads][n_tokens][n_audio_ctx(window)]
     };
@@ -41,8 +42,12 @@ class LanguageModel {
     virtual std::unique_ptr<Sequence> begin(size_t window) = 0;
     // `to`, of the same window, becomes what `from` is.
     virtual void copy(const Sequence& from, Sequence& to) = 0;
-    // One step of all passes, each of another sequence.
-    virtual void decode(const std::vector<Pass>& passes) = 0;
+    // One step of all passes, each of another sequence; those of a window are best side by side. `logits`: [rows that
+    // are wanted of the first pass, of the second...][n_vocab].
+    virtual void decode(const std::vector<Pass>& passes, float* logits) = 0;
+    // Calls task(i, worker) for each i in [0, n_tasks), side by side where it can, for what is done with the logits of
+    // different windows. The task may call begin() and copy() of its window.
+    virtual void run(int64_t n_tasks, const Task& task) = 0;
 };
 
 }  // namespace whisperq::decoding

@@ -2,7 +2,6 @@
 
 #include <algorithm>
 #include <cstring>
-#include <functional>
 #include <string>
 
 #include "core/status.h"
@@ -49,7 +48,6 @@ void DecoderNeeds::include(const DecoderNeeds& other) {
     row_bytes = std::max(row_bytes, other.row_bytes);
     qkv_bytes = std::max(qkv_bytes, other.qkv_bytes);
     hidden_bytes = std::max(hidden_bytes, other.hidden_bytes);
-    logit_bytes = std::max(logit_bytes, other.logit_bytes);
     machine.include(other.machine);
 }
 
@@ -69,7 +67,6 @@ DecoderNeeds step_needs(const DecoderWeights& weights, const kernels::KernelTabl
     DecoderNeeds needs;
     needs.row_bytes = float_bytes(n_rows * n_state);
     needs.qkv_bytes = float_bytes(4 * n_rows * n_state);  // q, k, v and what the heads make of them
-    needs.logit_bytes = float_bytes(n_logits * hparams.n_vocab);
     for (const int64_t n_scores :
          {score_stride(hparams.n_text_ctx), kQueriesAtOnce * score_stride(hparams.n_audio_ctx)}) {
         needs.machine.include({float_bytes(n_scores), 0, 0});
@@ -100,8 +97,7 @@ CacheShape audio_cache_shape(const DecoderWeights& weights, const model::Hparams
 
 // ---- TextDecoder
 
-// The tokens of all passes as rows of one input. Passes over the same audio come one after another, so that their
-// queries are rows side by side.
+// The tokens of all passes as rows of one input.
 struct TextDecoder::Batch {
     struct Row {
         const Pass* pass;
@@ -113,16 +109,12 @@ struct TextDecoder::Batch {
         int64_t first, n;  // rows
     };
 
-    explicit Batch(const std::vector<Pass>& given) {
-        for (const Pass& pass : given) passes.push_back(&pass);
-        std::stable_sort(passes.begin(), passes.end(), [](const Pass* a, const Pass* b) {
-            return std::less<const AudioCache*>()(&a->sequence->audio(), &b->sequence->audio());
-        });
-        for (const Pass* pass : passes) {
-            const AudioCache* audio = &pass->sequence->audio();
+    explicit Batch(const std::vector<Pass>& given) : passes(given) {
+        for (const Pass& pass : given) {
+            const AudioCache* audio = &pass.sequence->audio();
             if (listeners.empty() || listeners.back().audio != audio) listeners.push_back({audio, n_rows(), 0});
-            for (int64_t i = 0; i < pass->n_tokens; ++i) rows.push_back({pass, i, pass->sequence->n_tokens() + i});
-            listeners.back().n += pass->n_tokens;
+            for (int64_t i = 0; i < pass.n_tokens; ++i) rows.push_back({&pass, i, pass.sequence->n_tokens() + i});
+            listeners.back().n += pass.n_tokens;
         }
     }
 
@@ -132,7 +124,7 @@ struct TextDecoder::Batch {
     template <class Count>
     std::vector<int64_t> of_passes(const Count& n_of) const {
         std::vector<int64_t> counts;
-        for (const Pass* pass : passes) counts.push_back(n_of(*pass));
+        for (const Pass& pass : passes) counts.push_back(n_of(pass));
         return counts;
     }
 
@@ -148,7 +140,7 @@ struct TextDecoder::Batch {
         }
     }
 
-    std::vector<const Pass*> passes;
+    const std::vector<Pass>& passes;
     std::vector<Row> rows;
     std::vector<Listeners> listeners;
 };
@@ -165,7 +157,6 @@ void TextDecoder::reserve(const DecoderNeeds& needs) {
     reserve_bytes(rows_, needs.row_bytes);
     reserve_bytes(qkv_, needs.qkv_bytes);
     reserve_bytes(hidden_, needs.hidden_bytes);
-    reserve_bytes(logits_, needs.logit_bytes);
     model_.machine().reserve(needs.machine);
 }
 
@@ -202,7 +193,7 @@ void TextDecoder::copy(const Sequence& from, Sequence& to) {
     to.audio_ = from.audio_;
 }
 
-void TextDecoder::decode(const std::vector<Pass>& passes) {
+void TextDecoder::decode(const std::vector<Pass>& passes, float* logits) {
     check(passes);
     const auto lock = model_.lock();
     const Batch batch(passes);
@@ -221,7 +212,7 @@ void TextDecoder::decode(const std::vector<Pass>& passes) {
         attend_to_audio(layers[i].cross_attention, static_cast<int64_t>(i), batch, x);
         apply_mlp(model_.machine(), layers[i].mlp, batch.n_rows(), x, hidden_);
     }
-    project(batch, x);
+    project(batch, x, logits);
     for (const Pass& pass : passes) pass.sequence->cache_.set_n_tokens(pass.sequence->n_tokens() + pass.n_tokens);
 }
 
@@ -326,7 +317,7 @@ void TextDecoder::attend_to_audio(const AttentionWeights& weights, int64_t layer
     multiply(machine, {heads, n_rows, n_state_}, nullptr, {{&weights.out, x, add}});
 }
 
-void TextDecoder::project(const Batch& batch, float* x) {
+void TextDecoder::project(const Batch& batch, float* x, float* logits) {
     Machine& machine = model_.machine();
     float* wanted = x;  // the rows whose logits are wanted, moved to the front
     int64_t n_wanted = 0;
@@ -337,16 +328,10 @@ void TextDecoder::project(const Batch& batch, float* x) {
     }
     if (n_wanted == 0) return;
     const DecoderWeights& weights = model_.decoder();
-    float* logits = logits_.floats();
     const RowGroups sequences(machine.study(), [&] {
         return batch.of_passes([](const Pass& pass) { return pass.n_tokens - pass.first_logits; });
     });
     multiply(machine, {wanted, n_wanted, n_state_}, &weights.norm, {{&weights.token_embedding, logits, {}}});
-    for (const Pass* pass : batch.passes) {
-        const int64_t n = (pass->n_tokens - pass->first_logits) * n_vocab();
-        std::memcpy(pass->logits, logits, static_cast<size_t>(n) * sizeof(float));
-        logits += n;
-    }
 }
 
 }  // namespace whisperq::edge

@@ -39,16 +39,15 @@ struct Pass {
     const int32_t* tokens = nullptr;  // n_tokens of them are appended to the sequence
     int64_t n_tokens = 0;
     int64_t first_logits = 0;  // the logits of tokens [first_logits, n_tokens) are wanted
-    float* logits = nullptr;   // [n_tokens - first_logits][n_vocab]
     CrossScores scores;
 };
 
 // Memory that the decoder takes beside weights and caches.
 struct DecoderNeeds {
-    size_t row_bytes = 0, qkv_bytes = 0, hidden_bytes = 0, logit_bytes = 0;
+    size_t row_bytes = 0, qkv_bytes = 0, hidden_bytes = 0;
     MachineNeeds machine;
 
-    size_t n_bytes() const noexcept { return row_bytes + qkv_bytes + hidden_bytes + logit_bytes; }
+    size_t n_bytes() const noexcept { return row_bytes + qkv_bytes + hidden_bytes; }
     void include(const DecoderNeeds& other);
 };
 
@@ -76,15 +75,18 @@ class TextDecoder {
     // `to` becomes what `from` is.
     void copy(const Sequence& from, Sequence& to);
 
-    // One step of all passes, each of another sequence: every weight is read once for all of their tokens. A sequence's
-    // result does not depend on what else is in the batch.
+    // One step of all passes, each of another sequence: every weight is read once for all of their tokens, and the keys
+    // and values of a window's audio once for passes over it that are side by side. A sequence's result does not depend
+    // on what else is in the batch. `logits`: [rows that are wanted of the first pass, of the second...][n_vocab].
     //
     // Throws Error(Status::internal) for tokens, lengths or heads that the caller should have refused; no sequence has
     // changed then. std::bad_alloc leaves the sequences as they were, too.
-    void decode(const std::vector<Pass>& passes);
+    void decode(const std::vector<Pass>& passes, float* logits);
+
+    ThreadPool& pool() noexcept { return model_.pool(); }
 
     // Of its work memory, so far.
-    size_t n_bytes() const noexcept { return rows_.size() + qkv_.size() + hidden_.size() + logits_.size(); }
+    size_t n_bytes() const noexcept { return rows_.size() + qkv_.size() + hidden_.size(); }
 
   private:
     struct Batch;
@@ -94,13 +96,13 @@ class TextDecoder {
     void embed(const Batch& batch, float* x) const;
     void attend_to_tokens(const AttentionWeights& weights, int64_t layer, const Batch& batch, float* x);
     void attend_to_audio(const AttentionWeights& weights, int64_t layer, const Batch& batch, float* x);
-    void project(const Batch& batch, float* x);
+    void project(const Batch& batch, float* x, float* logits);
 
     Model& model_;
     const kernels::KernelTable& kernels_;
     int64_t n_state_, n_head_;
     CacheShape self_shape_, audio_shape_;
-    AlignedBuffer rows_, qkv_, hidden_, logits_;
+    AlignedBuffer rows_, qkv_, hidden_;
 };
 
 }  // namespace whisperq::edge

@@ -77,12 +77,12 @@ Floats logits(EdgeModel& model, const std::shared_ptr<const edge::AudioCache>& a
     pass.tokens = tokens.data();
     pass.n_tokens = n_tokens;
     pass.first_logits = first;
-    pass.logits = out.mutable_data();
+    float* to = out.mutable_data();
     {
         const GilReleased released;
         const std::unique_ptr<edge::Sequence> sequence = model.decoder.begin(audio);
         pass.sequence = sequence.get();
-        model.decoder.decode({pass});
+        model.decoder.decode({pass}, to);
     }
     return out;
 }
@@ -98,10 +98,10 @@ Floats decode(EdgeModel& model, const std::vector<edge::Sequence*>& sequences,
         passes[i].tokens = tokens[i].data();
         passes[i].n_tokens = static_cast<int64_t>(tokens[i].size());
         passes[i].first_logits = passes[i].n_tokens - 1;
-        passes[i].logits = out.mutable_data() + static_cast<int64_t>(i) * model.decoder.n_vocab();
     }
+    float* to = out.mutable_data();
     const GilReleased released;
-    model.decoder.decode(passes);
+    model.decoder.decode(passes, to);
     return out;
 }
 

@@ -65,6 +65,9 @@ class ScriptedModel final : public LanguageModel {
     size_t n_windows() const override { return static_cast<size_t>(script_.n_windows); }
     int64_t n_audio_ctx(size_t) const override { return 1500; }
     std::string isa() const override { return script_.isa; }
+    void run(int64_t n_tasks, const whisperq::Task& task) override {
+        for (int64_t i = 0; i < n_tasks; ++i) task(i, 0);
+    }
 
     std::unique_ptr<Sequence> begin(size_t) override {
         auto state = std::make_unique<State>();
@@ -76,7 +79,7 @@ class ScriptedModel final : public LanguageModel {
         static_cast<State&>(to) = static_cast<const State&>(from);
     }
 
-    void decode(const std::vector<Pass>& passes) override {
+    void decode(const std::vector<Pass>& passes, float* logits) override {
         for (const Pass& pass : passes) {
             auto& state = static_cast<State&>(*pass.sequence);
             for (int64_t i = 0; i < pass.n_tokens; ++i) {
@@ -84,7 +87,9 @@ class ScriptedModel final : public LanguageModel {
                 if (pass.tokens[i] >= script_.first_time) state.last_time = pass.tokens[i];
                 if (++state.n_tokens > script_.n_text_ctx)
                     throw std::logic_error("a sequence is longer than the context");
-                if (i >= pass.first_logits) write(state, pass.logits + (i - pass.first_logits) * script_.n_vocab);
+                if (i < pass.first_logits) continue;
+                write(state, logits);
+                logits += script_.n_vocab;
             }
         }
     }
