@@ -111,6 +111,7 @@ struct TextDecoder::Batch {
 
     explicit Batch(const std::vector<Pass>& given) : passes(given) {
         for (const Pass& pass : given) {
+            first_rows.push_back(n_rows());
             const AudioCache* audio = &pass.sequence->audio();
             if (listeners.empty() || listeners.back().audio != audio) listeners.push_back({audio, n_rows(), 0});
             for (int64_t i = 0; i < pass.n_tokens; ++i) rows.push_back({&pass, i, pass.sequence->n_tokens() + i});
@@ -141,6 +142,7 @@ struct TextDecoder::Batch {
     }
 
     const std::vector<Pass>& passes;
+    std::vector<int64_t> first_rows;  // of the passes
     std::vector<Row> rows;
     std::vector<Listeners> listeners;
 };
@@ -260,20 +262,26 @@ void TextDecoder::attend_to_tokens(const AttentionWeights& weights, int64_t laye
     float* heads = v + size;
     multiply(machine, {x, n_rows, n_state_}, &weights.norm,
              {{&weights.query, q, {}}, {&weights.key, k, {}}, {&weights.value, v, {}}});
-    for (int64_t r = 0; r < n_rows; ++r) {
-        const Batch::Row& row = batch.rows[static_cast<size_t>(r)];
-        row.pass->sequence->cache_.put(kernels_, layer, row.position, k + r * n_state_, v + r * n_state_);
-    }
-    machine.pool().run(n_rows * n_head_, [&](int64_t task, int worker) {
-        const int64_t r = task / n_head_, head = task % n_head_, at = r * n_state_ + head * kHeadSize;
-        const Batch::Row& row = batch.rows[static_cast<size_t>(r)];
-        const CachedHead cached = row.pass->sequence->cache_.head(layer, head);
-        const int64_t n_keys = row.position + 1, stride = score_stride(n_keys);
+    machine.pool().run(static_cast<int64_t>(batch.passes.size()) * n_head_, [&](int64_t task, int worker) {
+        const auto i = static_cast<size_t>(task / n_head_);
+        const int64_t head = task % n_head_, first = batch.first_rows[i] * n_state_ + head * kHeadSize;
+        const Pass& pass = batch.passes[i];
+        SelfCache& cache = pass.sequence->cache_;
+        cache.fetch(layer, head);
+        for (int64_t t = 0; t < pass.n_tokens; ++t) {
+            const int64_t at = first + t * n_state_;
+            cache.put(kernels_, layer, head, cache.n_tokens() + t, k + at, v + at);
+        }
+        const CachedHead cached = cache.head(layer, head);
         float* scores = machine.scratch_floats(worker);
-        kernels_.score_keys(q + at, n_state_, 1, cached.blocks, cached.keys, self_shape_.type, n_keys, scores, stride);
-        kernels_.softmax(scores, n_keys);
-        kernels_.mix_values(scores, stride, 1, cached.blocks, cached.values, self_shape_.type, n_keys, heads + at,
-                            n_state_);
+        for (int64_t t = 0; t < pass.n_tokens; ++t) {
+            const int64_t n_keys = cache.n_tokens() + t + 1, stride = score_stride(n_keys), at = first + t * n_state_;
+            kernels_.score_keys(q + at, n_state_, 1, cached.blocks, cached.keys, self_shape_.type, n_keys, scores,
+                                stride);
+            kernels_.softmax(scores, n_keys);
+            kernels_.mix_values(scores, stride, 1, cached.blocks, cached.values, self_shape_.type, n_keys, heads + at,
+                                n_state_);
+        }
     });
     kernels::Epilogue add;
     add.residual = x;

@@ -3,6 +3,7 @@
 #include <algorithm>
 #include <cstring>
 
+#include "core/fetch.h"
 #include "core/large_pages.h"
 
 namespace whisperq::edge {
@@ -103,27 +104,30 @@ void SelfCache::reserve(int64_t n) {
     }
 }
 
-void SelfCache::put(const kernels::KernelTable& kernels, int64_t layer, int64_t token, const float* key,
+void SelfCache::put(const kernels::KernelTable& kernels, int64_t layer, int64_t head, int64_t token, const float* key,
                     const float* value) {
     uint8_t* page = pages_[static_cast<size_t>(token / kKeyBlock)]->data();
     const int64_t column = token % kKeyBlock;
+    const CachedHead at = this->head(layer, head);
     alignas(kCacheLine) uint8_t stored[kHeadSize * sizeof(float)];
-    for (int64_t h = 0; h < shape_.n_head; ++h) {
-        const CachedHead at = head(layer, h);
-        store(kernels, shape_.type, key + h * kHeadSize, kHeadSize, stored);
-        if (shape_.type == CacheType::f16) {
-            spread(reinterpret_cast<const uint16_t*>(stored), column, page + at.keys);
-        } else {
-            spread(reinterpret_cast<const float*>(stored), column, page + at.keys);
-        }
-        uint8_t* values = page + at.values + static_cast<size_t>(column * kHeadSize) * value_bytes(shape_.type);
-        store(kernels, shape_.type, value + h * kHeadSize, kHeadSize, values);
+    store(kernels, shape_.type, key, kHeadSize, stored);
+    if (shape_.type == CacheType::f16) {
+        spread(reinterpret_cast<const uint16_t*>(stored), column, page + at.keys);
+    } else {
+        spread(reinterpret_cast<const float*>(stored), column, page + at.keys);
     }
+    uint8_t* values = page + at.values + static_cast<size_t>(column * kHeadSize) * value_bytes(shape_.type);
+    store(kernels, shape_.type, value, kHeadSize, values);
 }
 
 CachedHead SelfCache::head(int64_t layer, int64_t head) const noexcept {
     const size_t keys = static_cast<size_t>(2 * (layer * shape_.n_head + head)) * shape_.block_bytes();
     return {blocks_.data(), keys, keys + shape_.block_bytes()};
+}
+
+void SelfCache::fetch(int64_t layer, int64_t head) const noexcept {
+    const CachedHead at = this->head(layer, head);
+    for (const uint8_t* block : blocks_) fetch_ahead(block + at.keys, 2 * shape_.block_bytes());  // values lie behind keys
 }
 
 // ---- AudioCache

@@ -41,11 +41,14 @@ class SelfCache {
     int64_t n_tokens() const noexcept { return n_tokens_; }
     // Makes room for tokens [0, n), whose keys and values can then be put. Throws std::bad_alloc.
     void reserve(int64_t n);
-    // Key and value of all heads, n_head * kHeadSize floats each, for one token of one layer.
-    void put(const kernels::KernelTable& kernels, int64_t layer, int64_t token, const float* key, const float* value);
+    // Key and value of one head, kHeadSize floats each, for one token of one layer. Heads may be put side by side.
+    void put(const kernels::KernelTable& kernels, int64_t layer, int64_t head, int64_t token, const float* key,
+             const float* value);
     // Tokens before n are there, in all layers.
     void set_n_tokens(int64_t n) noexcept { n_tokens_ = n; }
     CachedHead head(int64_t layer, int64_t head) const noexcept;
+    // Asks the memory for what head() will be read of, all at once: a head has a piece in every page.
+    void fetch(int64_t layer, int64_t head) const noexcept;
 
   private:
     using Page = std::shared_ptr<AlignedBuffer>;
