@@ -8,6 +8,7 @@
 #include <cstring>
 
 #include "kernels/x86/avx512_product.h"
+#include "kernels/x86/avx512_rows.h"
 
 namespace whisperq::kernels {
 namespace {
@@ -111,6 +112,19 @@ static inline void add_packed_block(const InputBlock<kCount>& input, const uint8
     }
 }
 
+// Rows from which on a core computes for as long as it waits for memory. Its prefetcher does not look far enough ahead
+// then; fewer rows leave it the time to, and lose by what is fetched beside it.
+constexpr int kRowsToFetchFor = 3;
+constexpr int64_t kBlocksAhead = 8;
+
+template <Format kFormat>
+static inline void fetch_ahead(const uint8_t* packed) {
+    constexpr int64_t kBytes = info(kFormat).tile_bytes;
+    for (int64_t i = 0; i < kBytes; i += static_cast<int64_t>(kAlignment)) {
+        Lanes::fetch(packed + kBlocksAhead * kBytes + i);
+    }
+}
+
 // kCount rows, of which n_rows are there.
 template <Format kFormat, int kCount>
 static void multiply_packed_rows(const uint8_t* strips, const uint8_t* tiles, int64_t n_tiles, int64_t k,
@@ -121,6 +135,7 @@ static void multiply_packed_rows(const uint8_t* strips, const uint8_t* tiles, in
 #pragma GCC unroll 12
         for (int r = 0; r < kCount; ++r) sums[r][0] = _mm512_setzero_ps();
         for (int64_t b = 0; b < k / kBlock; ++b, tiles += info(kFormat).tile_bytes) {
+            if (kCount >= kRowsToFetchFor) fetch_ahead<kFormat>(tiles);
             add_packed_block<kFormat>(InputBlock<kCount>(strips, k, b), tiles, sums);
         }
         const int64_t first = tile * kTileColumns;
