@@ -62,7 +62,19 @@ def nano(request: pytest.FixtureRequest) -> Iterator[WhisperModel]:
         yield model
 
 
+@pytest.fixture(scope="module")
+def nano_edge() -> Iterator[WhisperModel]:
+    with WhisperModel("nano", device="cpu", engine="edge", cpu_threads=2) as model:
+        yield model
+
+
 @pytest.fixture(scope="session")
 def multilingual_path(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A tiny model with the multilingual vocabulary and random weights: it speaks nonsense in 99 languages."""
     return write_random_model(tmp_path_factory.mktemp("models") / "micro.bin", "micro", "f16")
+
+
+@pytest.fixture(scope="module")
+def micro_edge(multilingual_path: Path) -> Iterator[WhisperModel]:
+    with WhisperModel(multilingual_path, device="cpu", engine="edge", cpu_threads=2) as model:
+        yield model

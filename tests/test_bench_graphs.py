@@ -13,6 +13,7 @@ import numpy.typing as npt
 import pytest
 from cli_runner import cli_runner
 from make_model import write_random_model
+from sanitizers import not_with_sanitizers
 from whisperq_edge import _core
 from whisperq_edge._bench.graph_loop import GraphTranscriber
 from whisperq_edge._bench.graph_weights import int8_rows, read_weights
@@ -31,7 +32,10 @@ def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return write_random_model(tmp_path_factory.mktemp("graphs") / "micro.bin", "micro", "f32")
 
 
-@pytest.fixture(scope="module", params=RUNTIMES)
+OPENVINO = pytest.param("openvino", marks=not_with_sanitizers("it loads libraries in a way that they do not allow"))
+
+
+@pytest.fixture(scope="module", params=[OPENVINO, "onnxruntime"])
 def runtime(request: pytest.FixtureRequest, model: Path, tmp_path_factory: pytest.TempPathFactory) -> Any:
     """Name, and a function from a type to encoder and decoder."""
     for package in RUNTIMES[request.param]:

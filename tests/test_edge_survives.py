@@ -33,18 +33,6 @@ needs_fork = pytest.mark.skipif(not hasattr(os, "fork") or sys.platform == "darw
 
 
 @pytest.fixture(scope="module")
-def nano() -> Iterator[WhisperModel]:
-    with WhisperModel("nano", device="cpu", engine="edge", cpu_threads=2) as model:
-        yield model
-
-
-@pytest.fixture(scope="module")
-def micro(multilingual_path: Path) -> Iterator[WhisperModel]:
-    with WhisperModel(multilingual_path, device="cpu", engine="edge", cpu_threads=2) as model:
-        yield model
-
-
-@pytest.fixture(scope="module")
 def base(tmp_path_factory: pytest.TempPathFactory) -> Iterator[WhisperModel]:
     """Of a size that is used, so that its stages take as long as they do."""
     path = write_random_model(tmp_path_factory.mktemp("models") / "base.bin", SIZE, "q8_0")
@@ -84,21 +72,21 @@ def test_cancelling_takes_no_time(
 
 @pytest.mark.parametrize("timeout_s", [0.001, 0.5])
 def test_a_timeout_ends_the_call_and_keeps_what_was_heard(
-    nano: WhisperModel, sample_pcm: Floats, timeout_s: float
+    nano_edge: WhisperModel, sample_pcm: Floats, timeout_s: float
 ) -> None:
     began_s = time.monotonic()
     with pytest.raises(CancelledError, match=f"timeout_s={timeout_s} went by") as caught:
-        nano.transcribe(np.tile(sample_pcm, 400), timeout_s=timeout_s, beam_size=1)
+        nano_edge.transcribe(np.tile(sample_pcm, 400), timeout_s=timeout_s, beam_size=1)
     assert time.monotonic() - began_s < timeout_s + 2 * SLOWDOWN
     assert caught.value.partial is not None
     assert timeout_s < 0.1 or caught.value.partial.timings["total"].ms >= 1000 * timeout_s
-    assert nano.transcribe(sample_pcm, timeout_s=120).text
+    assert nano_edge.transcribe(sample_pcm, timeout_s=120).text
 
 
-def test_a_timeout_that_is_none(nano: WhisperModel, sample_pcm: Floats) -> None:
+def test_a_timeout_that_is_none(nano_edge: WhisperModel, sample_pcm: Floats) -> None:
     for wrong in (0, -1.0, float("nan"), float("inf"), "5", True):
         with pytest.raises(OptionError, match="timeout_s"):
-            nano.transcribe(sample_pcm, timeout_s=wrong)  # type: ignore[arg-type]
+            nano_edge.transcribe(sample_pcm, timeout_s=wrong)  # type: ignore[arg-type]
 
 
 def test_the_command_line_ends_a_file_and_tells(sample_path: Path) -> None:
@@ -151,7 +139,7 @@ def test_ctrl_c_takes_no_time(base: WhisperModel, sample_path: Path, after_s: fl
 # ---- Threads and processes -------------------------------------------------------------------------------------------
 
 
-def test_four_threads_get_what_one_gets(nano: WhisperModel, sample_pcm: Floats) -> None:
+def test_four_threads_get_what_one_gets(nano_edge: WhisperModel, sample_pcm: Floats) -> None:
     audios = [np.roll(np.tile(sample_pcm, 2), 5000 * i) for i in range(4)]
     options: list[dict[str, Any]] = [
         {"beam_size": 1},
@@ -159,11 +147,11 @@ def test_four_threads_get_what_one_gets(nano: WhisperModel, sample_pcm: Floats) 
         {"batch_size": 2},
         {"temperature": 0.7, "seed": 3},
     ]
-    alone = [contents(nano.transcribe(audio, **given)) for audio, given in zip(audios, options)]
+    alone = [contents(nano_edge.transcribe(audio, **given)) for audio, given in zip(audios, options)]
     found: list[Optional[list[Any]]] = [None] * 4
 
     def work(i: int) -> None:
-        found[i] = contents(nano.transcribe(audios[i], **options[i]))
+        found[i] = contents(nano_edge.transcribe(audios[i], **options[i]))
 
     threads = [threading.Thread(target=work, args=(i,)) for i in range(4)]
     for thread in threads:
@@ -229,8 +217,10 @@ NOTHING = {
 
 @pytest.mark.parametrize("batch_size", [None, 4])
 @pytest.mark.parametrize("name", NOTHING)
-def test_silence_has_no_text(nano: WhisperModel, micro: WhisperModel, name: str, batch_size: Optional[int]) -> None:
-    for model in (nano, micro):
+def test_silence_has_no_text(
+    nano_edge: WhisperModel, micro_edge: WhisperModel, name: str, batch_size: Optional[int]
+) -> None:
+    for model in (nano_edge, micro_edge):
         transcript = model.transcribe(NOTHING[name], batch_size=batch_size)
         assert transcript.segments == [] and transcript.text == ""
         if batch_size is None:

@@ -378,18 +378,6 @@ def test_speech_in_pieces_is_that_of_the_whole(options: VadOptions) -> None:
 
 
 @pytest.fixture(scope="module")
-def nano_edge() -> Iterator[WhisperModel]:
-    with WhisperModel("nano", device="cpu", engine="edge", cpu_threads=2) as model:
-        yield model
-
-
-@pytest.fixture(scope="module")
-def micro(multilingual_path: Path) -> Iterator[WhisperModel]:
-    with WhisperModel(multilingual_path, device="cpu", engine="edge", cpu_threads=2) as model:
-        yield model
-
-
-@pytest.fixture(scope="module")
 def talk_file(tmp_path_factory: pytest.TempPathFactory, sample_pcm: Floats) -> Path:
     """45 s of speech, quiet noise, digital silence and speech, at 22.05 kHz."""
     pause = np.concatenate([noise(12 * RATE) * np.float32(0.01), np.zeros(12 * RATE, np.float32)])
@@ -412,13 +400,15 @@ OPTIONS: list[dict[str, Any]] = [
 
 @pytest.mark.usefixtures("forgetful")
 @pytest.mark.parametrize("options", OPTIONS, ids=str)
-def test_a_stream_has_the_transcript_of_an_array(micro: WhisperModel, talk_file: Path, options: dict[str, Any]) -> None:
+def test_a_stream_has_the_transcript_of_an_array(
+    micro_edge: WhisperModel, talk_file: Path, options: dict[str, Any]
+) -> None:
     common = {"language": "en", "temperature": 0.0, "beam_size": 1, "max_new_tokens": 6, "log_prob_threshold": None}
     content = talk_file.read_bytes()
     expected: Optional[list[Any]] = None
     for audio in (to_pcm(talk_file).samples, talk_file, content, io.BytesIO(content), Pipe(content)):
         starts: list[Any] = []
-        heard = micro._transcribe(
+        heard = micro_edge._transcribe(
             audio,  # type: ignore[arg-type]
             {**common, **options},
             on_start=lambda *started: starts.append(started),  # noqa: B023
@@ -440,7 +430,7 @@ def test_silence_and_nothing_come_out_of_files_as_out_of_arrays(nano_edge: Whisp
 
 
 @pytest.mark.usefixtures("forgetful")
-def test_a_file_that_changes_ends_the_call(micro: WhisperModel, tmp_path: Path, talk_file: Path) -> None:
+def test_a_file_that_changes_ends_the_call(micro_edge: WhisperModel, tmp_path: Path, talk_file: Path) -> None:
     path = tmp_path / "talk.flac"
     path.write_bytes(talk_file.read_bytes())
 
@@ -449,4 +439,4 @@ def test_a_file_that_changes_ends_the_call(micro: WhisperModel, tmp_path: Path, 
             file.write(b"more")
 
     with pytest.raises(AudioError, match="changed while it was transcribed"):
-        micro._transcribe(path, {"language": "en", "max_new_tokens": 3, "temperature": 0.0}, on_start=append)
+        micro_edge._transcribe(path, {"language": "en", "max_new_tokens": 3, "temperature": 0.0}, on_start=append)
