@@ -84,12 +84,12 @@ def row(type_name: str, ours: npt.NDArray[np.bool_], theirs: npt.NDArray[np.bool
     return f"| {type_name} | {len(ours)} | {shares} | {alone} |"
 
 
-def measure(source: Path, pcms: Sequence[Floats], folder: Path) -> None:
+def measure(source: Path, types: Sequence[str], pcms: Sequence[Floats], folder: Path) -> None:
     f32 = folder / "f32.bin"
     convert_model(source, f32, type="f32", proof="tensors")
     sequences = [*spoken_tokens(f32, pcms)]
     expected = edge_choices(f32, pcms, sequences)
-    for type_name in TYPES:
+    for type_name in types:
         path = folder / f"{type_name}.bin"
         convert_model(source, path, type=type_name, proof="tensors")
         ours = agreeing(edge_choices(path, pcms, sequences), expected)
@@ -108,7 +108,9 @@ def main() -> None:
     parser.add_argument("data", type=Path, help="the folder with the corpora")
     parser.add_argument("--n", type=int, default=60, help="clips (60)")
     parser.add_argument("--models", default="nano,tiny", help="nano, and tiny with random weights")
+    parser.add_argument("--types", default=",".join(TYPES), help=f"some of them ({','.join(TYPES)})")
     given = parser.parse_args()
+    types = given.types.split(",")
     pcms = []
     for path in choose_files(given.data, given.n):
         pcm = to_pcm(path).samples[:480000]
@@ -118,9 +120,9 @@ def main() -> None:
         for model in given.models.split(","):
             print(f"\n{model}\n\n{HEAD}")
             if model == "nano":
-                measure(ROOT / "scripts" / "train_nano" / "weights" / "nano.en.pt", pcms, folder)
+                measure(ROOT / "scripts" / "train_nano" / "weights" / "nano.en.pt", types, pcms, folder)
             else:
-                measure(write_random_model(folder / "random.bin", model, "f32", seed=1), pcms, folder)
+                measure(write_random_model(folder / "random.bin", model, "f32", seed=1), types, pcms, folder)
 
 
 if __name__ == "__main__":

@@ -127,7 +127,8 @@ CachedHead SelfCache::head(int64_t layer, int64_t head) const noexcept {
 
 void SelfCache::fetch(int64_t layer, int64_t head) const noexcept {
     const CachedHead at = this->head(layer, head);
-    for (const uint8_t* block : blocks_) fetch_ahead(block + at.keys, 2 * shape_.block_bytes());  // values lie behind keys
+    for (const uint8_t* block : blocks_)
+        fetch_ahead(block + at.keys, 2 * shape_.block_bytes());  // values lie behind keys
 }
 
 // ---- AudioCache

@@ -17,9 +17,10 @@ constexpr int64_t kTasksPerThread = 4;
 
 // Up to so many strips of input, weights are multiplied as they are packed; for more, it pays to expand them first.
 constexpr int64_t kStripsFromPacked = kernels::kPackedRows / kStripRows;
-// Tiles of a task then: enough to hide its start, few enough for every thread to get some.
+// Tiles of a task then: enough to hide its start, few enough for every thread to get some and, where the input takes
+// several passes over them, to stay in a core's cache.
 constexpr int64_t kFewestPackedTiles = 8, kMostPackedTiles = 32;
-// Strips that lie in a first level cache beside the weights that stream through it.
+// What stays in a first level cache beside the weights that stream through it.
 constexpr size_t kNearBytes = 24 * 1024;
 
 bool is_block_format(const Linear& linear) {
@@ -127,10 +128,17 @@ struct Grain {
     int64_t tiles;  // of a task
 };
 
+// Whether packed weights are multiplied with all strips in one pass.
+bool takes_one_pass(const Linear& linear, int64_t n_strips) {
+    if (n_strips == 1) return true;
+    return is_block_format(linear) && static_cast<size_t>(n_strips) * kernels::strip_bytes(linear.k) <= kNearBytes;
+}
+
 Grain grain_of(const Linear& linear, int64_t n_strips, int64_t tiles_per_call, int64_t n_threads) {
-    const bool packed = n_strips <= kStripsFromPacked && linear.format != Format::f32;
+    if (n_strips > kStripsFromPacked || linear.format == Format::f32) return {false, tiles_per_call};
+    if (!takes_one_pass(linear, n_strips)) return {true, kFewestPackedTiles};
     const int64_t share = kernels::n_tiles(linear.n) / (kTasksPerThread * n_threads);
-    return {packed, packed ? std::clamp(share, kFewestPackedTiles, kMostPackedTiles) : tiles_per_call};
+    return {true, std::clamp(share, kFewestPackedTiles, kMostPackedTiles)};
 }
 
 std::vector<Part> cut(const std::vector<Product>& products, int64_t n_strips, int64_t tiles_per_call,
@@ -163,20 +171,17 @@ std::vector<Part> cut(const std::vector<Product>& products, int64_t n_strips, in
 void multiply_packed(const Machine& machine, const Input& input, const Part& part) {
     const Linear& linear = *part.product->linear;
     const Rows& rows = input.rows();
-    const bool is_half = linear.format == Format::f16;
-    const bool together =
-        !is_half && static_cast<size_t>(input.n_strips()) * kernels::strip_bytes(linear.k) <= kNearBytes;
-    const int64_t n_at_once = together ? rows.m : kStripRows;
+    const int64_t n_at_once = takes_one_pass(linear, input.n_strips()) ? rows.m : kStripRows;
     for (int64_t row = 0; row < rows.m; row += n_at_once) {
         const int64_t n_rows = std::min(n_at_once, rows.m - row), offset = row * linear.n + part.first_column();
         float* out = part.product->out + offset;
-        if (is_half) {
+        if (is_block_format(linear)) {
+            machine.kernels().multiply_packed(linear.format, input.strip(row / kStripRows), part.tile(0), part.n_tiles,
+                                              linear.k, n_rows, part.n_columns(), out, linear.n, part.epilogue(offset));
+        } else {
             machine.kernels().multiply_half(rows.data + row * rows.stride, rows.stride,
                                             reinterpret_cast<const uint16_t*>(part.tile(0)), part.n_tiles, linear.k,
                                             n_rows, part.n_columns(), out, linear.n, part.epilogue(offset));
-        } else {
-            machine.kernels().multiply_packed(linear.format, input.strip(row / kStripRows), part.tile(0), part.n_tiles,
-                                              linear.k, n_rows, part.n_columns(), out, linear.n, part.epilogue(offset));
         }
     }
 }

@@ -8,14 +8,24 @@
 namespace whisperq::kernels {
 namespace {
 
-// Calls `multiply(strip, n_rows, out, epilogue)` for each strip that n_rows rows are in.
+// `multiply` is multiply_packed for one strip and one format. Of two strips the second follows tile by tile, while the
+// tile is in the cache.
 template <class Multiply>
-void by_strips(const uint8_t* strips, int64_t k, int64_t n_rows, float* out, int64_t out_stride,
-               const Epilogue& epilogue, const Multiply& multiply) {
-    for (int64_t first = 0; first < n_rows; first += kStripRows, strips += strip_bytes(k)) {
-        Epilogue own = epilogue;
-        if (own.residual != nullptr) own.residual += first * out_stride;
-        multiply(strips, n_rows - first < kStripRows ? n_rows - first : kStripRows, out + first * out_stride, own);
+void by_strips(const Multiply& multiply, Format format, const uint8_t* strips, const uint8_t* tiles, int64_t n_tiles,
+               int64_t k, int64_t n_rows, int64_t n_columns, float* out, int64_t out_stride, const Epilogue& epilogue) {
+    if (n_rows <= kStripRows) {
+        return multiply(strips, tiles, n_tiles, k, n_rows, n_columns, out, out_stride, epilogue);
+    }
+    for (int64_t tile = 0; tile < n_tiles; ++tile, tiles += k / kBlock * info(format).tile_bytes) {
+        const int64_t first = tile * kTileColumns;
+        const int64_t n_own = n_columns - first < kTileColumns ? n_columns - first : kTileColumns;
+        const uint8_t* strip = strips;
+        for (int64_t row = 0; row < n_rows; row += kStripRows, strip += strip_bytes(k)) {
+            Epilogue own = moved_to(epilogue, first);
+            if (own.residual != nullptr) own.residual += row * out_stride;
+            multiply(strip, tiles, 1, k, n_rows - row < kStripRows ? n_rows - row : kStripRows, n_own,
+                     out + row * out_stride + first, out_stride, own);
+        }
     }
 }
 

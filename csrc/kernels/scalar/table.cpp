@@ -224,11 +224,8 @@ void multiply_packed_strip(const FormatInfo& f, const uint8_t* strip, const uint
 
 void multiply_packed(Format format, const uint8_t* strips, const uint8_t* tiles, int64_t n_tiles, int64_t k,
                      int64_t n_rows, int64_t n_columns, float* out, int64_t out_stride, const Epilogue& epilogue) {
-    by_strips(strips, k, n_rows, out, out_stride, epilogue,
-              [&](const uint8_t* strip, int64_t n_rows_of_strip, float* to, const Epilogue& own) {
-                  multiply_packed_strip(info(format), strip, tiles, n_tiles, k, n_rows_of_strip, n_columns, to,
-                                        out_stride, own);
-              });
+    const auto multiply = [&](auto... given) { multiply_packed_strip(info(format), given...); };
+    by_strips(multiply, format, strips, tiles, n_tiles, k, n_rows, n_columns, out, out_stride, epilogue);
 }
 
 void multiply_float(const float* input, int64_t input_stride, const float* panel, int64_t, int64_t k, int64_t n_rows,

@@ -110,10 +110,7 @@ void multiply_packed(Format format, const uint8_t* strips, const uint8_t* tiles,
         case Format::f16:
             return;  // not block formats
     }
-    by_strips(strips, k, n_rows, out, out_stride, epilogue,
-              [&](const uint8_t* strip, int64_t n_rows_of_strip, float* to, const Epilogue& own) {
-                  multiply(strip, tiles, n_tiles, k, n_rows_of_strip, n_columns, to, out_stride, own);
-              });
+    by_strips(multiply, format, strips, tiles, n_tiles, k, n_rows, n_columns, out, out_stride, epilogue);
 }
 
 // ---- f16
