@@ -17,7 +17,7 @@ import numpy as np
 import numpy.typing as npt
 import pytest
 from cli_runner import cli_runner
-from test_kernels import QEMU_ARM, answer, build, needs_arm, run, supported
+from test_kernels import QEMU_ARM, answer, build, needs_arm, not_under_qemu, run, supported
 from whisperq_edge import OptionError, WhisperModel, _core, _self_test
 from whisperq_edge._self_test import SelfTestWarning, known_self_test, trusted_isa
 from whisperq_edge.cli import main
@@ -80,6 +80,7 @@ def test_every_fault_is_seen_on_every_isa() -> None:
     )
 
 
+@not_under_qemu
 @needs_arm
 @pytest.mark.parametrize(("cpu", "n_isas"), [("cortex-a53", 2), ("max", 4)])
 def test_every_fault_is_seen_on_arm(cpu: str, n_isas: int) -> None:
