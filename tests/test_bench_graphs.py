@@ -33,9 +33,10 @@ def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 OPENVINO = pytest.param("openvino", marks=not_with_sanitizers("it loads libraries in a way that they do not allow"))
+EACH_RUNTIME = [OPENVINO, "onnxruntime"]
 
 
-@pytest.fixture(scope="module", params=[OPENVINO, "onnxruntime"])
+@pytest.fixture(scope="module", params=EACH_RUNTIME)
 def runtime(request: pytest.FixtureRequest, model: Path, tmp_path_factory: pytest.TempPathFactory) -> Any:
     """Name, and a function from a type to encoder and decoder."""
     for package in RUNTIMES[request.param]:
@@ -145,7 +146,7 @@ def test_beams_are_refused_with_a_reason(model: Path, tmp_path: Path) -> None:
         assert models == [] and "--beam-size 1 instead of 5" in reason
 
 
-@pytest.mark.parametrize("name", RUNTIMES)
+@pytest.mark.parametrize("name", EACH_RUNTIME)
 def test_rows_of_a_run(name: str) -> None:
     for package in RUNTIMES[name]:
         pytest.importorskip(package)
