@@ -367,7 +367,12 @@ def with_nan(folder: Path, source: Path) -> Path:
         (damaged, ModelFormatError, "at byte"),
         (lambda folder, source: Path(shutil.copy(__file__, folder / "model.pt")), ModelFormatError, "magic"),
         (lambda folder, source: write_random_model(folder / "f32.bin", "micro", "f32"), UnsupportedModelError, "f32"),
-        (with_nan, InferenceError, "nan.bin: .* holds nan at value 0"),
+        pytest.param(
+            with_nan,
+            InferenceError,
+            "nan.bin: .* holds nan at value 0",
+            marks=not_with_sanitizers("whisper.cpp is built with its assertions, of which one ends the process"),
+        ),
     ],
     ids=["absent", "damaged", "no ggml", "f32", "nan"],
 )

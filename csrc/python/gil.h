@@ -4,10 +4,8 @@
 #include <pybind11/pybind11.h>
 
 #include <chrono>
+#include <exception>
 #include <thread>
-#if defined(__GLIBCXX__)
-#include <cxxabi.h>
-#endif
 
 namespace whisperq::python {
 
@@ -39,17 +37,13 @@ class GilReleased {
 // Does what needs the GIL on a thread that may have released it: `action` may run Python, and throw.
 template <class Action>
 void with_gil(const Action& action) {
-#if defined(__GLIBCXX__)
     try {
         const pybind11::gil_scoped_acquire gil;
         action();
-    } catch (const abi::__forced_unwind&) {
-        wait_for_the_end();
+    } catch (...) {
+        if (!std::current_exception()) wait_for_the_end();  // glibc's unwinding is none
+        throw;
     }
-#else
-    const pybind11::gil_scoped_acquire gil;
-    action();
-#endif
 }
 
 }  // namespace whisperq::python
