@@ -1,7 +1,5 @@
 #include "core/large_pages.h"
 
-#include <cstdint>
-
 #if defined(__linux__)
 #include <sys/mman.h>
 #endif

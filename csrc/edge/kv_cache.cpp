@@ -48,7 +48,7 @@ void put_floats(const kernels::KernelTable& kernels, CacheType type, const float
 
 void put_codes(const kernels::KernelTable& kernels, const float* keys, const float* values, int64_t stride, int64_t n,
                uint8_t* key_block, uint8_t* value_block) {
-    constexpr int64_t kCodes = kKeyBlock * kHeadSize, kGroup = 4, kColumns = 16;
+    constexpr int64_t kCodes = kKeyBlock * kHeadSize, kGroup = 4;
     float key_scales[kKeyBlock] = {}, value_scales[kKeyBlock] = {};
     int8_t codes[kHeadSize];
     std::memset(key_block, 0, kCodes);
@@ -60,8 +60,7 @@ void put_codes(const kernels::KernelTable& kernels, const float* keys, const flo
         }
         kernels.quantize_head(values + j * stride, codes, value_scales + j);
         for (int64_t i = 0; i < kHeadSize; ++i) {
-            const int64_t group = i / kColumns * (kKeyBlock / kGroup) + j / kGroup;
-            value_block[(group * kColumns + i % kColumns) * kGroup + j % kGroup] = static_cast<uint8_t>(codes[i]);
+            value_block[kernels::value_code_at(j, i)] = static_cast<uint8_t>(codes[i]);
         }
     }
     std::memcpy(key_block + kCodes, key_scales, sizeof key_scales);

@@ -171,6 +171,11 @@ inline constexpr int64_t kKeyBlock = 16;
 
 enum class CacheType : uint8_t { f32, f16, int8 };
 
+// Where a block of values in int8 has value i of its token j.
+static constexpr int64_t value_code_at(int64_t j, int64_t i) {
+    return ((i / 16 * (kKeyBlock / 4) + j / 4) * 16 + i % 16) * 4 + j % 4;
+}
+
 static constexpr int64_t n_key_blocks(int64_t n_keys) {
     return (n_keys + kKeyBlock - 1) / kKeyBlock;
 }

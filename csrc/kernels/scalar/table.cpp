@@ -390,8 +390,7 @@ void mix_codes(const float* probabilities, const uint8_t* block, float* out) {
         int32_t sum = 0;
         for (int64_t j = 0; j < kKeyBlock; ++j) {
             const int code = code_of(products[j], factor);
-            const int64_t at = ((i / 16 * (kKeyBlock / kGroup) + j / kGroup) * 16 + i % 16) * kGroup + j % kGroup;
-            sum += code * static_cast<int8_t>(block[at]);
+            sum += code * static_cast<int8_t>(block[value_code_at(j, i)]);
         }
         out[i] += factor * static_cast<float>(sum);
     }
