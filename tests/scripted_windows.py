@@ -203,10 +203,10 @@ class ScriptedModel:
         self.contexts.append(n_ctx)
         return _Audio(window_of(mel), n_ctx)
 
-    def listen(self, audio_features: Any) -> _Audio:
+    def listen(self, audio_features: Any, should_stop: Any = None) -> _Audio:
         return audio_features
 
-    def logits(self, audio: _Audio, tokens: Sequence[int], first: int) -> Floats:
+    def logits(self, audio: _Audio, tokens: Sequence[int], first: int, should_stop: Any = None) -> Floats:
         return self._script.language_logits(audio.window)[None]
 
     def decode_windows(

@@ -18,7 +18,7 @@ from scripted_model import native_options
 from whisperq_edge import _core
 from whisperq_edge._convert.ggml import open_ggml
 from whisperq_edge._convert.rows import floats
-from whisperq_edge._errors import InferenceError
+from whisperq_edge._errors import InferenceError, InternalError
 
 Floats = npt.NDArray[np.float32]
 
@@ -284,6 +284,71 @@ def test_logits_that_are_no_numbers_are_an_error(model: _core.EdgeModel) -> None
         _core.align_windows(
             model, damaged, [_core.AlignRequest(PROMPT, [5], 9)], heads=HEADS, eot=EOT, no_timestamps=NO_TIMESTAMPS
         )
+
+
+def test_who_waits_for_another_thread_can_be_stopped(model: _core.EdgeModel, audios: list[_core.EdgeAudio]) -> None:
+    has_turn, may_go_on = threading.Event(), threading.Event()
+
+    def stay() -> bool:
+        has_turn.set()
+        return not may_go_on.wait(60)
+
+    sequence = model.begin(audios[0])
+    other = threading.Thread(target=model.encode, args=(mel_of(0), N_CTX, stay))
+    other.start()
+    assert has_turn.wait(60)
+    asked = [0]
+
+    def at_last() -> bool:
+        asked[0] += 1
+        return asked[0] % 3 == 0
+
+    try:
+        features = np.zeros((N_CTX, model.hparams["n_audio_state"]), np.float32)
+        assert model.encode(mel_of(0), N_CTX, at_last) is None
+        assert model.listen(features, at_last) is None
+        assert model.decode([sequence], [PROMPT], at_last) is None
+        assert model.logits(audios[0], PROMPT, 0, at_last) is None
+        assert asked[0] == 12 and sequence.n_tokens == 0
+        found, _ = _core.decode_windows(model, audios[:2], requests(2), options(), at_last)
+        assert [result.is_complete for result in found] == [False, False]
+    finally:
+        may_go_on.set()
+        other.join()
+    assert model.decode([sequence], [PROMPT]).shape == (1, model.hparams["n_vocab"])
+
+
+def test_a_computation_in_the_midst_of_another_one_of_the_same_thread_is_refused(model: _core.EdgeModel) -> None:
+    """As a signal handler may ask for: to wait would be for ever."""
+
+    def ask() -> bool:
+        model.encode(mel_of(0), N_CTX)
+        return False
+
+    with pytest.raises(InferenceError, match="in the midst of a computation"):
+        model.encode(mel_of(0), N_CTX, ask)
+    assert model.encode(mel_of(0), N_CTX).shape == (N_CTX, model.hparams["n_audio_state"])
+
+
+def test_sequences_and_audio_are_of_this_model(
+    tmp_path: Path, model: _core.EdgeModel, audios: list[_core.EdgeAudio]
+) -> None:
+    """What only the package calls refuses what would read beyond its memory, too."""
+    path = write_random_model(tmp_path / "other.bin", SHAPE._replace(n_text_layer=3), "f32")
+    other = _core.EdgeModel(os.fspath(path), "auto", 1)
+    theirs = other.listen(other.encode(mel_of(0), N_CTX))
+    assert model.decode([], []).shape == (0, model.hparams["n_vocab"])
+    for wrong in (
+        lambda: model.begin(None),  # type: ignore[arg-type]
+        lambda: model.begin(theirs),
+        lambda: model.logits(None, [1]),  # type: ignore[arg-type]
+        lambda: model.logits(theirs, [1]),
+        lambda: model.decode([None], [[1]]),  # type: ignore[list-item]
+        lambda: model.decode([other.begin(theirs)], [[1]]),
+        lambda: _core.decode_windows(model, [theirs], requests(1), options()),
+    ):
+        with pytest.raises(InternalError, match=r"sequence|audio"):
+            wrong()
 
 
 def test_what_is_impossible_is_named(model: _core.EdgeModel, audios: list[_core.EdgeAudio]) -> None:

@@ -3,12 +3,15 @@ tongue where there is nothing to hear."""
 
 from __future__ import annotations
 
+import gc
+import io
 import os
 import signal
 import subprocess
 import sys
 import threading
 import time
+import weakref
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, Optional
@@ -191,6 +194,34 @@ def test_a_model_that_was_used_works_on_in_both_processes_of_a_fork(sample_path:
         check=False,
     )
     assert (done.returncode, done.stderr) == (0, "")
+
+
+def test_a_closed_model_is_gone_at_once() -> None:
+    """Its weights do not wait for the garbage to be collected."""
+    model = WhisperModel("nano", device="cpu", engine="edge", cpu_threads=1)
+    model.transcribe(np.zeros(RATE, np.float32), language="en", drop_silence=False, max_new_tokens=1)
+    engine = weakref.ref(model._engine)
+    gc.collect()
+    gc.disable()
+    try:
+        model.close()
+        assert engine() is None
+    finally:
+        gc.enable()
+
+
+@pytest.mark.parametrize("engine", ["edge", "ggml"])
+def test_a_model_may_be_closed_while_it_is_asked_to_encode(sample_path: Path, engine: str) -> None:
+    model = WhisperModel("nano", device="cpu", engine=engine)
+    expected = model.encode(sample_path)
+
+    class Closing(io.BytesIO):
+        def read(self, *arguments: Any) -> bytes:
+            model.close()
+            return super().read(*arguments)
+
+    assert np.array_equal(model.encode(Closing(sample_path.read_bytes())), expected)
+    assert repr(model).endswith("closed)")
 
 
 # ---- Nothing to hear -------------------------------------------------------------------------------------------------

@@ -72,6 +72,19 @@ FORKS: dict[str, str] = {
     ),
     "a child that never uses it": "hear()\nif os.fork() == 0: sys.exit(0)\nsys.exit(os.wait()[1])",
     "forked while a thread decodes": ("begin(True)\nif os.fork() == 0: sys.exit(0)\nsys.exit(os.wait()[1])"),
+    "forked while a thread decodes, and used": (
+        "expected = hear(); begin(True)\nif os.fork() == 0: sys.exit(0 if hear() == expected else 1)\n"
+        "sys.exit(os.wait()[1])"
+    ),
+    "forked while a thread encodes, and used": (
+        "mel = np.zeros((80, 3000), np.float32); expected = model.encode(mel)\n"
+        "def encode():\n    while True: model.encode(mel)\n"
+        "threading.Thread(target=encode, daemon=True).start()\n"
+        "for i in range(5):\n"
+        "    time.sleep(0.013)\n"
+        "    if os.fork() == 0: sys.exit(0 if np.array_equal(model.encode(mel), expected) else 1)\n"
+        "sys.exit(max(os.wait()[1] for i in range(5)))"
+    ),
     "a process of multiprocessing": (
         "hear()\nchild = multiprocessing.get_context('fork').Process(target=hear)\n"
         "child.start(); hear(); child.join(); sys.exit(child.exitcode)"

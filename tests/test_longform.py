@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+import weakref
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -248,6 +249,36 @@ def test_a_batch_hears_clips() -> None:
     model = Recorder()
     run(model, 70, batch_size=4, clip_timestamps=[1, 2, 10, 50])
     assert [window for window, _ in model.requests] == [(100, 100), (1000, 3000), (4000, 1000)]
+
+
+def test_the_prefix_of_a_batch_is_of_the_first_chunk_that_is_heard() -> None:
+    """As it is of windows one after the other: what is silent is not decoded."""
+    begin = VOCABULARY.encode(" It began")
+    for batch_size in (None, 2):
+        model = Recorder()
+        options = {"language": "en", "prefix": "It began", "batch_size": batch_size, "clip_timestamps": [0, 30, 30, 70]}
+        transcribe(Script(0), 70, options, model=model, **silent((0, 30)))
+        first, *others = [tokens[-len(begin) :] == begin for _, tokens in model.requests]
+        assert first and others and not any(others)
+
+
+def test_the_audio_of_a_batch_is_gone_when_the_next_one_comes() -> None:
+    alive: list[int] = []
+
+    class Weighed(Recorder):
+        def __init__(self) -> None:
+            super().__init__()
+            self.heard: weakref.WeakSet[Any] = weakref.WeakSet()
+
+        def encode(self, *arguments: Any) -> Any:
+            if self.contexts and len(self.contexts) % 2 == 0:
+                alive.append(len(self.heard))
+            audio = super().encode(*arguments)
+            self.heard.add(audio)
+            return audio
+
+    run(Weighed(), 170, batch_size=2, word_timestamps=True)
+    assert alive == [0, 0]
 
 
 # ---- Silence ---------------------------------------------------------------------------------------------------------

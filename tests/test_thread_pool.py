@@ -16,6 +16,7 @@ SOURCES = [
     ROOT / "tests" / "cpp" / "check_thread_pool.cpp",
     ROOT / "csrc" / "core" / "thread_pool.cpp",
     ROOT / "csrc" / "core" / "cpu_count.cpp",
+    ROOT / "csrc" / "core" / "forks.cpp",
 ]
 COMPILER = os.environ.get("CXX") or shutil.which("c++")
 CHECKS = [

@@ -1,6 +1,7 @@
 // Memory that starts on a cache line, for everything that vector loads touch.
 #pragma once
 
+#include <atomic>
 #include <cstddef>
 #include <cstdint>
 #include <limits>
@@ -23,8 +24,13 @@ class AlignedBuffer {
     AlignedBuffer(AlignedBuffer&& other) noexcept : data_(std::move(other.data_)), size_(other.size_) {
         other.size_ = 0;
     }
+    // Its size is never that of other data, so that a fork() in the midst of this leaves the child a buffer to go on
+    // with.
     AlignedBuffer& operator=(AlignedBuffer&& other) noexcept {
+        size_ = 0;
+        std::atomic_thread_fence(std::memory_order_release);
         data_ = std::move(other.data_);
+        std::atomic_thread_fence(std::memory_order_release);
         size_ = other.size_;
         other.size_ = 0;
         return *this;

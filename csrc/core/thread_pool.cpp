@@ -12,9 +12,9 @@
 
 #include "core/aligned.h"
 #include "core/cpu_count.h"
+#include "core/forks.h"
 
 #if !defined(_WIN32)
-#include <pthread.h>
 #include <signal.h>
 #endif
 #if defined(__x86_64__) || defined(_M_X64)
@@ -56,14 +56,6 @@ bool spin_until(std::chrono::microseconds limit, const F& is_ready) {
     return false;
 }
 
-// ---- fork: the child has this process's memory, but none of its threads --------------------------------------------
-
-std::atomic<uint64_t> forks{0};  // between the first process and this one
-
-#if !defined(_WIN32)
-const int fork_handler = pthread_atfork(nullptr, nullptr, [] { forks.fetch_add(1, std::memory_order_relaxed); });
-#endif
-
 // Signals are for the program's own threads: a handler that runs here would not interrupt what they wait for.
 class SignalsBlocked {
 #if !defined(_WIN32)
@@ -102,7 +94,7 @@ struct ThreadPool::Crew {
     explicit Crew(int n_threads) : n_threads_(n_threads), spin_(n_threads <= usable_cpus() ? kSpin : kSpin * 0) {}
     ~Crew() { rest(); }
 
-    bool is_ours() const noexcept { return forks_ == forks.load(std::memory_order_relaxed); }
+    bool is_ours() const noexcept { return forks_ == n_forks(); }
 
     void run(int64_t n_tasks, const Task& task) {
         if (const Frame* frame = find_frame()) {
@@ -262,7 +254,7 @@ struct ThreadPool::Crew {
 
     const int n_threads_;
     const std::chrono::microseconds spin_;
-    const uint64_t forks_ = forks.load(std::memory_order_relaxed);
+    const uint64_t forks_ = n_forks();
     std::mutex turn_;  // held by the run() that is in progress
     std::vector<std::thread> threads_;
 
@@ -311,14 +303,14 @@ namespace {
 struct SharedPools {
     std::mutex mutex;
     std::map<int, ThreadPool> by_size;
-    const uint64_t forks_at_birth = forks.load(std::memory_order_relaxed);
+    const uint64_t forks_at_birth = n_forks();
 };
 
 // Replaced after a fork like a crew: its lock may have been held by a thread that is not here.
 SharedPools& shared_pools() {
     static std::atomic<SharedPools*> current{nullptr};
     SharedPools* pools = current.load(std::memory_order_acquire);
-    if (pools != nullptr && pools->forks_at_birth == forks.load(std::memory_order_relaxed)) return *pools;
+    if (pools != nullptr && pools->forks_at_birth == n_forks()) return *pools;
     auto fresh = std::make_unique<SharedPools>();
     if (current.compare_exchange_strong(pools, fresh.get(), std::memory_order_acq_rel)) return *fresh.release();
     return *pools;

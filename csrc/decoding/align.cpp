@@ -108,8 +108,13 @@ struct Window {
 
 class Task {
   public:
-    Task(LanguageModel& model, const AlignOptions& options, DecodeStages& stages)
-        : model_(model), options_(options), stages_(stages), math_(row_math_for(model.isa().c_str())) {}
+    Task(LanguageModel& model, const AlignOptions& options, const std::function<bool()>& should_stop,
+         DecodeStages& stages)
+        : model_(model),
+          options_(options),
+          should_stop_(should_stop),
+          stages_(stages),
+          math_(row_math_for(model.isa().c_str())) {}
 
     Window begin(size_t index, const AlignRequest& request, AlignResult& result) {
         Window window{index, &request, &result, request.sot_sequence, model_.begin(index), {}};
@@ -122,15 +127,14 @@ class Task {
     }
 
     // False when should_stop() said so.
-    bool run(std::vector<Window>& windows, const std::function<bool()>& should_stop) {
+    bool run(std::vector<Window>& windows) {
         for (;;) {
             std::vector<Window*> unfinished;
             for (Window& window : windows) {
                 if (window.n_next() > 0) unfinished.push_back(&window);
             }
             if (unfinished.empty()) break;
-            if (should_stop()) return false;
-            take_pieces(unfinished);
+            if (should_stop_() || !take_pieces(unfinished)) return false;
         }
         for (Window& window : windows) take_path(window);
         return true;
@@ -142,7 +146,7 @@ class Task {
         int64_t first_logits, n_logits;
     };
 
-    void take_pieces(const std::vector<Window*>& windows) {
+    bool take_pieces(const std::vector<Window*>& windows) {
         std::vector<Piece> pieces(windows.size());
         std::vector<Pass> passes;
         int64_t n_tokens = 0, n_logits = 0;
@@ -153,14 +157,16 @@ class Task {
         }
         std::vector<float> logits(static_cast<size_t>(n_logits * model_.n_vocab()));
         const int64_t begin_us = now_us();
-        model_.decode(passes, logits.data());
+        const bool goes_on = model_.decode(passes, logits.data(), should_stop_);
         stages_.prompt.us += now_us() - begin_us;
+        if (!goes_on) return false;
         stages_.prompt.runs += n_tokens;
         const float* first = logits.data();
         for (size_t i = 0; i < windows.size(); ++i) {
             keep(*windows[i], pieces[i], first);
             first += pieces[i].n_logits * model_.n_vocab();
         }
+        return true;
     }
 
     // The logits from the last token before the text on.
@@ -193,11 +199,7 @@ class Task {
     float probability(const float* logits, int32_t token) const {
         const float largest = math_.max_of(logits, options_.eot);
         const double sum = math_.sum_exp(logits, options_.eot, largest, 1);
-        if (!(sum >= 0.5)) {  // the largest alone counts 1; NaN fails
-            throw Error(Status::inference,
-                        "the decoder computed logits that are not finite numbers; the model's weights are damaged or "
-                        "out of range: convert it again, or use a type of more bits");
-        }
+        if (!(sum >= 0.5)) refuse_logits();  // the largest alone counts 1; NaN fails
         return static_cast<float>(std::exp(double{logits[token]} - double{largest}) / sum);
     }
 
@@ -214,6 +216,7 @@ class Task {
 
     LanguageModel& model_;
     const AlignOptions& options_;
+    const std::function<bool()>& should_stop_;
     DecodeStages& stages_;
     const RowMath& math_;
 };
@@ -333,7 +336,7 @@ std::vector<AlignResult> align_windows(LanguageModel& model, const std::vector<A
     for (size_t i = 0; i < requests.size(); ++i) check(requests[i], i, options, model);
 
     std::vector<AlignResult> results(requests.size());
-    Task task(model, options, stages);
+    Task task(model, options, should_stop, stages);
     for (size_t next = 0; next < requests.size();) {
         std::vector<Window> windows;
         size_t n_scores = 0;
@@ -345,7 +348,7 @@ std::vector<AlignResult> align_windows(LanguageModel& model, const std::vector<A
             windows.push_back(task.begin(next, requests[next], results[next]));
             n_scores += windows.back().scores.size();
         }
-        if (!task.run(windows, should_stop)) break;
+        if (!task.run(windows)) break;
     }
     return results;
 }

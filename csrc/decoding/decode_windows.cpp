@@ -69,9 +69,10 @@ struct Window {
 class Task {
   public:
     Task(LanguageModel& model, const std::vector<WindowRequest>& requests, const DecodeOptions& options,
-         DecodeStages& stages)
+         const std::function<bool()>& should_stop, DecodeStages& stages)
         : model_(model),
           options_(options),
+          should_stop_(should_stop),
           stages_(stages),
           n_vocab_(model.n_vocab()),
           sample_len_(options.sample_len > 0 ? options.sample_len : model.n_text_ctx() / 2),
@@ -85,13 +86,9 @@ class Task {
         }
     }
 
-    std::vector<WindowResult> run(const std::function<bool()>& should_stop) {
-        if (windows_.empty() || should_stop()) return std::move(results_);
-        take_prompts();
-        while (count_sequences() > 0) {
-            if (should_stop()) break;
-            take_step();
-        }
+    std::vector<WindowResult> run() {
+        bool goes_on = !windows_.empty() && !should_stop_() && take_prompts();
+        while (goes_on && count_sequences() > 0) goes_on = !should_stop_() && take_step();
         return std::move(results_);
     }
 
@@ -111,8 +108,9 @@ class Task {
         return wants_no_speech() ? n_tokens(window) - window.request->sot_index : 1;
     }
 
-    void take_prompts() {
-        take_long_prompts_to_sot();
+    // This and what follows: false when should_stop() said so.
+    bool take_prompts() {
+        if (!take_long_prompts_to_sot()) return false;
         std::vector<int64_t> first_row;
         int64_t n_rows = 0, n_prompt_tokens = 0;
         for (const Window& window : windows_) {
@@ -129,7 +127,7 @@ class Task {
             passes.push_back({window.sequences[0].get(), window.request->tokens.data() + begin, n, n - n_wanted});
             n_prompt_tokens += n;
         }
-        decode(stages_.prompt, n_prompt_tokens, passes);
+        if (!decode(stages_.prompt, n_prompt_tokens, passes)) return false;
 
         const Timed timed(stages_.sample, static_cast<int64_t>(windows_.size()));
         model_.run(static_cast<int64_t>(windows_.size()), [&](int64_t i, int) {
@@ -138,16 +136,17 @@ class Task {
             if (!is_long(window)) window.result->no_speech_prob = no_speech_prob(row(first));
             sample(window, row(first + (is_long(window) ? 1 : n_prompt_rows(window)) - 1));
         });
+        return true;
     }
 
     bool is_long(const Window& window) const { return n_prompt_rows(window) > kMostPromptRows; }
 
-    void take_long_prompts_to_sot() {
+    bool take_long_prompts_to_sot() {
         std::vector<Window*> windows;
         for (Window& window : windows_) {
             if (is_long(window)) windows.push_back(&window);
         }
-        if (windows.empty()) return;
+        if (windows.empty()) return true;
         reserve(static_cast<int64_t>(windows.size()));
         std::vector<Pass> passes;
         int64_t n_prompt_tokens = 0;
@@ -156,13 +155,14 @@ class Task {
             passes.push_back({window->sequences[0].get(), window->request->tokens.data(), n, n - 1});
             n_prompt_tokens += n;
         }
-        decode(stages_.prompt, n_prompt_tokens, passes);
+        if (!decode(stages_.prompt, n_prompt_tokens, passes)) return false;
         for (size_t i = 0; i < windows.size(); ++i) {
             windows[i]->result->no_speech_prob = no_speech_prob(row(static_cast<int64_t>(i)));
         }
+        return true;
     }
 
-    void take_step() {
+    bool take_step() {
         const int64_t n_rows = count_sequences();
         reserve(n_rows);
         std::vector<Pass> passes;
@@ -173,18 +173,19 @@ class Task {
                 passes.push_back({window.sequences[i].get(), &window.search->live()[i].tokens.back(), 1, 0});
             }
         }
-        decode(n_rows == 1 ? stages_.decode : stages_.batchd, n_rows, passes);
+        if (!decode(n_rows == 1 ? stages_.decode : stages_.batchd, n_rows, passes)) return false;
 
         const Timed timed(stages_.sample, n_rows);
         model_.run(static_cast<int64_t>(first_rows.size()), [&](int64_t i, int) {
             const auto& [window, first_row] = first_rows[static_cast<size_t>(i)];
             sample(*window, row(first_row));
         });
+        return true;
     }
 
-    void decode(Stage& stage, int64_t runs, const std::vector<Pass>& passes) {
+    bool decode(Stage& stage, int64_t runs, const std::vector<Pass>& passes) {
         const Timed timed(stage, runs);
-        model_.decode(passes, logits_.data());
+        return model_.decode(passes, logits_.data(), should_stop_);
     }
 
     // `logits`: those after each of the window's sequences.
@@ -253,6 +254,7 @@ class Task {
 
     LanguageModel& model_;
     const DecodeOptions& options_;
+    const std::function<bool()>& should_stop_;
     DecodeStages& stages_;
     const int64_t n_vocab_, sample_len_;
     const RowMath& math_;
@@ -273,7 +275,7 @@ std::vector<WindowResult> decode_windows(LanguageModel& model, const std::vector
                                     "; it has to be that of the windows, " + std::to_string(model.n_windows()));
     }
     for (size_t i = 0; i < requests.size(); ++i) check(requests[i], i, model);
-    return Task(model, requests, options, stages).run(should_stop);
+    return Task(model, requests, options, should_stop, stages).run();
 }
 
 }  // namespace whisperq::decoding

@@ -23,7 +23,8 @@ void EdgeLanguageModel::copy(const Sequence& from, Sequence& to) {
     decoder_.copy(*static_cast<const EdgeSequence&>(from).sequence, *static_cast<EdgeSequence&>(to).sequence);
 }
 
-void EdgeLanguageModel::decode(const std::vector<Pass>& passes, float* logits) {
+bool EdgeLanguageModel::decode(const std::vector<Pass>& passes, float* logits,
+                               const std::function<bool()>& should_stop) {
     std::vector<edge::Pass> edge_passes;
     edge_passes.reserve(passes.size());
     for (const Pass& pass : passes) {
@@ -33,7 +34,7 @@ void EdgeLanguageModel::decode(const std::vector<Pass>& passes, float* logits) {
                                pass.first_logits,
                                {pass.heads, pass.scores}});
     }
-    decoder_.decode(edge_passes, logits);
+    return decoder_.decode(edge_passes, logits, should_stop);
 }
 
 }  // namespace whisperq::decoding

@@ -1,6 +1,7 @@
 // Our own decoder as what decoding asks: the model of a batch of windows.
 #pragma once
 
+#include <functional>
 #include <memory>
 #include <string>
 #include <vector>
@@ -25,7 +26,7 @@ class EdgeLanguageModel final : public LanguageModel {
 
     std::unique_ptr<Sequence> begin(size_t window) override;
     void copy(const Sequence& from, Sequence& to) override;
-    void decode(const std::vector<Pass>& passes, float* logits) override;
+    bool decode(const std::vector<Pass>& passes, float* logits, const std::function<bool()>& should_stop) override;
     void run(int64_t n_tasks, const Task& task) override { decoder_.pool().run(n_tasks, task); }
 
   private:

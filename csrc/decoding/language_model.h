@@ -4,6 +4,7 @@
 
 #include <cstddef>
 #include <cstdint>
+#include <functional>
 #include <memory>
 #include <string>
 #include <utility>
@@ -43,8 +44,9 @@ class LanguageModel {
     // `to`, of the same window, becomes what `from` is.
     virtual void copy(const Sequence& from, Sequence& to) = 0;
     // One step of all passes, each of another sequence; those of a window are best side by side. `logits`: [rows that
-    // are wanted of the first pass, of the second...][n_vocab].
-    virtual void decode(const std::vector<Pass>& passes, float* logits) = 0;
+    // are wanted of the first pass, of the second...][n_vocab]. False, and nothing is decoded, when should_stop() said
+    // so, which is asked while another thread computes with the model.
+    virtual bool decode(const std::vector<Pass>& passes, float* logits, const std::function<bool()>& should_stop) = 0;
     // Calls task(i, worker) for each i in [0, n_tasks), side by side where it can, for what is done with the logits of
     // different windows. The task may call begin() and copy() of its window.
     virtual void run(int64_t n_tasks, const Task& task) = 0;

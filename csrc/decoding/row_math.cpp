@@ -2,6 +2,8 @@
 
 #include <cstring>
 
+#include "core/status.h"
+
 namespace whisperq::decoding {
 
 const RowMath& row_math_for([[maybe_unused]] const char* isa) {
@@ -12,6 +14,12 @@ const RowMath& row_math_for([[maybe_unused]] const char* isa) {
     if (std::strcmp(isa, "avx2") == 0) return kRowMathAvx2;
 #endif
     return kRowMathBaseline;
+}
+
+void refuse_logits() {
+    throw Error(Status::inference,
+                "the decoder computed logits that are not finite numbers; the model's weights are damaged or out of "
+                "range: convert it again, or use a type of more bits");
 }
 
 }  // namespace whisperq::decoding

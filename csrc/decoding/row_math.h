@@ -25,4 +25,7 @@ extern const RowMath kRowMathAvx512;
 // For the kernels of this name (kernels/dispatch.h).
 const RowMath& row_math_for(const char* isa);
 
+// Throws Error(Status::inference): these logits are no finite numbers.
+[[noreturn]] void refuse_logits();
+
 }  // namespace whisperq::decoding

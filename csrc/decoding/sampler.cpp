@@ -195,12 +195,7 @@ Distribution::Distribution(const FilteredRow& row, const RowMath& math) : row_(r
         has_nan = has_nan || largest != largest;
         largest_ = std::max(largest_, largest);
     }
-    if (has_nan || largest_ == -kNever) {
-        throw Error(
-            Status::inference,
-            "the decoder computed logits that are not finite numbers; the model's weights are damaged or out of "
-            "range: convert it again, or use a type of more bits");
-    }
+    if (has_nan || largest_ == -kNever) refuse_logits();
     if (largest_ == kNever) {
         throw Error(
             Status::inference,

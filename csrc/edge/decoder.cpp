@@ -162,18 +162,21 @@ void TextDecoder::reserve(const DecoderNeeds& needs) {
     model_.machine().reserve(needs.machine);
 }
 
-std::shared_ptr<const AudioCache> TextDecoder::listen(const float* audio_features, int64_t n_ctx) {
+std::shared_ptr<const AudioCache> TextDecoder::listen(const float* audio_features, int64_t n_ctx,
+                                                      const std::function<bool()>& should_stop) {
     if (n_ctx < 1 || n_ctx > model_.hparams().n_audio_ctx) {
         throw Error(Status::internal, "listen: " + std::to_string(n_ctx) + " audio tokens");
     }
     auto audio = std::make_shared<AudioCache>(audio_shape_, n_ctx);
-    const auto lock = model_.lock();
+    const Turn::Taken taken = model_.turn().take(should_stop);
+    if (!taken) return nullptr;
     Machine& machine = model_.machine();
     reserve(listen_needs(model_.decoder(), kernels_, n_ctx));
     float* keys = qkv_.floats();
     float* values = keys + n_ctx * n_state_;
     const int64_t n_blocks = kernels::n_key_blocks(n_ctx);
     for (int64_t layer = 0; layer < self_shape_.n_layer; ++layer) {
+        if (should_stop && should_stop()) return nullptr;
         const AttentionWeights& weights = model_.decoder().layers[static_cast<size_t>(layer)].cross_attention;
         multiply(machine, {audio_features, n_ctx, n_state_}, nullptr,
                  {{&weights.key, keys, {}}, {&weights.value, values, {}}});
@@ -187,6 +190,8 @@ std::shared_ptr<const AudioCache> TextDecoder::listen(const float* audio_feature
 }
 
 std::unique_ptr<Sequence> TextDecoder::begin(std::shared_ptr<const AudioCache> audio) {
+    if (!audio) refuse("a sequence without audio");
+    if (!(audio->shape() == audio_shape_)) refuse("audio that a model of another shape has listened to");
     return std::unique_ptr<Sequence>(new Sequence(self_shape_, std::move(audio)));
 }
 
@@ -195,9 +200,11 @@ void TextDecoder::copy(const Sequence& from, Sequence& to) {
     to.audio_ = from.audio_;
 }
 
-void TextDecoder::decode(const std::vector<Pass>& passes, float* logits) {
+bool TextDecoder::decode(const std::vector<Pass>& passes, float* logits, const std::function<bool()>& should_stop) {
+    if (passes.empty()) return true;
+    const Turn::Taken taken = model_.turn().take(should_stop);
+    if (!taken) return false;
     check(passes);
-    const auto lock = model_.lock();
     const Batch batch(passes);
     int64_t n_logits = 0;
     for (const Pass& pass : passes) n_logits += pass.n_tokens - pass.first_logits;
@@ -216,11 +223,16 @@ void TextDecoder::decode(const std::vector<Pass>& passes, float* logits) {
     }
     project(batch, x, logits);
     for (const Pass& pass : passes) pass.sequence->cache_.set_n_tokens(pass.sequence->n_tokens() + pass.n_tokens);
+    return true;
 }
 
 void TextDecoder::check(const std::vector<Pass>& passes) const {
     std::vector<const Sequence*> seen;
     for (const Pass& pass : passes) {
+        if (pass.sequence == nullptr) refuse("a pass without a sequence");
+        if (!(pass.sequence->cache_.shape() == self_shape_ && pass.sequence->audio().shape() == audio_shape_)) {
+            refuse("a sequence of a model of another shape");
+        }
         const int64_t end = pass.sequence->n_tokens() + pass.n_tokens;
         if (pass.n_tokens < 1 || end > n_text_ctx()) {
             refuse(std::to_string(pass.n_tokens) + " tokens would make " + std::to_string(end) + "; allowed: 1 to " +

@@ -2,6 +2,7 @@
 #pragma once
 
 #include <cstdint>
+#include <functional>
 #include <memory>
 #include <utility>
 #include <vector>
@@ -68,8 +69,10 @@ class TextDecoder {
     int64_t n_vocab() const noexcept { return model_.hparams().n_vocab; }
     int64_t n_text_ctx() const noexcept { return model_.hparams().n_text_ctx; }
 
-    // Keys and values of audio features [n_ctx][n_audio_state], for any number of sequences. Throws std::bad_alloc.
-    std::shared_ptr<const AudioCache> listen(const float* audio_features, int64_t n_ctx);
+    // Keys and values of audio features [n_ctx][n_audio_state], for any number of sequences. Null when should_stop()
+    // said so, which is asked before each layer, and while another thread has its turn. Throws std::bad_alloc.
+    std::shared_ptr<const AudioCache> listen(const float* audio_features, int64_t n_ctx,
+                                             const std::function<bool()>& should_stop = {});
 
     std::unique_ptr<Sequence> begin(std::shared_ptr<const AudioCache> audio);
     // `to` becomes what `from` is.
@@ -79,9 +82,10 @@ class TextDecoder {
     // and values of a window's audio once for passes over it that are side by side. A sequence's result does not depend
     // on what else is in the batch. `logits`: [rows that are wanted of the first pass, of the second...][n_vocab].
     //
-    // Throws Error(Status::internal) for tokens, lengths or heads that the caller should have refused; no sequence has
-    // changed then. std::bad_alloc leaves the sequences as they were, too.
-    void decode(const std::vector<Pass>& passes, float* logits);
+    // Throws Error(Status::internal) for tokens, lengths, heads or sequences of another model that the caller should
+    // have refused; no sequence has changed then. std::bad_alloc leaves the sequences as they were, too; and so does
+    // should_stop(), which is asked while another thread has its turn: on true, false is returned.
+    bool decode(const std::vector<Pass>& passes, float* logits, const std::function<bool()>& should_stop = {});
 
     ThreadPool& pool() noexcept { return model_.pool(); }
 

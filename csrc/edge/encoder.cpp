@@ -80,7 +80,8 @@ bool Encoder::encode(const float* mel, int64_t n_frames, int64_t n_ctx, float* o
         throw Error(Status::internal,
                     "encode: " + std::to_string(n_ctx) + " audio tokens of " + std::to_string(n_frames) + " frames");
     }
-    const auto lock = model_.lock();
+    const Turn::Taken taken = model_.turn().take(should_stop);
+    if (!taken) return false;
     const EncoderNeeds needs = encoder_needs(model_.encoder(), kernels_, n_ctx);
     reserve_bytes(work_, needs.work_bytes);
     model_.machine().reserve(needs.machine);

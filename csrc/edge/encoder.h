@@ -25,11 +25,12 @@ class Encoder {
     // `mel` is [n_mels][n_frames] (openai/whisper's order); n_ctx audio tokens are computed from its first 2 * n_ctx
     // frames, frames that it lacks being as quiet as its quietest value. `out` is [n_ctx][n_audio_state].
     //
-    // `should_stop` is asked before each layer; on true the rest is left out and false is returned.
+    // `should_stop` is asked before each layer, and while another thread has its turn; on true the rest is left out and
+    // false is returned.
     //
     // Throws Error(Status::internal) for sizes that the caller should have refused.
     //
-    // All memory is taken before the first layer: std::bad_alloc comes then or not at all.
+    // All large memory is taken before the first layer.
     bool encode(const float* mel, int64_t n_frames, int64_t n_ctx, float* out,
                 const std::function<bool()>& should_stop = {});
 

@@ -22,6 +22,10 @@ struct CacheShape {
     size_t page_bytes() const noexcept { return static_cast<size_t>(2 * n_layer * n_head) * block_bytes(); }
     // The same of n tokens, in whole blocks.
     size_t n_bytes(int64_t n) const noexcept { return page_bytes() * static_cast<size_t>(kernels::n_key_blocks(n)); }
+
+    bool operator==(const CacheShape& other) const noexcept {
+        return n_layer == other.n_layer && n_head == other.n_head && type == other.type;
+    }
 };
 
 // Where the kernels find one head of one layer: block b is at blocks[b] + offset.
@@ -38,6 +42,7 @@ class SelfCache {
     SelfCache(const SelfCache&) = delete;
     SelfCache& operator=(const SelfCache& other);
 
+    const CacheShape& shape() const noexcept { return shape_; }
     int64_t n_tokens() const noexcept { return n_tokens_; }
     // Makes room for tokens [0, n), whose keys and values can then be put. Throws std::bad_alloc.
     void reserve(int64_t n);
@@ -67,6 +72,7 @@ class AudioCache {
     // Throws std::bad_alloc.
     AudioCache(const CacheShape& shape, int64_t n_ctx);
 
+    const CacheShape& shape() const noexcept { return shape_; }
     int64_t n_ctx() const noexcept { return n_ctx_; }
     size_t n_bytes() const noexcept { return data_.size(); }
     // Tokens of block b of one layer: rows of keys and values lie `stride` floats apart and begin with this block's.

@@ -255,7 +255,6 @@ void multiply_studied(Machine& machine, ActivationStudy& study, const Rows& rows
 }  // namespace
 
 void Machine::reserve(const MachineNeeds& needs) {
-    scratch_.resize(static_cast<size_t>(pool_.size()));
     for (AlignedBuffer& buffer : scratch_) reserve_bytes(buffer, needs.scratch_bytes);
     reserve_bytes(strips_, needs.strip_bytes);
     reserve_bytes(rows_, needs.row_bytes);

@@ -34,7 +34,8 @@ struct MachineNeeds {
 // layer.
 class Machine {
   public:
-    Machine(const kernels::KernelTable& kernels, ThreadPool& pool) : kernels_(kernels), pool_(pool) {}
+    Machine(const kernels::KernelTable& kernels, ThreadPool& pool)
+        : kernels_(kernels), pool_(pool), scratch_(static_cast<size_t>(pool.size())) {}
 
     const kernels::KernelTable& kernels() const noexcept { return kernels_; }
     ThreadPool& pool() noexcept { return pool_; }

@@ -15,13 +15,13 @@ Model::Model(const std::filesystem::path& path, const kernels::KernelTable& kern
 }
 
 void Model::round_activations(ActivationRounding rounding) {
-    const auto lock = this->lock();
+    const Turn::Taken taken = turn_.take();
     study_.start(linears(), std::move(rounding));
     machine_.set_study(study_.is_on() ? &study_ : nullptr);
 }
 
 std::map<std::string, float> Model::activation_ranges() {
-    const auto lock = this->lock();
+    const Turn::Taken taken = turn_.take();
     return study_.observed();
 }
 

@@ -4,11 +4,11 @@
 #include <cstdint>
 #include <filesystem>
 #include <map>
-#include <mutex>
 #include <string>
 #include <vector>
 
 #include "core/thread_pool.h"
+#include "core/turn.h"
 #include "edge/activation_study.h"
 #include "edge/linear.h"
 #include "edge/weights.h"
@@ -32,10 +32,10 @@ class Model {
 
     const kernels::KernelTable& kernels() const noexcept { return kernels_; }
     ThreadPool& pool() noexcept { return pool_; }
-    // To be used under the lock.
+    // To be used by who has the turn.
     Machine& machine() noexcept { return machine_; }
     // One computation at a time: others wait, so that four threads on one model get what one would get.
-    std::unique_lock<std::mutex> lock() { return std::unique_lock<std::mutex>(mutex_); }
+    Turn& turn() noexcept { return turn_; }
 
     // From the next computation on; waits for the one that runs. Throws what ActivationStudy::start() throws.
     void round_activations(ActivationRounding rounding);
@@ -52,7 +52,7 @@ class Model {
     ThreadPool pool_;
     Machine machine_;
     ActivationStudy study_;
-    std::mutex mutex_;
+    Turn turn_;
 };
 
 }  // namespace whisperq::edge

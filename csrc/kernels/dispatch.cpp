@@ -141,4 +141,8 @@ const KernelTable& chosen_kernels() {
     return select(kVariable, name);
 }
 
+const KernelTable& kernels_for(const std::string& isa) {
+    return isa.empty() || isa == "auto" ? chosen_kernels() : kernels_named(isa);
+}
+
 }  // namespace whisperq::kernels

@@ -31,4 +31,7 @@ const KernelTable& kernels_named(const std::string& name);
 // Throws as kernels_named does.
 const KernelTable& chosen_kernels();
 
+// kernels_named(), or the chosen ones for "auto" and "".
+const KernelTable& kernels_for(const std::string& isa);
+
 }  // namespace whisperq::kernels

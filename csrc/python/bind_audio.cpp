@@ -13,6 +13,7 @@
 #include "core/status.h"
 #include "core/thread_pool.h"
 #include "kernels/dispatch.h"
+#include "python/arrays.h"
 #include "python/bindings.h"
 #include "python/gil.h"
 
@@ -21,27 +22,7 @@ namespace py = pybind11;
 namespace whisperq::python {
 namespace {
 
-using Floats = py::array_t<float, py::array::c_style>;
-
 constexpr int64_t kMostPadding = int64_t{24} * 3600 * mel::kSampleRate;  // a day, as for audio (_audio.py)
-
-std::string describe(const py::array& array) {
-    return py::str("{} of shape {}").format(array.dtype(), array.attr("shape"));
-}
-
-// As the kernels read it: contiguous, and each float where a float may stand.
-Floats readable(const py::array& array) {
-    const bool is_aligned = reinterpret_cast<uintptr_t>(array.data()) % alignof(float) == 0;
-    return is_aligned ? Floats(array) : Floats(py::array(array.attr("copy")()));
-}
-
-Floats checked_pcm(const py::array& pcm) {
-    if (pcm.ndim() != 1 || !py::isinstance<py::array_t<float>>(pcm)) {
-        throw Error(Status::audio, "pcm is an array of " + describe(pcm) +
-                                       "; it has to be float32, one-dimensional: 16 kHz, one channel, in [-1, 1]");
-    }
-    return readable(pcm);
-}
 
 Floats checked_filters(const py::array& filters) {
     constexpr py::ssize_t kMostMels = 4096;
@@ -72,14 +53,12 @@ ThreadPool& pool_of(int n_threads) {
 
 mel::Mel make_mel(const py::array& filters, const std::string& isa) {
     const Floats bank = checked_filters(filters);
-    const kernels::KernelTable& kernels =
-        isa.empty() || isa == "auto" ? kernels::chosen_kernels() : kernels::kernels_named(isa);
-    return mel::Mel(bank.data(), static_cast<int>(bank.shape(0)), kernels.isa);
+    return mel::Mel(bank.data(), static_cast<int>(bank.shape(0)), kernels::kernels_for(isa).isa);
 }
 
 Floats log_mel_spectrogram(const py::array& audio, const py::array& filters, int64_t padding, int n_threads,
                            const std::string& isa) {
-    const Floats pcm = checked_pcm(audio);
+    const Floats pcm = checked_pcm(audio, "pcm");
     const mel::Mel mel = make_mel(filters, isa);
     ThreadPool& pool = pool_of(n_threads);
     const int64_t n_frames = mel::count_frames(pcm.shape(0) + checked_padding(padding));
@@ -100,7 +79,7 @@ class Stream {
         : mel_(make_mel(filters, isa)), stream_(mel_, pool_of(n_threads)) {}
 
     Floats push(const py::array& audio) {
-        const Floats pcm = checked_pcm(audio);
+        const Floats pcm = checked_pcm(audio, "pcm");
         const float* from = pcm.data();
         const int64_t n_samples = pcm.shape(0);
         return collect([&](std::vector<float>& frames) { stream_.push(from, n_samples, frames); });

@@ -6,6 +6,7 @@
 
 #include <filesystem>
 #include <memory>
+#include <optional>
 #include <string>
 #include <utility>
 #include <vector>
@@ -13,6 +14,7 @@
 #include "core/cpu_count.h"
 #include "core/status.h"
 #include "kernels/dispatch.h"
+#include "python/arrays.h"
 #include "python/bindings.h"
 #include "python/edge_model.h"
 #include "python/gil.h"
@@ -23,23 +25,30 @@ namespace py = pybind11;
 namespace whisperq::python {
 namespace {
 
-using Floats = py::array_t<float, py::array::c_style>;
-
 Floats matrix(int64_t n_rows, int64_t n_columns) {
     return Floats({static_cast<py::ssize_t>(n_rows), static_cast<py::ssize_t>(n_columns)});
 }
 
-const kernels::KernelTable& table_named(const std::string& isa) {
-    return isa.empty() || isa == "auto" ? kernels::chosen_kernels() : kernels::kernels_named(isa);
-}
-
 std::unique_ptr<EdgeModel> open_model(const std::filesystem::path& path, const std::string& isa, int n_threads) {
-    const kernels::KernelTable& table = table_named(isa);
+    const kernels::KernelTable& table = kernels::kernels_for(isa);
     const GilReleased released;
     return std::make_unique<EdgeModel>(path, table, n_threads > 0 ? n_threads : usable_cpus());
 }
 
-Floats encode(EdgeModel& model, const Floats& mel, int64_t n_ctx, py::object should_stop) {
+// What `compute(should_stop)` does without the GIL; None for `out` where that said False: it was told to stop.
+template <class T, class F>
+std::optional<T> unless_stopped(T out, py::object should_stop, const F& compute) {
+    StopCheck stop(std::move(should_stop));
+    bool is_whole;
+    {
+        const GilReleased released;
+        is_whole = compute([&stop] { return stop(); });
+    }
+    stop.rethrow_error();
+    return is_whole ? std::optional<T>(std::move(out)) : std::nullopt;
+}
+
+std::optional<Floats> encode(EdgeModel& model, const Floats& mel, int64_t n_ctx, py::object should_stop) {
     const model::Hparams& hparams = model.model.hparams();
     if (mel.ndim() != 2 || mel.shape(0) != hparams.n_mels || mel.shape(1) < 1) {
         throw Error(Status::audio, "mel must have the shape [" + std::to_string(hparams.n_mels) + ", frames]");
@@ -48,28 +57,31 @@ Floats encode(EdgeModel& model, const Floats& mel, int64_t n_ctx, py::object sho
     const float* from = mel.data();
     float* to = out.mutable_data();
     const int64_t n_frames = mel.shape(1);
-    StopCheck stop(std::move(should_stop));
-    {
-        const GilReleased released;
-        model.encoder.encode(from, n_frames, n_ctx, to, [&stop] { return stop(); });
-    }
-    stop.rethrow_error();
-    return out;
+    return unless_stopped(std::move(out), std::move(should_stop),
+                          [&](const auto& stop) { return model.encoder.encode(from, n_frames, n_ctx, to, stop); });
 }
 
-std::shared_ptr<const edge::AudioCache> listen(EdgeModel& model, const Floats& features) {
+using Audio = std::shared_ptr<const edge::AudioCache>;
+
+Audio listen(EdgeModel& model, const Floats& features, py::object should_stop) {
     const int64_t n_state = model.model.hparams().n_audio_state;
     if (features.ndim() != 2 || features.shape(1) != n_state) {
         throw Error(Status::audio, "audio features must have the shape [tokens, " + std::to_string(n_state) + "]");
     }
     const float* from = features.data();
     const int64_t n_ctx = features.shape(0);
-    const GilReleased released;
-    return model.decoder.listen(from, n_ctx);
+    Audio audio;
+    StopCheck stop(std::move(should_stop));
+    {
+        const GilReleased released;
+        audio = model.decoder.listen(from, n_ctx, [&stop] { return stop(); });
+    }
+    stop.rethrow_error();
+    return audio;
 }
 
-Floats logits(EdgeModel& model, const std::shared_ptr<const edge::AudioCache>& audio,
-              const std::vector<int32_t>& tokens, int64_t first) {
+std::optional<Floats> logits(EdgeModel& model, const Audio& audio, const std::vector<int32_t>& tokens, int64_t first,
+                             py::object should_stop) {
     const auto n_tokens = static_cast<int64_t>(tokens.size());
     if (first < 0 || first >= n_tokens) throw Error(Status::internal, "logits: first is not one of the tokens");
     Floats out = matrix(n_tokens - first, model.decoder.n_vocab());
@@ -78,17 +90,15 @@ Floats logits(EdgeModel& model, const std::shared_ptr<const edge::AudioCache>& a
     pass.n_tokens = n_tokens;
     pass.first_logits = first;
     float* to = out.mutable_data();
-    {
-        const GilReleased released;
+    return unless_stopped(std::move(out), std::move(should_stop), [&](const auto& stop) {
         const std::unique_ptr<edge::Sequence> sequence = model.decoder.begin(audio);
         pass.sequence = sequence.get();
-        model.decoder.decode({pass}, to);
-    }
-    return out;
+        return model.decoder.decode({pass}, to, stop);
+    });
 }
 
-Floats decode(EdgeModel& model, const std::vector<edge::Sequence*>& sequences,
-              const std::vector<std::vector<int32_t>>& tokens) {
+std::optional<Floats> decode(EdgeModel& model, const std::vector<edge::Sequence*>& sequences,
+                             const std::vector<std::vector<int32_t>>& tokens, py::object should_stop) {
     if (sequences.size() != tokens.size())
         throw Error(Status::internal, "decode: as many lists of tokens as sequences");
     Floats out = matrix(static_cast<int64_t>(sequences.size()), model.decoder.n_vocab());
@@ -100,9 +110,8 @@ Floats decode(EdgeModel& model, const std::vector<edge::Sequence*>& sequences,
         passes[i].first_logits = passes[i].n_tokens - 1;
     }
     float* to = out.mutable_data();
-    const GilReleased released;
-    model.decoder.decode(passes, to);
-    return out;
+    return unless_stopped(std::move(out), std::move(should_stop),
+                          [&](const auto& stop) { return model.decoder.decode(passes, to, stop); });
 }
 
 // What it holds now, by the names of edge_memory().
@@ -110,7 +119,7 @@ py::dict memory(EdgeModel& model) {
     size_t machine = 0, encoder = 0, decoder = 0;
     {
         const GilReleased released;
-        const auto lock = model.model.lock();
+        const Turn::Taken taken = model.model.turn().take();
         machine = model.model.machine().n_bytes();
         encoder = model.encoder.n_bytes();
         decoder = model.decoder.n_bytes();
@@ -147,11 +156,11 @@ void bind_edge(py::module_& m) {
     py::class_<EdgeModel>(m, "EdgeModel")
         .def(py::init(&open_model), py::arg("path"), py::arg("isa") = "auto", py::arg("n_threads") = 0)
         .def("encode", &encode, py::arg("mel"), py::arg("n_ctx"), py::arg("should_stop") = py::none())
-        .def("listen", &listen, py::arg("audio_features"))
-        .def("begin", [](EdgeModel& model,
-                         const std::shared_ptr<const edge::AudioCache>& audio) { return model.decoder.begin(audio); })
-        .def("decode", &decode, py::arg("sequences"), py::arg("tokens"))
-        .def("logits", &logits, py::arg("audio"), py::arg("tokens"), py::arg("first") = 0)
+        .def("listen", &listen, py::arg("audio_features"), py::arg("should_stop") = py::none())
+        .def("begin", [](EdgeModel& model, const Audio& audio) { return model.decoder.begin(audio); })
+        .def("decode", &decode, py::arg("sequences"), py::arg("tokens"), py::arg("should_stop") = py::none())
+        .def("logits", &logits, py::arg("audio"), py::arg("tokens"), py::arg("first") = 0,
+             py::arg("should_stop") = py::none())
         .def_property_readonly("hparams", [](const EdgeModel& model) { return hparams_dict(model.model.hparams()); })
         .def_property_readonly("isa", [](const EdgeModel& model) { return model.model.kernels().isa; })
         .def_property_readonly("n_threads", [](EdgeModel& model) { return model.model.pool().size(); })

@@ -49,7 +49,7 @@ py::dict edge_memory(const model::ModelFile& file, const std::string& isa, int n
     if (std::min({int64_t{n_threads}, n_ctx, n_windows, n_sequences, n_prompt_tokens, n_prompt_logits, n_tokens}) < 1) {
         throw py::value_error("all numbers have to be from 1 on");
     }
-    const kernels::KernelTable& kernels = isa == "auto" ? kernels::chosen_kernels() : kernels::kernels_named(isa);
+    const kernels::KernelTable& kernels = kernels::kernels_for(isa);
     const edge::Workload work{n_threads, n_ctx, n_windows, n_sequences, n_prompt_tokens, n_prompt_logits, n_tokens};
     const edge::MemoryNeeds needs = edge::memory_needed(file, kernels, work);
     py::dict dict;

@@ -15,6 +15,7 @@
 #include "core/status.h"
 #include "edge/vad.h"
 #include "kernels/dispatch.h"
+#include "python/arrays.h"
 #include "python/bindings.h"
 #include "python/gil.h"
 #include "python/stop_check.h"
@@ -23,16 +24,6 @@ namespace py = pybind11;
 
 namespace whisperq::python {
 namespace {
-
-using Floats = py::array_t<float, py::array::c_style>;
-
-Floats checked_pcm(const py::array& samples) {
-    if (samples.ndim() != 1 || !py::isinstance<py::array_t<float>>(samples)) {
-        throw Error(Status::audio, "samples have to be float32, one-dimensional: 16 kHz, one channel, in [-1, 1]");
-    }
-    const bool is_aligned = reinterpret_cast<uintptr_t>(samples.data()) % alignof(float) == 0;
-    return is_aligned ? Floats(samples) : Floats(py::array(samples.attr("copy")()));
-}
 
 Floats array_of(const std::vector<float>& values) {
     return Floats(static_cast<py::ssize_t>(values.size()), values.data());
@@ -44,7 +35,7 @@ class Stream {
     explicit Stream(std::shared_ptr<const edge::VadNetwork> network) : stream_(std::move(network)) {}
 
     Floats feed(const py::array& audio) {
-        const Floats samples = checked_pcm(audio);
+        const Floats samples = checked_pcm(audio, "samples");
         const float* from = samples.data();
         const int64_t n_samples = samples.shape(0);
         return collect([&](std::vector<float>& found) { stream_.feed(from, n_samples, found); });
@@ -86,7 +77,7 @@ class Vad {
     Stream& own_stream() { return stream_; }
 
     Floats probabilities(const py::array& audio, py::object should_stop) const {
-        const Floats samples = checked_pcm(audio);
+        const Floats samples = checked_pcm(audio, "samples");
         const float* from = samples.data();
         const int64_t n_samples = samples.shape(0);
         StopCheck stop(std::move(should_stop));
@@ -101,8 +92,7 @@ class Vad {
 
   private:
     static std::shared_ptr<const edge::VadNetwork> load(const std::filesystem::path& path, const std::string& isa) {
-        const bool is_auto = isa.empty() || isa == "auto";
-        const kernels::KernelTable& table = is_auto ? kernels::chosen_kernels() : kernels::kernels_named(isa);
+        const kernels::KernelTable& table = kernels::kernels_for(isa);
         const GilReleased released;
         return std::make_shared<const edge::VadNetwork>(path, table);
     }

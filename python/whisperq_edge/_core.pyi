@@ -72,12 +72,28 @@ class EdgeModel:
     def encode(
         self, mel: npt.NDArray[np.float32], n_ctx: int, should_stop: Optional[Callable[[], bool]] = None
     ) -> npt.NDArray[np.float32]:
-        """Audio features ``[n_ctx, n_audio_state]``; not whole after ``should_stop`` said True."""
-    def listen(self, audio_features: npt.NDArray[np.float32]) -> EdgeAudio: ...
+        """Audio features ``[n_ctx, n_audio_state]``.
+
+        This and what follows ask ``should_stop`` meanwhile, and return None when it said True.
+        """
+    def listen(
+        self, audio_features: npt.NDArray[np.float32], should_stop: Optional[Callable[[], bool]] = None
+    ) -> EdgeAudio: ...
     def begin(self, audio: EdgeAudio) -> EdgeSequence: ...
-    def decode(self, sequences: list[EdgeSequence], tokens: list[list[int]]) -> npt.NDArray[np.float32]:
+    def decode(
+        self,
+        sequences: list[EdgeSequence],
+        tokens: list[list[int]],
+        should_stop: Optional[Callable[[], bool]] = None,
+    ) -> npt.NDArray[np.float32]:
         """One step of a batch: appends tokens to each sequence; logits ``[sequences, n_vocab]`` of what follows."""
-    def logits(self, audio: EdgeAudio, tokens: list[int], first: int = 0) -> npt.NDArray[np.float32]:
+    def logits(
+        self,
+        audio: EdgeAudio,
+        tokens: list[int],
+        first: int = 0,
+        should_stop: Optional[Callable[[], bool]] = None,
+    ) -> npt.NDArray[np.float32]:
         """Logits ``[len(tokens) - first, n_vocab]`` that follow the tokens from ``first`` on."""
     @property
     def linears(self) -> list[str]:

@@ -58,7 +58,7 @@ class EdgeEncoder:
 
     @property
     def packed_bytes(self) -> int:
-        """Memory of the encoder's matrices."""
+        """Memory of the model's matrices, the decoder's with them."""
         return int(self._native.packed_bytes)
 
     def encode(self, mel: Floats, audio_ctx: int = 0) -> Floats:

@@ -13,7 +13,7 @@ import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
-from typing import Any, Callable, NamedTuple, Optional, Protocol, Union
+from typing import Any, Callable, NamedTuple, Optional, Protocol, TypeVar, Union
 
 import numpy as np
 import numpy.typing as npt
@@ -55,6 +55,7 @@ __all__ = [
 ]
 
 Floats = npt.NDArray[np.float32]
+_T = TypeVar("_T")
 
 _AUTO_CTX_MARGIN = 128  # audio tokens (2.56 s) that audio_ctx="auto" encodes behind the end of the audio
 _FRAMES_PER_AUDIO_TOKEN = 2
@@ -132,16 +133,19 @@ Stages = Mapping[str, tuple[float, int]]
 class NativeModel(Protocol):
     """A model on native code. ``audio`` is whatever ``listen`` gives: a window, as the decoder hears it.
 
-    ``should_stop`` is asked between steps; what is returned after it said True is not looked at.
+    ``should_stop`` is asked between steps, and while another thread computes. After it said True, what is returned is
+    None, or not looked at.
     """
 
     @property
     def hparams(self) -> Mapping[str, int]: ...
-    def encode(self, mel: Floats, n_ctx: int, should_stop: Callable[[], bool]) -> Floats:
+    def encode(self, mel: Floats, n_ctx: int, should_stop: Callable[[], bool]) -> Optional[Floats]:
         """Audio features ``[n_ctx, n_audio_state]`` of mel ``[n_mels, frames]``."""
 
-    def listen(self, audio_features: Floats) -> Any: ...
-    def logits(self, audio: Any, tokens: Sequence[int], first: int) -> Floats:
+    def listen(self, audio_features: Floats, should_stop: Callable[[], bool]) -> Any: ...
+    def logits(
+        self, audio: Any, tokens: Sequence[int], first: int, should_stop: Callable[[], bool]
+    ) -> Optional[Floats]:
         """``[len(tokens) - first, n_vocab]``."""
 
     def decode_windows(
@@ -519,7 +523,7 @@ class _Call:
     def _languages(self, audio: Any) -> list[tuple[str, float]]:
         self._go_on()
         with self._clock.timed("prompt"):
-            logits = self._native.logits(audio, [self.tokenizer.sot], 0)[0]
+            logits = _whole(self._native.logits(audio, [self.tokenizer.sot], 0, self._should_stop))[0]
         scores = logits[list(self.tokenizer.language_tokens)].astype(np.float64)
         weights = np.exp(scores - scores.max())
         probabilities = (weights / weights.sum()).tolist()
@@ -598,9 +602,9 @@ class _Call:
     def _hear(self, mel: Floats, n_ctx: int) -> Any:
         self._go_on()
         with self._clock.timed("encode"):
-            features = self._native.encode(mel, n_ctx, self._should_stop)
+            features = _whole(self._native.encode(mel, n_ctx, self._should_stop))
             self._go_on()
-            return self._native.listen(features)
+            return _whole(self._native.listen(features, self._should_stop))
 
     def _tokenizer_for(self, audio: Any) -> Tokenizer:
         """``multilingual`` (faster-whisper's) asks for the language of each window anew."""
@@ -645,6 +649,13 @@ class _Call:
             tokenizer=tokenizer,
             align=align,
         )
+
+
+def _whole(computed: Optional[_T]) -> _T:
+    """What was computed, unless it was stopped."""
+    if computed is None:
+        raise StoppedError
+    return computed
 
 
 def _decode_options(

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Mapping, Sequence
-from typing import Any, Callable
+from typing import Any, Callable, Optional
 
 import numpy as np
 import numpy.typing as npt
@@ -44,8 +44,9 @@ class CoreModel:
     def __init__(self, file: _core.ModelFile, isa: str = "auto", n_threads: int = 0) -> None:
         isa, n_threads = trusted_isa(isa), n_threads or _core.usable_cpus()
         check_model_fits(file, isa, n_threads)
-        self._model = _native.EdgeModel(file.path, isa, n_threads)
-        self.check_batch = BatchCheck(file, isa, n_threads, lambda: self._model.memory)
+        model = self._model = _native.EdgeModel(file.path, isa, n_threads)
+        # Not by way of self: in a cycle, the weights would stay until the garbage is collected.
+        self.check_batch = BatchCheck(file, isa, n_threads, lambda: model.memory)
         self.hparams: Mapping[str, int] = self._model.hparams
         tokenizer = Tokenizer(Vocabulary(file.vocabulary, self.hparams["n_vocab"]))
         self._eot, self._no_timestamps = tokenizer.eot, tokenizer.no_timestamps
@@ -65,15 +66,17 @@ class CoreModel:
     def n_threads(self) -> int:
         return int(self._model.n_threads)
 
-    def encode(self, mel: Floats, n_ctx: int, should_stop: Callable[[], bool]) -> Floats:
-        features: Floats = self._model.encode(mel, n_ctx, should_stop)
+    def encode(self, mel: Floats, n_ctx: int, should_stop: Callable[[], bool]) -> Optional[Floats]:
+        features: Optional[Floats] = self._model.encode(mel, n_ctx, should_stop)
         return features
 
-    def listen(self, audio_features: Floats) -> Any:
-        return self._model.listen(audio_features)
+    def listen(self, audio_features: Floats, should_stop: Callable[[], bool]) -> Any:
+        return self._model.listen(audio_features, should_stop)
 
-    def logits(self, audio: Any, tokens: Sequence[int], first: int) -> Floats:
-        rows: Floats = self._model.logits(audio, list(tokens), first)
+    def logits(
+        self, audio: Any, tokens: Sequence[int], first: int, should_stop: Callable[[], bool]
+    ) -> Optional[Floats]:
+        rows: Optional[Floats] = self._model.logits(audio, list(tokens), first, should_stop)
         return rows
 
     def decode_windows(

@@ -1,16 +1,55 @@
-"""Locks between processes, as files that are there while somebody holds them. The system frees those of a process that
-died."""
+"""Locks between processes, as files that are there while somebody holds them: the system frees those of a process that
+died. And one between threads, which a child of ``fork()`` does not inherit."""
 
 from __future__ import annotations
 
 import contextlib
 import os
 import sys
+import threading
+import weakref
 from collections.abc import Iterator
 from pathlib import Path
+from types import TracebackType
 from typing import IO, Optional
 
-__all__ = ["lock_if_free", "release_lock", "take_lock", "try_lock"]
+__all__ = ["ThreadLock", "lock_if_free", "release_lock", "take_lock", "try_lock"]
+
+
+class ThreadLock:
+    """A lock for ``with``, which is free in a child of ``fork()``: a thread that held it is not there. The thread that
+    holds it may take it again, as a signal handler does that runs in the midst of the block."""
+
+    def __init__(self) -> None:
+        self._lock = threading.RLock()
+        _thread_locks.add(self)
+
+    def __enter__(self) -> None:
+        self._lock.acquire()
+
+    def __exit__(
+        self,
+        exc_type: Optional[type[BaseException]],
+        exc: Optional[BaseException],
+        traceback: Optional[TracebackType],
+    ) -> None:
+        with contextlib.suppress(RuntimeError):  # renewed by a fork in the midst of the block
+            self._lock.release()
+
+    def renew(self) -> None:
+        self._lock = threading.RLock()
+
+
+_thread_locks: weakref.WeakSet[ThreadLock] = weakref.WeakSet()
+
+
+def _renew_thread_locks() -> None:
+    for lock in [*_thread_locks]:
+        lock.renew()
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_renew_thread_locks)
 
 if sys.platform == "win32":
     import msvcrt

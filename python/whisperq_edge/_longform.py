@@ -474,19 +474,21 @@ def transcribe_in_batches(
     """The transcript of ``chunks``, ``options.batch_size`` of them at a time; each gets the initial prompt and no text
     of others. A segment that an answer leaves open ends with its chunk: nobody comes back for it."""
     writer = _Writer(options, n_frames * HOP_SAMPLES / 16000)
-    windows = (
-        Window(seek, n, prompt.tokens(), is_first=seek == chunks[0][0])
-        for seek, n in chunks
-        if n > 0 and not is_silent(seek, n)
-    )
+    heard = ((seek, n) for seek, n in chunks if n > 0 and not is_silent(seek, n))
+    windows = (Window(seek, n, prompt.tokens(), is_first=i == 0) for i, (seek, n) in enumerate(heard))
     last_speech_s = 0.0
     while batch := list(islice(windows, options.batch_size or 1)):
-        for window, answer in zip(batch, decode(batch)):
+        answers = decode(batch)[::-1]
+        for window in batch:
+            # Each answer has its window's audio in its hands, which goes before that of the next batch comes.
+            answer = answers.pop()
             drafts = [] if _says_no_speech(answer, options) else _whole(window, answer)
             if options.word_timestamps and drafts:
                 _add_words(drafts, window, answer, options, last_speech_s)
                 last_speech_s = last_word_end(drafts) or last_speech_s
-            yield Step(writer.write(drafts, answer), window.seek + window.n_frames)
+            segments = writer.write(drafts, answer)
+            del answer
+            yield Step(segments, window.seek + window.n_frames)
 
 
 def _whole(window: Window, answer: Answer) -> list[Draft]:

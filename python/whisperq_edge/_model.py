@@ -22,6 +22,7 @@ from ._errors import CancelledError, InferenceError, InterruptedByUser, OptionEr
 from ._ggml_engine import GgmlEngine
 from ._languages import LANGUAGES
 from ._locate import locate_model
+from ._locks import ThreadLock
 from ._mel import log_mel_spectrogram
 from ._native import build_info, load_ggml
 from ._options import TranscribeOptions
@@ -121,7 +122,7 @@ class WhisperModel:
         self._engine, self._encoder = _open_engine(
             self._file, engine, device, device_index, cpu_threads, flash_attention
         )
-        self._lock = threading.Lock()
+        self._lock = ThreadLock()
         load_ms = (_core.now_us() - began_us) / 1000
         self._timings = Timings({"load": StageTime(load_ms, 1)}, load_ms)
 
@@ -138,8 +139,9 @@ class WhisperModel:
 
     def close(self) -> None:
         """Give the model's memory back. Calls that are still running end as usual; later ones are an error."""
-        self._engine = None
-        self._encoder = None
+        with self._lock:
+            self._engine = None
+            self._encoder = None
 
     def __repr__(self) -> str:
         state = f"engine={self.engine!r}, device={self.device!r}" if self._engine else "closed"
@@ -241,17 +243,14 @@ class WhisperModel:
             OptionError: ``audio_ctx`` is out of range.
             UnsupportedModelError: the file has a type that the edge engine has no kernels for.
         """
-        n_threads = self._running_engine().n_threads
-        with self._lock:
-            if self._encoder is None:
-                self._encoder = EdgeEncoder(self.model_path, n_threads=n_threads)
+        encoder = self._opened_encoder()
         n_mels = self._file.hparams["n_mels"]
         if isinstance(audio, np.ndarray) and audio.ndim == 2 and audio.shape[0] == n_mels:
-            return self._encoder.encode(audio, audio_ctx)
+            return encoder.encode(audio, audio_ctx)
         window = np.zeros(_WINDOW_SAMPLES, np.float32)
         samples = to_pcm(audio).samples[:_WINDOW_SAMPLES]
         window[: len(samples)] = samples
-        return self._encoder.encode(log_mel_spectrogram(window, n_mels), audio_ctx)
+        return encoder.encode(log_mel_spectrogram(window, n_mels), audio_ctx)
 
     def _transcribe(
         self,
@@ -287,6 +286,13 @@ class WhisperModel:
             with self._lock:
                 self._timings = self._timings + call.timings()
 
+    def _opened_encoder(self) -> EdgeEncoder:
+        with self._lock:
+            n_threads = self._running_engine().n_threads
+            if self._encoder is None:
+                self._encoder = EdgeEncoder(self.model_path, n_threads=n_threads)
+            return self._encoder
+
     def _running_engine(self) -> Engine:
         if self._engine is None:
             raise InferenceError("the model is closed: load it again to use it")
@@ -294,8 +300,9 @@ class WhisperModel:
 
     def _check_language(self, options: TranscribeOptions) -> None:
         if options.language is not None and options.language not in self.supported_languages:
-            known = "en" if not self.is_multilingual else f"the {len(self.supported_languages)} languages of this model"
-            raise OptionError("language", options.language, known)
+            known = f"one of the {len(self.supported_languages)} languages of this model (supported_languages)"
+            english = "en, or None: the model is English-only; take a multilingual one for other languages"
+            raise OptionError("language", options.language, known if self.is_multilingual else english)
         if options.task == "translate" and not self.is_multilingual:
             raise OptionError("task", "translate", "transcribe: an English-only model has nothing to translate from")
 

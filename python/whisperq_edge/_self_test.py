@@ -21,7 +21,6 @@ import os
 import signal
 import subprocess
 import sys
-import threading
 import time
 import warnings
 from collections.abc import Iterator, Mapping
@@ -32,7 +31,7 @@ from . import _core
 from ._cache import cache_folder
 from ._errors import OptionError
 from ._files import atomic_write
-from ._locks import release_lock, take_lock
+from ._locks import ThreadLock, release_lock, take_lock
 from ._version import __version__
 
 __all__ = ["VARIABLE", "SelfTest", "SelfTestWarning", "known_self_test", "trusted_isa"]
@@ -73,7 +72,7 @@ class SelfTest(NamedTuple):
         return self.state != _FAILED
 
 
-_lock = threading.Lock()
+_lock = ThreadLock()
 _of_this_process: dict[str, SelfTest] = {}
 _warned: set[str] = set()
 
@@ -297,13 +296,3 @@ def _attempt(lock: Path) -> Optional[IO[bytes]]:
     with contextlib.suppress(OSError):
         return take_lock(lock)
     return None
-
-
-def _forget_lock() -> None:
-    """A fork may copy the lock while another thread holds it."""
-    global _lock
-    _lock = threading.Lock()
-
-
-if hasattr(os, "register_at_fork"):
-    os.register_at_fork(after_in_child=_forget_lock)

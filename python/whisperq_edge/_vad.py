@@ -10,7 +10,6 @@ from __future__ import annotations
 import bisect
 import dataclasses
 import math
-import threading
 from array import array
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -21,6 +20,7 @@ import numpy.typing as npt
 
 from . import _core
 from ._errors import InternalError, OptionError
+from ._locks import ThreadLock
 from ._native import data_file
 from ._result import Segment, Word
 from ._self_test import trusted_isa
@@ -259,7 +259,7 @@ def _share(gap: int, pad: float) -> float:
     return gap // 2 if gap < 2 * pad else pad
 
 
-_network_lock = threading.Lock()
+_network_lock = ThreadLock()
 _network: Optional[_core.Vad] = None
 
 

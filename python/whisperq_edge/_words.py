@@ -6,11 +6,9 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 
 from ._result import Word
+from ._tokenizer import UNSPACED_LANGUAGES
 
 __all__ = ["Piece", "group_words"]
-
-_UNSPACED_LANGUAGES = {"zh", "ja", "th", "lo", "my", "yue"}
-"""Languages written without spaces: there every whole character sequence is a word, as in openai/whisper."""
 
 
 @dataclass(frozen=True)
@@ -33,7 +31,7 @@ def group_words(pieces: Iterable[Piece], language: str, prepended: str, appended
         appended: punctuation that belongs to the word before it.
     """
     units = _whole_characters(pieces)
-    words = units if language in _UNSPACED_LANGUAGES else _split_at_spaces(units)
+    words = units if language in UNSPACED_LANGUAGES else _split_at_spaces(units)
     return _monotone(_merge_punctuation(words, prepended, appended))
 
 

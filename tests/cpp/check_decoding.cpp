@@ -11,6 +11,7 @@
 #include <cmath>
 #include <cstdio>
 #include <cstring>
+#include <functional>
 #include <iostream>
 #include <limits>
 #include <sstream>
@@ -79,7 +80,7 @@ class ScriptedModel final : public LanguageModel {
         static_cast<State&>(to) = static_cast<const State&>(from);
     }
 
-    void decode(const std::vector<Pass>& passes, float* logits) override {
+    bool decode(const std::vector<Pass>& passes, float* logits, const std::function<bool()>&) override {
         for (const Pass& pass : passes) {
             auto& state = static_cast<State&>(*pass.sequence);
             for (int64_t i = 0; i < pass.n_tokens; ++i) {
@@ -92,6 +93,7 @@ class ScriptedModel final : public LanguageModel {
                 logits += script_.n_vocab;
             }
         }
+        return true;
     }
 
   private:
