@@ -393,12 +393,22 @@ def test_vad_and_clips_do_not_go_together(nano: WhisperModel, sample_pcm: Sample
         {"compute_type": "int3"},
         {"compute_type": "float32"},
         {"cpu_threads": -1},
+        {"cpu_threads": True},
+        {"device_index": -1},
+        {"device_index": "a"},
     ],
 )
 def test_a_wrong_constructor_argument_is_named(arguments: dict[str, Any]) -> None:
     with pytest.raises(OptionError) as caught:
         WhisperModel("nano", **arguments)
     assert caught.value.field in arguments
+
+
+@pytest.mark.parametrize("name", ["on_segment", "on_progress", "cancel"])
+def test_what_cannot_be_called_is_named(nano: WhisperModel, sample_pcm: Samples, name: str) -> None:
+    with pytest.raises(OptionError) as caught:
+        nano.transcribe(sample_pcm, **{name: 5})
+    assert caught.value.field == name
 
 
 def test_the_type_of_the_file_may_be_insisted_on() -> None:

@@ -107,8 +107,8 @@ class WhisperModel:
         began_us = _core.now_us()
         _check_one_of("engine", engine, ENGINES)
         _check_one_of("device", device, DEVICES)
-        if not isinstance(cpu_threads, int) or not 0 <= cpu_threads <= 512:
-            raise OptionError("cpu_threads", cpu_threads, "0 (automatic) to 512")
+        _check_whole("cpu_threads", cpu_threads, 512, "0 (automatic) to 512")
+        _check_whole("device_index", device_index, 255, "0 to 255")
         self.model_path: Path = locate_model(
             model_size_or_path,
             compute_type,
@@ -269,6 +269,9 @@ class WhisperModel:
         what the voice detector left of it, in seconds."""
         began_us = _core.now_us()
         _check_timeout(timeout_s)
+        _check_listeners(on_segment=on_segment, on_progress=on_progress)
+        if cancel is not None and not isinstance(cancel, CancelToken):
+            raise OptionError("cancel", cancel, "a CancelToken, or None")
         chosen = TranscribeOptions.from_arguments(given)
         engine = self._running_engine()
         engine.check(chosen)
@@ -474,6 +477,17 @@ def _check_timeout(timeout_s: Optional[float]) -> None:
     is_number = isinstance(timeout_s, (int, float)) and not isinstance(timeout_s, bool)
     if timeout_s is not None and not (is_number and 0 < timeout_s < math.inf):
         raise OptionError("timeout_s", timeout_s, "seconds above 0, or None")
+
+
+def _check_listeners(**listeners: Any) -> None:
+    for name, listener in listeners.items():
+        if listener is not None and not callable(listener):
+            raise OptionError(name, listener, "something to call, or None")
+
+
+def _check_whole(field: str, value: Any, most: int, allowed: str) -> None:
+    if not isinstance(value, int) or isinstance(value, bool) or not 0 <= value <= most:
+        raise OptionError(field, value, allowed)
 
 
 def _check_one_of(field: str, value: str, allowed: tuple[str, ...]) -> None:
