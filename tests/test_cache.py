@@ -558,7 +558,7 @@ def test_cli_prune(entry: Path) -> None:
 )
 def test_cli_prune_names_a_wrong_value(option: str, value: str) -> None:
     result = run("prune", f"{option}={value}")
-    assert result.exit_code == 2 and option.strip("-").replace("-", "_") in result.stderr and value in result.stderr
+    assert result.exit_code == 2 and option in result.stderr and value in result.stderr
 
 
 def test_cli_clear_asks(entry: Path) -> None:

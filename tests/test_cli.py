@@ -94,6 +94,27 @@ def test_wrong_options_are_usage_errors(sample_path: Path, arguments: list[str])
     assert result.exit_code == 2 and result.stderr.startswith("whisperq-edge: ")
 
 
+@pytest.mark.parametrize(
+    ("arguments", "option"),
+    [
+        (["--beam-size", "2000"], "--beam-size 2000"),
+        (["--patience", "0.01", "--beam-size", "5"], "--patience 0.01"),
+        (["--best-of", "3000", "--temperature", "0.5"], "--best-of 3000"),
+        (["--suppress-tokens", "-2"], "--suppress-tokens -2"),
+        (["--temperature", "nan", "--temperature-increment-on-fallback", "0.2"], "--temperature nan"),
+        (["--temperature-increment-on-fallback", "1e-9"], "--temperature-increment-on-fallback 1e-09"),
+        (["--temperature-increment-on-fallback", "nan"], "--temperature-increment-on-fallback nan"),
+        (["--temperature-increment-on-fallback", "inf"], "--temperature-increment-on-fallback inf"),
+    ],
+)
+def test_a_wrong_option_is_one_sentence_whatever_the_files(arguments: list[str], option: str, tmp_path: Path) -> None:
+    """It is about the command, not about a file: none is opened."""
+    result = transcribe(tmp_path / "missing.wav", tmp_path / "missing-too.wav", *arguments)
+    assert result.exit_code == 2 and isinstance(result.exception, SystemExit)
+    assert result.stdout == "" and len(result.stderr.splitlines()) == 1
+    assert result.stderr.startswith(f"whisperq-edge: {option} is not possible: ")
+
+
 def test_wrong_models_exit_with_3(sample_path: Path, tmp_path: Path) -> None:
     assert run("transcribe", "--model", "absent.bin", sample_path).exit_code == 3
     (tmp_path / "model.bin").write_bytes(b"GGUF" + bytes(100))
@@ -122,7 +143,7 @@ def test_info_names_the_kernels_in_use(monkeypatch: pytest.MonkeyPatch) -> None:
     assert set(edge["isas_supported"]) <= set(edge["isas_built"])
     monkeypatch.setenv("WHISPERQ_ISA", "mmx")
     wrong = run("info", "--json")
-    assert wrong.exit_code == 1 and "mmx" in wrong.stderr and "scalar" in wrong.stderr
+    assert wrong.exit_code == 2 and "mmx" in wrong.stderr and "scalar" in wrong.stderr
 
 
 def test_info_text_names_features_and_engine() -> None:

@@ -309,7 +309,7 @@ def test_plan_as_a_table(monkeypatch: pytest.MonkeyPatch) -> None:
     ("arguments", "code", "says"),
     [
         (["nothing-of-this-name"], 3, "there is no model"),
-        (["base", "--types", "q9"], 2, "types='q9'"),
+        (["base", "--types", "q9"], 2, "--types q9 is"),
         (["base", "--types", "q4_k"], 3, "no kernels"),
         (["base", "--batch-size", "0"], 2, "batch-size"),
     ],

@@ -273,10 +273,10 @@ def test_tune_prints_a_table(monkeypatch: pytest.MonkeyPatch) -> None:
     ("arguments", "says"),
     [
         (["nothing"], "nothing"),
-        (["tiny", "--types", "q4_k"], "types='q4_k'"),
+        (["tiny", "--types", "q4_k"], "--types q4_k is"),
         (["tiny", "--types", "f16,f16"], "each once"),
-        (["tiny", "--threads", "0"], "threads='0'"),
-        (["tiny", "--threads", "x"], "threads='x'"),
+        (["tiny", "--threads", "0"], "--threads 0 is"),
+        (["tiny", "--threads", "x"], "--threads x is"),
         (["tiny", "--types", "q4_0"], "at least one of those that may be chosen"),
     ],
 )

@@ -5,9 +5,13 @@ from __future__ import annotations
 import dataclasses
 import difflib
 import math
-from collections.abc import Iterable, Sequence
+import numbers
+import operator
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Optional, Union
+from typing import Any, Callable, NamedTuple, Optional, Union
+
+import numpy as np
 
 from ._errors import OptionError
 from ._languages import LANGUAGES
@@ -38,8 +42,10 @@ def language_code(language: str) -> str:
     """The code of a language given by code or English name (openai/whisper accepts both).
 
     Raises:
-        OptionError: Whisper does not know it.
+        OptionError: it is no text, or Whisper does not know it.
     """
+    if not isinstance(language, str):
+        raise OptionError("language", language, "a code such as en, or an English name such as german, as text")
     wanted = language.strip().lower()
     codes = {name: code for code, name in LANGUAGES.items()}
     code = wanted if wanted in LANGUAGES else codes.get(wanted) or _LANGUAGE_ALIASES.get(wanted)
@@ -142,7 +148,8 @@ class TranscribeOptions:
 
     @classmethod
     def from_arguments(cls, arguments: dict[str, Any]) -> TranscribeOptions:
-        """Checked options from keyword arguments.
+        """Checked options from keyword arguments, as plain Python values: numpy's numbers become Python's, and lists,
+        arrays and generators tuples.
 
         Raises:
             OptionError: an unknown name, or a value that no engine could use.
@@ -152,12 +159,8 @@ class TranscribeOptions:
             if name not in names:
                 near = difflib.get_close_matches(name, names, n=3)
                 raise OptionError(name, arguments[name], f"no such option; near: {', '.join(near) or ', '.join(names)}")
-        options = cls(**arguments)
-        if options.language is not None:
-            options = dataclasses.replace(options, language=language_code(options.language))
-        if options.initial_prompt is not None and not isinstance(options.initial_prompt, str):
-            options = dataclasses.replace(options, initial_prompt=tuple(int(token) for token in options.initial_prompt))
-        options._check()
+        options = cls(**{name: _plain(name, value) for name, value in arguments.items()})
+        options._check_patience()
         return options
 
     @property
@@ -174,61 +177,210 @@ class TranscribeOptions:
 
     def clips_s(self, duration_s: float) -> list[tuple[float, float]]:
         """The parts of the audio to transcribe, as (start, end) in seconds; the last end defaults to the audio's."""
-        times = self._clip_times()
+        times = _clip_times(self.clip_timestamps)
         if len(times) % 2:
             times.append(duration_s)
         pairs = list(zip(times[::2], times[1::2]))
         return [(start, min(end, duration_s)) for start, end in pairs if start < duration_s]
 
-    def _clip_times(self) -> list[float]:
-        clips = self.clip_timestamps
-        parts: list[Any] = [part for part in clips.split(",") if part.strip()] if isinstance(clips, str) else [*clips]
+    def _check_patience(self) -> None:
+        """The one rule that takes several options. It holds where there are beams, as in native code."""
+        if self.beam_size == 1 or 0 not in self.temperatures:
+            return
+        if not 1 <= round(self.beam_size * self.patience) <= _MOST_SEQUENCES:
+            allowed = f"patience * beam_size={self.beam_size}, rounded, has to be from 1 to {_MOST_SEQUENCES}"
+            raise OptionError("patience", self.patience, allowed)
+
+
+# ---- What an option may be -------------------------------------------------------------------------------------------
+
+# As ``check`` in csrc/decoding/decode_options.cpp and the types of decode_options.h have it: what they refuse has to be
+# refused here, where no audio was decoded yet and the option is known by name.
+_MOST_SEQUENCES = 1024  # of a window: beams, samples, or candidates of the beam search
+_MOST_INT = 2**31 - 1
+_MOST_SEED = 2**64 - 1
+_LEAST_FLOAT = float(np.finfo(np.float32).tiny)  # a smaller number above 0 may become 0 on the way
+_MOST_FLOAT = float(np.finfo(np.float32).max)
+_MOST_SECONDS = 1e6  # more than any audio has; as audio tokens (20 ms) still an int
+
+_CLIPS = "seconds from 0 on that do not go back, as in '0,12.5,30,45' or [0, 12.5, 30, 45]"
+
+
+class _RefusedError(Exception):
+    """``value`` is not allowed: what was given, or one of several that were."""
+
+    def __init__(self, value: object) -> None:
+        super().__init__(value)
+        self.value = value
+
+
+class _Rule(NamedTuple):
+    """What an option may be: ``plain`` gives it as a plain Python value, or raises ``_RefusedError``."""
+
+    plain: Callable[[Any], Any]
+    allowed: str
+
+    def or_none(self) -> _Rule:
+        return _Rule(lambda value: None if value is None else self.plain(value), f"{self.allowed}, or None")
+
+
+def _plain(name: str, value: Any) -> Any:
+    rule = _RULES[name]
+    try:
+        return rule.plain(value)
+    except _RefusedError as refused:
+        raise OptionError(name, refused.value, rule.allowed) from None
+
+
+def _require(holds: bool, value: object) -> None:
+    if not holds:
+        raise _RefusedError(value)
+
+
+def _is_flag(value: object) -> bool:
+    return isinstance(value, (bool, np.bool_))
+
+
+def _flag(value: Any) -> bool:
+    _require(_is_flag(value), value)
+    return bool(value)
+
+
+def _text(value: Any) -> str:
+    _require(isinstance(value, str), value)
+    return str(value)
+
+
+def _one_of(*choices: str) -> _Rule:
+    def plain(value: Any) -> str:
+        _require(isinstance(value, str) and value in choices, value)
+        return str(value)
+
+    return _Rule(plain, f"one of {', '.join(choices)}")
+
+
+def _whole(lowest: int, highest: int = _MOST_INT) -> _Rule:
+    def plain(value: Any) -> int:
+        _require(not _is_flag(value), value)
         try:
-            return [float(part) for part in parts] or [0.0]
-        except (TypeError, ValueError):
-            raise OptionError("clip_timestamps", clips, "seconds, as in '0,12.5,30,45' or [0, 12.5, 30, 45]") from None
+            whole = operator.index(value)
+        except TypeError:
+            raise _RefusedError(value) from None
+        _require(lowest <= whole <= highest, value)
+        return whole
 
-    def _check(self) -> None:
-        _one_of("task", self.task, ("transcribe", "translate"))
-        if self.audio_ctx not in (None, "auto"):
-            raise OptionError("audio_ctx", self.audio_ctx, "'auto' or None")
-        for name in ("beam_size", "best_of", "language_detection_segments"):
-            _at_least(name, getattr(self, name), 1)
-        for name in ("no_repeat_ngram_size", "max_initial_timestamp"):
-            _at_least(name, getattr(self, name), 0)
-        for name in ("max_new_tokens", "chunk_length", "batch_size"):
-            if getattr(self, name) is not None:
-                _at_least(name, getattr(self, name), 1)
-        for name in ("patience", "repetition_penalty"):
-            value = getattr(self, name)
-            if not _is_number(value) or not value > 0:
-                raise OptionError(name, value, "a number above 0")
-        self._check_temperatures()
-        self._check_clips()
+    return _Rule(plain, f"a whole number from {lowest} to {highest}")
 
-    def _check_temperatures(self) -> None:
+
+def _number(lowest: float, highest: float, allowed: str) -> _Rule:
+    def plain(value: Any) -> float:
+        _require(isinstance(value, numbers.Real) and not _is_flag(value), value)
         try:
-            temperatures = self.temperatures
-        except (TypeError, ValueError):
-            temperatures = ()
-        if not temperatures or not all(0 <= value <= 10 for value in temperatures):
-            raise OptionError("temperature", self.temperature, "a number from 0 to 10, or several")
+            number = float(value)
+        except OverflowError:
+            raise _RefusedError(value) from None
+        _require(lowest <= number <= highest, value)
+        return number
 
-    def _check_clips(self) -> None:
-        times = self._clip_times()
-        if any(not math.isfinite(time) or time < 0 for time in times) or any(b < a for a, b in zip(times, times[1:])):
-            raise OptionError("clip_timestamps", self.clip_timestamps, "seconds from 0 on that do not go back")
+    return _Rule(plain, allowed)
 
 
-def _is_number(value: Any) -> bool:
-    return isinstance(value, (int, float)) and not isinstance(value, bool) and math.isfinite(value)
+def _items(value: Any) -> Iterator[Any]:
+    """Those of a list, an array, a generator, …; text and bytes are none: a letter is no token and no time."""
+    _require(not isinstance(value, (str, bytes, bytearray, Mapping)), value)
+    try:
+        return iter(value)
+    except TypeError:
+        raise _RefusedError(value) from None
 
 
-def _at_least(name: str, value: Any, lowest: float) -> None:
-    if not _is_number(value) or value < lowest:
-        raise OptionError(name, value, f"a number from {lowest} on")
+def _token_ids(lowest: int) -> _Rule:
+    token = _whole(lowest)
+    return _Rule(
+        lambda value: tuple(token.plain(item) for item in _items(value)), f"a list of token ids, each {token.allowed}"
+    )
 
 
-def _one_of(name: str, value: Any, allowed: Sequence[str]) -> None:
-    if value not in allowed:
-        raise OptionError(name, value, f"one of {', '.join(allowed)}")
+def _prompt(value: Any) -> Union[str, tuple[int, ...]]:
+    if isinstance(value, str):
+        return str(value)
+    tokens: tuple[int, ...] = _PROMPT_IDS.plain(value)
+    return tokens
+
+
+def _temperature(value: Any) -> Union[float, tuple[float, ...]]:
+    def one(item: Any) -> float:
+        temperature: float = _TEMPERATURE.plain(item)
+        _require(temperature == 0 or temperature >= _LEAST_FLOAT, item)
+        return temperature
+
+    if isinstance(value, numbers.Real):
+        return one(value)
+    several = tuple(one(item) for item in _items(value))
+    _require(bool(several), several)
+    return several
+
+
+def _clips(value: Any) -> Union[str, tuple[float, ...]]:
+    clips = str(value) if isinstance(value, str) else tuple(_FINITE.plain(item) for item in _items(value))
+    times = _clip_times(clips)
+    _require(all(math.isfinite(time) and time >= 0 for time in times) and times == sorted(times), clips)
+    return clips
+
+
+def _clip_times(clips: Union[str, Sequence[float]]) -> list[float]:
+    parts: list[Any] = [part for part in clips.split(",") if part.strip()] if isinstance(clips, str) else [*clips]
+    try:
+        return [float(part) for part in parts] or [0.0]
+    except (TypeError, ValueError):
+        raise OptionError("clip_timestamps", clips, _CLIPS) from None
+
+
+_FLAG = _Rule(_flag, "True or False")
+_TEXT = _Rule(_text, "text")
+_FINITE = _number(-_MOST_FLOAT, _MOST_FLOAT, "a finite number")
+_PENALTY = _number(_LEAST_FLOAT, _MOST_FLOAT, f"a number above 0, from {_LEAST_FLOAT:.2g} to {_MOST_FLOAT:.2g}")
+_TEMPERATURE = _number(0, 10, f"0 or a number from {_LEAST_FLOAT:.2g} to 10, or several")
+_PROMPT_IDS = _token_ids(0)
+
+_RULES = {
+    "language": _Rule(language_code, "a code or an English name").or_none(),
+    "task": _one_of("transcribe", "translate"),
+    "beam_size": _whole(1, _MOST_SEQUENCES),
+    "best_of": _whole(1, _MOST_SEQUENCES),
+    "patience": _PENALTY,
+    "length_penalty": _FINITE.or_none(),
+    "repetition_penalty": _PENALTY,
+    "no_repeat_ngram_size": _whole(0),
+    "temperature": _Rule(_temperature, _TEMPERATURE.allowed),
+    "compression_ratio_threshold": _FINITE.or_none(),
+    "log_prob_threshold": _FINITE.or_none(),
+    "no_speech_threshold": _FINITE.or_none(),
+    "condition_on_previous_text": _FLAG,
+    "prompt_reset_on_temperature": _FINITE,
+    "initial_prompt": _Rule(_prompt, f"text, or {_PROMPT_IDS.allowed}").or_none(),
+    "prefix": _TEXT.or_none(),
+    "suppress_blank": _FLAG,
+    "suppress_tokens": _token_ids(-1).or_none(),
+    "without_timestamps": _FLAG,
+    "max_initial_timestamp": _number(0, _MOST_SECONDS, f"a number of seconds from 0 to {_MOST_SECONDS:.0f}"),
+    "word_timestamps": _FLAG,
+    "prepend_punctuations": _TEXT,
+    "append_punctuations": _TEXT,
+    "multilingual": _FLAG,
+    "vad_filter": _FLAG,
+    "vad_parameters": _Rule(lambda value: value, "what VadOptions.from_any takes, which judges it"),
+    "max_new_tokens": _whole(1).or_none(),
+    "chunk_length": _whole(1).or_none(),
+    "clip_timestamps": _Rule(_clips, _CLIPS),
+    "hallucination_silence_threshold": _number(0, _MOST_FLOAT, "a number of seconds from 0 on").or_none(),
+    "hotwords": _TEXT.or_none(),
+    "language_detection_threshold": _FINITE.or_none(),
+    "language_detection_segments": _whole(1),
+    "log_progress": _FLAG,
+    "carry_initial_prompt": _FLAG,
+    "seed": _whole(0, _MOST_SEED).or_none(),
+    "batch_size": _whole(1).or_none(),
+    "audio_ctx": _one_of("auto").or_none(),
+    "drop_silence": _FLAG.or_none(),
+}

@@ -6,7 +6,7 @@ from typing import Any
 
 import click
 
-from .._errors import CancelledError, DatasetError, ModelError, OptionError, WhisperqError
+from .._errors import CancelledError, CpuError, DatasetError, ModelError, OptionError, WhisperqError
 from .._version import __version__
 from .bench import bench_command
 from .cache import cache_command
@@ -14,6 +14,7 @@ from .convert import convert_command
 from .eval import eval_command
 from .info import info_command
 from .inspect import inspect_command
+from .messages import in_words_of, reason, shown_warnings, tell
 from .models import models_command
 from .plan import plan_command
 from .study import study_command
@@ -30,7 +31,8 @@ def exit_code(error: BaseException) -> int:
         return EXIT_INTERRUPTED
     if isinstance(error, ModelError):
         return EXIT_MODEL
-    return EXIT_USAGE if isinstance(error, (OptionError, DatasetError)) else EXIT_SOME_FAILED
+    # CpuError: kernels or an engine were asked for, by an option or a variable, that this CPU or this build has not.
+    return EXIT_USAGE if isinstance(error, (OptionError, DatasetError, CpuError)) else EXIT_SOME_FAILED
 
 
 class _Group(click.Group):
@@ -38,15 +40,19 @@ class _Group(click.Group):
 
     def invoke(self, ctx: click.Context) -> Any:
         try:
-            return super().invoke(ctx)
+            with shown_warnings():
+                return super().invoke(ctx)
         except BrokenPipeError:  # the reader of our output went away: click ends quietly
             raise
-        except KeyboardInterrupt as interrupt:
-            click.echo(f"whisperq-edge: {interrupt or 'interrupted'}", err=True)
-            ctx.exit(exit_code(interrupt))
-        except (WhisperqError, OSError, MemoryError) as error:
-            click.echo(f"whisperq-edge: {error or 'memory ran out'}", err=True)
+        except (WhisperqError, OSError, MemoryError, KeyboardInterrupt) as error:
+            tell(self._sentence(ctx, error))
             ctx.exit(exit_code(error))
+
+    def _sentence(self, ctx: click.Context, error: BaseException) -> str:
+        command = self.get_command(ctx, ctx.invoked_subcommand or "")
+        if isinstance(error, OptionError) and command is not None:
+            return in_words_of(command, error)
+        return reason(error)
 
 
 def _dashes(token: str) -> str:
@@ -62,7 +68,8 @@ def _dashes(token: str) -> str:
 def main() -> None:
     """OpenAI's Whisper models on ARM boards and laptops: small, fast and measured.
 
-    Exit status: 0 all done, 1 some inputs failed, 2 wrong usage, 3 something about the model, 130 Ctrl-C.
+    Exit status: 0 all done, 1 some inputs failed, 2 wrong usage (options, environment, output folder), 3 something
+    about the model, 130 Ctrl-C.
     """
 
 

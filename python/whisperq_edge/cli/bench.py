@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import json
 import re
 import shlex
 import sys
@@ -14,7 +13,7 @@ from typing import Any, Optional
 import click
 
 from .._errors import OptionError
-from .reports import save_report, split_list
+from .reports import print_json, save_report, split_list
 from .tables import print_table, progress_bar
 
 __all__ = ["bench_command"]
@@ -217,7 +216,7 @@ def _deliver(report: dict[str, Any], options: dict[str, Any]) -> None:
     for each in report["skipped"]:
         click.echo(f"whisperq-edge: {each['name']} is left out: {each['reason']}", err=True)
     if options["as_json"]:
-        click.echo(json.dumps(report, indent=2, ensure_ascii=False))
+        print_json(report)
     elif options["as_markdown"]:
         click.echo(markdown(report), nl=False)
     else:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import shlex
 import sys
 from pathlib import Path
@@ -13,7 +12,7 @@ import click
 from .._errors import OptionError
 from .._files import atomic_write
 from .._model import DEVICES
-from .reports import keeps_journal, save_report, split_list
+from .reports import keeps_journal, print_json, save_report, split_list
 from .tables import print_table, progress_bar
 
 if TYPE_CHECKING:
@@ -101,7 +100,7 @@ def _judge_counts(path: Path, options: dict[str, Any]) -> None:
     if options["output"] is not None:
         _write_json(options["output"], report, options["overwrite"])
     if options["as_json"]:
-        click.echo(json.dumps(report, indent=2, ensure_ascii=False))
+        print_json(report)
         return
     rows = [
         (each["name"], str(each["errors"]), str(each["words"]), percent(each["rate"]), bounds(each["interval"]))
@@ -206,7 +205,7 @@ def _deliver(report: dict[str, Any], options: dict[str, Any]) -> None:
     for each in report["failures"]:
         click.echo(f"whisperq-edge: {each['system']}: {each['utterance']}: {each['reason']}", err=True)
     if options["as_json"]:
-        click.echo(json.dumps(report, indent=2, ensure_ascii=False))
+        print_json(report)
     else:
         _print_report(report)
 

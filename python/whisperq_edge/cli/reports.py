@@ -1,4 +1,4 @@
-"""What the commands that measure share: lists as options, a journal that survives Ctrl-C, a report in a file."""
+"""What commands share: lists as options, a journal that survives Ctrl-C, a report as JSON on stdout or in a file."""
 
 from __future__ import annotations
 
@@ -8,9 +8,11 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, Optional
 
+import click
+
 from .._files import atomic_write
 
-__all__ = ["keeps_journal", "save_report", "split_list"]
+__all__ = ["keeps_journal", "print_json", "save_report", "split_list"]
 
 
 def split_list(text: str) -> list[str]:
@@ -30,8 +32,18 @@ def keeps_journal(journal: Optional[Path]) -> Iterator[None]:
         raise KeyboardInterrupt(f"interrupted; {kept}") from None
 
 
+def print_json(report: dict[str, Any]) -> None:
+    """Prints it as one JSON document."""
+    click.echo(_json(report, indent=2))
+
+
 def save_report(report: dict[str, Any], path: Path) -> None:
     """Writes it as JSON: whole, or not at all."""
     with atomic_write(path) as stream:
-        json.dump(report, stream, indent=1, ensure_ascii=False)
-        stream.write("\n")
+        stream.write(_json(report, indent=1) + "\n")
+
+
+def _json(report: dict[str, Any], indent: int) -> str:
+    """Of a file name that is no UTF-8, Python makes lone surrogates: these are escaped, so that it stays JSON."""
+    text = json.dumps(report, indent=indent, ensure_ascii=False)
+    return text.encode("utf-8", "backslashreplace").decode("utf-8")

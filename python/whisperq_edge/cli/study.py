@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import shlex
 import sys
 import tempfile
@@ -12,7 +11,7 @@ from typing import Any, Optional
 import click
 
 from .._errors import OptionError
-from .reports import keeps_journal, save_report, split_list
+from .reports import keeps_journal, print_json, save_report, split_list
 from .tables import print_table, progress_bar
 
 __all__ = ["study_command"]
@@ -298,7 +297,7 @@ def _deliver(report: dict[str, Any], options: dict[str, Any]) -> None:
     for each in report["failures"]:
         click.echo(f"whisperq-edge: {each['system']}: {each['utterance']}: {each['reason']}", err=True)
     if options["as_json"]:
-        click.echo(json.dumps(report, indent=2, ensure_ascii=False))
+        print_json(report)
     elif options["as_markdown"]:
         click.echo(markdown(report), nl=False)
     else:

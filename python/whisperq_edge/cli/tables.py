@@ -5,18 +5,23 @@ from __future__ import annotations
 import contextlib
 import sys
 from collections.abc import Collection, Iterator, Sequence
-from typing import Callable
+from typing import IO, Callable, Optional
 
 import click
 
-__all__ = ["print_table", "progress_bar"]
+__all__ = ["is_terminal", "print_table", "progress_bar"]
+
+
+def is_terminal(stream: Optional[IO[str]]) -> bool:
+    """Of a stream that was closed before Python began there is nothing, as with ``2>&-``."""
+    return stream is not None and stream.isatty()
 
 
 def print_table(
     rows: Sequence[Sequence[str]], header: Sequence[str] = (), *, right: Collection[str] = (), indent: str = ""
 ) -> None:
     """Rows of cells on stdout; columns whose header is in ``right`` are numbers."""
-    if sys.stdout.isatty():
+    if is_terminal(sys.stdout):
         _print_rich(rows, header, right)
     else:
         _print_plain(rows, header, right, indent)
@@ -49,7 +54,7 @@ def _print_rich(rows: Sequence[Sequence[str]], header: Sequence[str], right: Col
 @contextlib.contextmanager
 def progress_bar() -> Iterator[Callable[[str, float], None]]:
     """A function that is told a stage and the fraction of it that is done. Silent when stderr is no terminal."""
-    if not sys.stderr.isatty():
+    if not is_terminal(sys.stderr):
         yield lambda stage, fraction: None
         return
     from rich.console import Console

@@ -2,25 +2,44 @@
 
 from __future__ import annotations
 
-import json
+import math
+import os
 import sys
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Callable, Optional
 
 import click
 
-from .._errors import CancelledError, InterruptedByUser, OptionError, WhisperqError
+from .._errors import AudioError, CancelledError, InterruptedByUser, OptionError, WhisperqError
 from .._model import DEVICES, ENGINES, WhisperModel
-from .._options import DEFAULT_TEMPERATURES
-from .._result import Timings, Transcript
-from .._writers import FORMATS, render, write_all
+from .._options import DEFAULT_TEMPERATURES, TranscribeOptions
+from .._result import Transcript
+from .._vad import VadOptions
+from .._writers import FORMATS
+from .outputs import Outputs
+from .reports import print_json
+from .tables import is_terminal
 
 __all__ = ["transcribe_command"]
 
-_BOOLEANS = {"true", "false", "1", "0", "yes", "no", "on", "off", "t", "f", "y", "n"}
+_LEAST_STEP = 0.02  # from one temperature to the next: a window is decoded 51 times at most
+_AT_LEAST_1 = click.IntRange(min=1)
+_BOOLEANS = {"True", "False", "true", "false"}
+
+# Each changes nothing without one of those after it.
+_NEEDS = {
+    "highlight_words": ("word_timestamps",),
+    "max_line_width": ("word_timestamps",),
+    "max_line_count": ("max_line_width",),
+    "max_words_per_line": ("word_timestamps",),
+    "prepend_punctuations": ("word_timestamps",),
+    "append_punctuations": ("word_timestamps",),
+    "hallucination_silence_threshold": ("word_timestamps",),
+    "carry_initial_prompt": ("initial_prompt",),
+    "vad_threshold": ("vad_filter", "batch_size"),
+}
 
 
 class _Command(click.Command):
@@ -37,22 +56,22 @@ class _Command(click.Command):
             for name in option.opts
         }
         for i, argument in enumerate(args):
+            if argument == "--":
+                yield from args[i:]
+                return
             yield argument
-            followed = i + 1 < len(args) and args[i + 1].lower() in _BOOLEANS
+            followed = i + 1 < len(args) and _is_boolean(args[i + 1])
             if argument.replace("_", "-") in switches and not followed:
                 yield "true"
 
 
+def _is_boolean(argument: str) -> bool:
+    """What may also be a file's name is one."""
+    return argument in _BOOLEANS and not os.path.exists(argument)
+
+
 def _switch(name: str, help_text: str) -> Callable[[Any], Any]:
     return click.option(name, type=click.BOOL, default=None, metavar="[BOOL]", help=help_text)
-
-
-@dataclass
-class _Run:
-    """What came of the inputs, in their order."""
-
-    done: list[tuple[str, Transcript]] = field(default_factory=list)
-    failed: list[tuple[str, BaseException]] = field(default_factory=list)
 
 
 @click.command("transcribe", cls=_Command)
@@ -75,7 +94,10 @@ class _Run:
 )
 @click.option("--threads", type=int, default=0, help="CPU threads; 0: what `tune` found, else all that may be used.")
 @click.option(
-    "--timeout", type=float, metavar="SECONDS", help="End a file after this long; what was transcribed is kept."
+    "--timeout",
+    type=float,
+    metavar="SECONDS",
+    help="End a file after this long; what was transcribed is kept, as NAME.partial.FORMAT with --output-dir.",
 )
 @click.option("--output-dir", "-o", type=click.Path(file_okay=False, path_type=Path), help="Write files here.")
 @click.option(
@@ -93,6 +115,7 @@ class _Run:
 )
 @click.option("--task", type=click.Choice(["transcribe", "translate"]), default="transcribe", show_default=True)
 @click.option("--language", "-l", help="Code or English name; without it the language is detected.")
+@_switch("--multilingual", "Detect the language of every window anew.")
 @click.option("--temperature", type=float, help="Sampling temperature.  [default: 0]")
 @click.option("--temperature-increment-on-fallback", type=float, help="Step to the next temperature.  [default: 0.2]")
 @click.option("--best-of", type=int, help="Samples at temperatures above 0.  [default: 5]")
@@ -100,30 +123,59 @@ class _Run:
 @click.option("--patience", type=float, help="Patience of the beam search.")
 @click.option("--length-penalty", type=float, help="Length penalty of the beam search.")
 @click.option("--suppress-tokens", help="Comma-separated token ids never to sample; -1: non-speech symbols.")
+@click.option("--repetition-penalty", type=float, help="Above 1, tokens of a window come less often again.")
+@click.option("--no-repeat-ngram-size", type=int, help="No n-gram of so many tokens comes twice in a window.")
+@click.option("--max-new-tokens", type=int, help="Tokens of a window.  [default: as many as the context holds]")
+@click.option("--seed", type=int, help="Of the sampling at temperatures above 0.  [default: 0]")
 @click.option("--initial-prompt", help="Text to put before the first window.")
-@_switch("--carry-initial-prompt", "Put the initial prompt before every window.")
+@_switch("--carry-initial-prompt", "Put the initial prompt before every window (needs --initial-prompt).")
+@click.option("--prefix", help="Text that the first window begins with.")
+@click.option("--hotwords", help="Hint phrases.")
 @_switch("--condition-on-previous-text", "The text of a window is the prompt of the next.  [default: true]")
 @click.option("--compression-ratio-threshold", type=float, help="Above it the text is repetitive.  [default: 2.4]")
 @click.option("--logprob-threshold", type=float, help="Below it the decoding failed.  [default: -1]")
 @click.option("--no-speech-threshold", type=float, help="Above it a window is silent.  [default: 0.6]")
 @_switch("--without-timestamps", "Sample text only.")
 @_switch("--word-timestamps", "Times of words.")
-@click.option("--prepend-punctuations", help="Punctuation merged with the word after it.")
-@click.option("--append-punctuations", help="Punctuation merged with the word before it.")
+@click.option("--prepend-punctuations", help="Punctuation merged with the word after it (needs --word-timestamps).")
+@click.option("--append-punctuations", help="Punctuation merged with the word before it (needs --word-timestamps).")
 @_switch("--highlight-words", "Underline each word as it is spoken (srt, vtt; needs --word-timestamps).")
-@click.option("--max-line-width", type=int, help="Characters in a line (needs --word-timestamps).")
-@click.option("--max-line-count", type=int, help="Lines in a cue (needs --max-line-width).")
-@click.option("--max-words-per-line", type=int, help="Words in a cue (needs --word-timestamps).")
+@click.option("--max-line-width", type=_AT_LEAST_1, help="Characters in a line (needs --word-timestamps).")
+@click.option("--max-line-count", type=_AT_LEAST_1, help="Lines in a cue (needs --max-line-width).")
+@click.option("--max-words-per-line", type=_AT_LEAST_1, help="Words in a cue (needs --word-timestamps).")
 @click.option("--clip-timestamps", help="start,end,start,end,... in seconds: the parts to transcribe.")
-@click.option("--hallucination-silence-threshold", type=float, help="Silence around suspected hallucinations.")
+@click.option(
+    "--hallucination-silence-threshold",
+    type=float,
+    metavar="SECONDS",
+    help="Silence around suspected hallucinations (needs --word-timestamps).",
+)
 @_switch("--vad-filter", "Leave out what holds no speech.")
-@click.option("--vad-threshold", type=float, help="Probability above which a window is speech.  [default: 0.5]")
+@click.option(
+    "--vad-threshold",
+    type=float,
+    help="Probability above which a window is speech (needs --vad-filter or --batch-size).  [default: 0.5]",
+)
+@_switch("--drop-silence", "False: decode also what is silent by voice detection and energy.")
+@click.option("--batch-size", type=int, help="Chunks of speech to decode together.  [default: window after window]")
+@click.option("--chunk-length", type=int, metavar="SECONDS", help="Of a window.  [default: 30]")
+@click.option("--audio-ctx", type=click.Choice(["auto"]), help="auto: encode short audio only as far as it goes.")
 def transcribe_command(**arguments: Any) -> None:
     """Transcribe audio files; - reads one from stdin.
 
-    Text goes to stdout unless --output-dir is given. One file that fails does not stop the others.
+    Text goes to stdout unless --output-dir is given. One file that fails does not stop the others. What --timeout or
+    Ctrl-C left unfinished is written as NAME.partial.FORMAT, never over a finished NAME.FORMAT, and has "partial": true
+    in --json.
     """
-    run = _Run()
+    options = _options(arguments)
+    outputs = Outputs(
+        files=arguments["files"],
+        folder=arguments["output_dir"],
+        format=arguments["output_format"],
+        as_json=arguments["as_json"],
+        layout=_layout(arguments),
+    )
+    outputs.prepare()
     with WhisperModel(
         arguments["model"],
         device=arguments["device"],
@@ -131,45 +183,48 @@ def transcribe_command(**arguments: Any) -> None:
         cpu_threads=arguments["threads"],
         engine=arguments["engine"],
     ) as model:
-        interrupted = _transcribe_all(model, arguments, run)
+        interrupted = _transcribe_all(model, options, outputs, arguments)
         timings = model.timings
-    _finish(run, timings, arguments)
-    if interrupted:
-        sys.exit(130)
-    sys.exit(1 if run.failed else 0)
+    if arguments["as_json"]:
+        print_json(outputs.report(timings))
+    if arguments["show_timings"]:
+        audio_s = sum(transcript.duration_s for _, transcript, _ in outputs.done)
+        click.echo(timings.table(f"{audio_s:.1f} s of audio, model {arguments['model']}"), err=True)
+    sys.exit(130 if interrupted else 1 if outputs.failed else 0)
 
 
-def _transcribe_all(model: WhisperModel, arguments: dict[str, Any], run: _Run) -> bool:
+def _transcribe_all(model: WhisperModel, options: dict[str, Any], outputs: Outputs, arguments: dict[str, Any]) -> bool:
     """True when Ctrl-C ended it; what was transcribed until then is kept and shown."""
-    options = _options(arguments)
     for name in arguments["files"]:
         try:
-            transcript = _transcribe_one(model, name, options, arguments)
-        except InterruptedByUser as interrupt:
-            if interrupt.partial is not None:
-                _deliver(name, interrupt.partial, arguments, run)
-            click.echo(f"whisperq-edge: {name}: interrupted, what was transcribed is kept", err=True)
+            _transcribe_one(model, name, options, outputs, arguments)
+        except KeyboardInterrupt as interrupt:
+            outputs.cut_short(name, interrupt, "interrupted")
             return True
-        except CancelledError as late:
-            if late.partial is not None:
-                _deliver(name, late.partial, arguments, run)
-            run.failed.append((name, late))
-            click.echo(f"whisperq-edge: {name}: {late}", err=True)
-        except OptionError:
-            raise
-        except (WhisperqError, OSError) as error:
-            run.failed.append((name, error))
-            click.echo(f"whisperq-edge: {name}: {error}", err=True)
-        else:
-            _deliver(name, transcript, arguments, run)
     return False
 
 
-def _transcribe_one(model: WhisperModel, name: str, options: dict[str, Any], arguments: dict[str, Any]) -> Transcript:
-    audio = sys.stdin.buffer if name == "-" else name
+def _transcribe_one(
+    model: WhisperModel, name: str, options: dict[str, Any], outputs: Outputs, arguments: dict[str, Any]
+) -> None:
+    try:
+        transcript = _transcript(model, name, options, arguments)
+    except (InterruptedByUser, OptionError):
+        raise
+    except CancelledError as late:
+        outputs.cut_short(name, late, f"--timeout {arguments['timeout']:g} went by")
+    except (WhisperqError, OSError, MemoryError) as error:
+        outputs.fail(name, error)
+    else:
+        outputs.keep(name, transcript)
+
+
+def _transcript(model: WhisperModel, name: str, options: dict[str, Any], arguments: dict[str, Any]) -> Transcript:
+    if name == "-" and sys.stdin is None:
+        raise AudioError("stdin is closed: give it audio, or the name of a file")
     with _progress(name) as on_progress:
         return model.transcribe(
-            audio,
+            sys.stdin.buffer if name == "-" else name,
             on_progress=on_progress,
             on_segment=_print_segment if arguments["verbose"] else None,
             timeout_s=arguments["timeout"],
@@ -178,13 +233,20 @@ def _transcribe_one(model: WhisperModel, name: str, options: dict[str, Any], arg
 
 
 def _options(arguments: dict[str, Any]) -> dict[str, Any]:
-    """What was given, by ``transcribe``'s names; the rest keeps its default there."""
+    """What was given, by ``transcribe``'s names; the rest keeps its default there.
+
+    Raises:
+        OptionError: what no engine could use, or what would change nothing. No model needs to be loaded to tell.
+    """
+    _check_needs(arguments)
     renamed = {"logprob_threshold": "log_prob_threshold"}
     taken_as_is = (
         "task", "language", "best_of", "beam_size", "patience", "length_penalty", "initial_prompt",
         "carry_initial_prompt", "condition_on_previous_text", "compression_ratio_threshold", "logprob_threshold",
         "no_speech_threshold", "without_timestamps", "word_timestamps", "prepend_punctuations", "append_punctuations",
-        "clip_timestamps", "hallucination_silence_threshold", "vad_filter",
+        "clip_timestamps", "hallucination_silence_threshold", "vad_filter", "repetition_penalty",
+        "no_repeat_ngram_size", "max_new_tokens", "seed", "prefix", "hotwords", "multilingual", "drop_silence",
+        "batch_size", "chunk_length", "audio_ctx",
     )  # fmt: skip
     options = {renamed.get(name, name): arguments[name] for name in taken_as_is if arguments[name] is not None}
     temperatures = _temperatures(arguments["temperature"], arguments["temperature_increment_on_fallback"])
@@ -194,7 +256,23 @@ def _options(arguments: dict[str, Any]) -> dict[str, Any]:
         options["suppress_tokens"] = _token_ids(arguments["suppress_tokens"])
     if arguments["vad_threshold"] is not None:
         options["vad_parameters"] = {"threshold": arguments["vad_threshold"]}
+    VadOptions.from_any(TranscribeOptions.from_arguments(options).vad_parameters)
     return options
+
+
+def _check_needs(arguments: dict[str, Any]) -> None:
+    def is_given(name: str) -> bool:
+        return arguments[name] is not None and arguments[name] is not False
+
+    for name, needed in _NEEDS.items():
+        if is_given(name) and not any(map(is_given, needed)):
+            raise OptionError(name, arguments[name], f"with {' or '.join(needed)} only, without which it does nothing")
+    if all(map(is_given, ("max_words_per_line", "max_line_width", "max_line_count"))):
+        raise OptionError(
+            "max_words_per_line",
+            arguments["max_words_per_line"],
+            "not together with max_line_width and max_line_count, which make cues of their own",
+        )
 
 
 def _temperatures(first: Optional[float], step: Optional[float]) -> Optional[tuple[float, ...]]:
@@ -203,9 +281,13 @@ def _temperatures(first: Optional[float], step: Optional[float]) -> Optional[tup
         return None
     first = DEFAULT_TEMPERATURES[0] if first is None else first
     step = 0.2 if step is None else step
-    if step <= 0:
+    if step != 0 and not _LEAST_STEP <= step < math.inf:
+        raise OptionError(
+            "temperature_increment_on_fallback", step, f"0 for no fallback, or a number from {_LEAST_STEP} on"
+        )
+    if step == 0 or not 0 <= first <= 1:  # transcribe() judges the temperature itself
         return (first,)
-    count = max(int((1.0 + 1e-6 - first) / step), 0) + 1
+    count = int((1.0 + 1e-6 - first) / step) + 1
     return tuple(round(first + i * step, 6) for i in range(count))
 
 
@@ -229,56 +311,18 @@ def _clock(time_s: float) -> str:
 @contextmanager
 def _progress(name: str) -> Iterator[Optional[Callable[[float, float], None]]]:
     """A bar on stderr when that is a terminal, else nothing."""
-    if not sys.stderr.isatty():
+    if not is_terminal(sys.stderr):
         yield None
         return
     from rich.console import Console
     from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, TimeRemainingColumn
 
-    columns = (TextColumn("{task.description}"), BarColumn(), TaskProgressColumn(), TimeRemainingColumn())
+    columns = (TextColumn("{task.description}", markup=False), BarColumn(), TaskProgressColumn(), TimeRemainingColumn())
     with Progress(*columns, console=Console(stderr=True), transient=True) as bar:
         task = bar.add_task(Path(name).name if name != "-" else "stdin", total=1.0)
         yield lambda fraction, eta_s: bar.update(task, completed=fraction)
 
 
-def _deliver(name: str, transcript: Transcript, arguments: dict[str, Any], run: _Run) -> None:
-    run.done.append((name, transcript))
-    if arguments["output_dir"] is not None:
-        stem = "stdin" if name == "-" else Path(name).stem
-        arguments["output_dir"].mkdir(parents=True, exist_ok=True)
-        write_all(transcript, arguments["output_format"], arguments["output_dir"], stem, **_layout(arguments))
-    elif not arguments["as_json"]:
-        _print(name, transcript, arguments)
-
-
-def _print(name: str, transcript: Transcript, arguments: dict[str, Any]) -> None:
-    if len(arguments["files"]) > 1:
-        click.echo(f"{name}:", err=True)
-    formats = FORMATS if arguments["output_format"] == "all" else (arguments["output_format"],)
-    for form in formats:
-        text = render(transcript, form, **_layout(arguments))
-        click.echo(text, nl=not text.endswith("\n"))
-    sys.stdout.flush()
-
-
 def _layout(arguments: dict[str, Any]) -> dict[str, Any]:
     names = ("highlight_words", "max_line_width", "max_line_count", "max_words_per_line")
     return {name: arguments[name] for name in names if arguments[name] is not None}
-
-
-def _finish(run: _Run, timings: Timings, arguments: dict[str, Any]) -> None:
-    if arguments["as_json"]:
-        click.echo(json.dumps(_report(run, timings), indent=2, ensure_ascii=False))
-    if arguments["show_timings"]:
-        audio_s = sum(transcript.duration_s for _, transcript in run.done)
-        click.echo(timings.table(f"{audio_s:.1f} s of audio, model {arguments['model']}"), err=True)
-
-
-def _report(run: _Run, timings: Timings) -> dict[str, Any]:
-    return {
-        "transcripts": [{"file": name, **transcript.to_dict()} for name, transcript in run.done],
-        "failures": [
-            {"file": name, "error": type(error).__name__, "message": str(error)} for name, error in run.failed
-        ],
-        "timings": timings.to_dict(),
-    }

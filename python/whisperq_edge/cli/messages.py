@@ -1,0 +1,100 @@
+"""What the commands say on stderr: a sentence each, in the words of the command line."""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import re
+import shlex
+import warnings
+from collections.abc import Iterator
+
+import click
+
+from .._errors import OptionError, WhisperqError
+from .._self_test import SelfTestWarning
+
+__all__ = ["in_words_of", "reason", "shown_warnings", "tell"]
+
+# Options that have another name in Python.
+_PYTHON_NAMES = {
+    "cpu_threads": "--threads",
+    "log_prob_threshold": "--logprob-threshold",
+    "model_size_or_path": "--model",
+    "threshold": "--vad-threshold",
+    "timeout_s": "--timeout",
+}
+
+
+def tell(sentence: str) -> None:
+    click.echo(f"whisperq-edge: {sentence}", err=True)
+
+
+def reason(error: BaseException) -> str:
+    """What an exception says, and never nothing: Python's own are often raised without a word."""
+    if isinstance(error, OSError) and not isinstance(error, WhisperqError) and error.strerror and not error.filename2:
+        return f"{error.filename}: {error.strerror}" if error.filename else error.strerror
+    if isinstance(error, KeyboardInterrupt):
+        return str(error) or "interrupted"
+    if isinstance(error, MemoryError):
+        return str(error) or "memory ran out"
+    return str(error) or type(error).__name__
+
+
+def in_words_of(command: click.Command, error: OptionError) -> str:
+    """``--threads -1 is not possible: …`` where the library, which is also called from Python, says ``cpu_threads=-1``.
+
+    An option that ``command`` does not have keeps its name.
+    """
+    spelled = _spellings(command)
+    if error.field not in spelled:
+        return str(error)
+
+    def respelled(found: re.Match[str]) -> str:
+        """A name of one word may be meant as a word; with an underscore, or before a value, it is the option."""
+        name, sets = found.groups()
+        if "_" not in name and not sets:
+            return found[0]
+        return spelled[name] + (" " if sets else "")
+
+    names = "|".join(sorted(spelled, key=len, reverse=True))
+    allowed = re.sub(rf"(?<!['\w-])({names})\b(=?)", respelled, error.allowed)
+    allowed = re.sub(r",? or None\b", "", allowed)  # which is an option that is not given
+    return f"{spelled[error.field]}{_value(error.value)} is not possible: {allowed}"
+
+
+def _value(value: object) -> str:
+    if value is True:  # a switch
+        return ""
+    if isinstance(value, float):
+        return f" {value:.15g}"  # 4, as it was given, not 4.0
+    return f" {shlex.quote(value) if isinstance(value, str) else value}"
+
+
+def _spellings(command: click.Command) -> dict[str, str]:
+    """The options of a command and of its subcommands, by their names in Python."""
+    spelled: dict[str, str] = {}
+    for subcommand in command.commands.values() if isinstance(command, click.Group) else ():
+        spelled.update(_spellings(subcommand))
+    for option in command.params:
+        long = [name for name in option.opts if name.startswith("--")]
+        spelled.update({name.lstrip("-").replace("-", "_"): name for name in long})
+    return {**spelled, **{name: option for name, option in _PYTHON_NAMES.items() if option in spelled.values()}}
+
+
+@contextlib.contextmanager
+def shown_warnings() -> Iterator[None]:
+    """The library never prints, it logs: what it warns of is said on stderr, once."""
+    logger, handler = logging.getLogger("whisperq_edge"), _Teller(logging.WARNING)
+    logger.addHandler(handler)
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", SelfTestWarning)  # it is logged as well
+            yield
+    finally:
+        logger.removeHandler(handler)
+
+
+class _Teller(logging.Handler):
+    def emit(self, record: logging.LogRecord) -> None:
+        tell(record.getMessage().strip().replace("\n", " "))
