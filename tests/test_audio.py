@@ -6,6 +6,7 @@ import contextlib
 import io
 import logging
 import os
+import re
 import struct
 import subprocess
 import sys
@@ -15,7 +16,7 @@ from typing import Any
 import numpy as np
 import pytest
 from whisperq_edge import _audio
-from whisperq_edge._audio import MAX_PEAK, SAMPLE_RATE, to_pcm
+from whisperq_edge._audio import MAX_PEAK, SAMPLE_RATE, to_pcm, to_stereo
 from whisperq_edge._errors import AudioError, AudioFormatError, EmptyAudioError, OptionError
 
 soundfile = pytest.importorskip("soundfile")
@@ -178,6 +179,15 @@ def test_no_such_file(tmp_path: Path) -> None:
         to_pcm("https://example.org/talk.mp3")
 
 
+@pytest.mark.parametrize(
+    ("path", "said"),
+    [("", "the path of the audio is empty"), ("a\0b.wav", r"'a\\x00b\.wav' can be no path of a file")],
+)
+def test_what_can_be_no_path(path: str, said: str) -> None:
+    with pytest.raises(AudioError, match=said):
+        to_pcm(path)
+
+
 @pytest.mark.skipif(os.name != "posix", reason="Windows says PermissionError")
 def test_a_directory(tmp_path: Path) -> None:
     with pytest.raises(IsADirectoryError):
@@ -219,12 +229,59 @@ def test_a_cut_file_gives_what_is_there(format: str, subtype: str, kept: float) 
     assert 4.0 * kept - lost_s <= pcm.duration_s <= 4.0 * kept + 0.2
 
 
-def test_a_cut_flac_is_told_to_the_log(caplog: pytest.LogCaptureFixture) -> None:
+@pytest.mark.parametrize(("format", "subtype"), [(row[0], row[1]) for row in FORMATS])
+def test_a_cut_file_is_told_to_the_log_and_a_whole_one_not(
+    format: str, subtype: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    if subtype not in soundfile.available_subtypes(format):
+        pytest.skip(f"this libsndfile has no {subtype}")
     noise = np.random.default_rng(0).uniform(-0.3, 0.3, 48000 * 4).astype(np.float32)
-    content = encoded(noise, 48000, "FLAC", "PCM_16")
+    content = encoded(noise, 48000, format, subtype)
     with caplog.at_level(logging.WARNING, "whisperq_edge"):
-        to_pcm(content[: len(content) // 2])
-    assert "the given bytes is damaged or cut off: what was decoded ends after" in caplog.text
+        to_pcm(content)
+        assert caplog.text == ""
+        pcm = to_pcm(content[: len(content) // 2])
+    [record] = caplog.records
+    said = re.match(r"the given bytes is damaged or cut off: what was decoded ends after ([\d.]+) s", record.message)
+    assert said is not None and float(said[1]) == pytest.approx(pcm.duration_s, abs=0.01)
+
+
+def test_a_wav_file_of_half_its_size_and_an_ogg_file_without_a_page(caplog: pytest.LogCaptureFixture) -> None:
+    wav, ogg = encoded(tones(16000, seconds=0.8), 16000), encoded(tones(16000, seconds=0.8), 16000, "OGG", "VORBIS")
+    with caplog.at_level(logging.WARNING, "whisperq_edge"):
+        assert to_pcm(wav[: 44 + 12800]).duration_s == 0.4
+        assert "ends after 0.40 s (its header claims 25600 bytes, there are 12800)" in caplog.text
+        assert to_pcm(ogg[:-10]).duration_s == 0.0
+    assert "ends after 0.00 s (libsndfile: Ogg" in caplog.text
+
+
+@pytest.mark.parametrize("claimed", [0, 11200 * 2 + 44, 0x7FFFF000, 0x80000000, 0xFFFFFFFF])
+def test_a_wav_file_that_was_written_to_a_pipe_is_not_damaged(claimed: int, caplog: pytest.LogCaptureFixture) -> None:
+    """Nor one whose header counts itself."""
+    content = bytearray(encoded(tones(16000), 16000))
+    content[40:44] = struct.pack("<I", claimed)
+    with caplog.at_level(logging.WARNING, "whisperq_edge"):
+        to_pcm(bytes(content))
+    assert caplog.text == ""
+
+
+@pytest.mark.parametrize(
+    "around", [(b"", b""), (b"ID3\4\0\0\0\0\1\0" + bytes(128), b"TAG" + bytes(125))], ids=["", "tags"]
+)
+def test_an_mp3_file_that_does_not_tell_its_length(
+    around: tuple[bytes, bytes], caplog: pytest.LogCaptureFixture
+) -> None:
+    """libsndfile estimates it from the first frame, which is large here, and stopped there."""
+    if "MP3" not in soundfile.available_formats():
+        pytest.skip("this libsndfile has no MP3")
+    noise = np.random.default_rng(0).uniform(-0.3, 0.3, 10 * 16000).astype(np.float32)
+    content = encoded(noise, 16000, "MP3", "MPEG_LAYER_III")
+    assert b"Xing" in content[:64]
+    without = content.replace(b"Xing", b"none", 1)
+    with caplog.at_level(logging.WARNING, "whisperq_edge"):
+        assert to_pcm(around[0] + without + around[1]).duration_s == pytest.approx(10, abs=0.3)
+        assert caplog.text == ""
+        assert to_pcm(around[0] + without[: len(without) // 2]).duration_s == pytest.approx(5, abs=0.6)
 
 
 @pytest.mark.parametrize("length", [1, 4, 12, 44, 60])
@@ -309,9 +366,14 @@ def test_av(tmp_path: Path, format: str, channels: int) -> None:
         assert float(np.sqrt((error**2).mean())) < 0.05
 
 
-def test_av_of_a_cut_file() -> None:
-    content = encoded_by_av(tones(48000, seconds=4.0), 48000, "matroska")
-    assert 1.0 < to_pcm(content[: len(content) // 2]).duration_s < 3.0
+@pytest.mark.parametrize("format", ["matroska", "webm"])
+def test_av_of_a_cut_file(format: str, caplog: pytest.LogCaptureFixture) -> None:
+    content = encoded_by_av(tones(48000, seconds=4.0), 48000, format)
+    with caplog.at_level(logging.WARNING, "whisperq_edge"):
+        to_pcm(content)
+        assert caplog.text == ""
+        assert 1.0 < to_pcm(content[: len(content) // 2]).duration_s < 3.0
+    assert "is damaged or cut off" in caplog.text
 
 
 def test_a_video_without_sound() -> None:
@@ -451,8 +513,43 @@ def test_other_types(given: Any) -> None:
 
 
 def test_a_text_file_object(tmp_path: Path) -> None:
-    with pytest.raises(AudioError, match="binary mode"):
-        to_pcm(io.StringIO("abc"))  # type: ignore[arg-type]
+    class OfAnotherLibrary:
+        def read(self, size: int) -> str:
+            return b"\xff\xfe\xfd".decode()
+
+    path = tmp_path / "talk.wav"
+    path.write_bytes(encoded(tones(16000), 16000))
+    with open(path, encoding="utf-8") as stream:
+        for given in (io.StringIO("abc"), stream, OfAnotherLibrary()):
+            with pytest.raises(AudioError, match="text mode; open it in binary mode"):
+                to_pcm(given)  # type: ignore[arg-type]
+
+
+def test_file_objects_that_cannot_be_read_from(tmp_path: Path) -> None:
+    closed = io.BytesIO(b"abc")
+    closed.close()
+    with pytest.raises(AudioError, match=r"cannot be read \(I/O operation on closed file"):
+        to_pcm(closed)
+    with open(tmp_path / "talk.wav", "wb") as stream, pytest.raises(AudioError, match="cannot be read"):
+        to_pcm(stream)
+
+
+@pytest.mark.parametrize("channels", [1, 2])
+def test_left_and_right(channels: int) -> None:
+    samples = tones(48000, channels)
+    given = [encoded(samples, 48000, subtype="FLOAT"), io.BytesIO(encoded(samples, 48000, subtype="FLOAT"))]
+    expected = [one_go(samples[:, channel].copy(), 48000) for channel in (0, -1)]
+    for one in given:
+        for found, column in zip(to_stereo(one), expected):
+            assert_pcm(found, column, 1e-6)
+    assert [side.tolist() for side in to_stereo(np.array([[0.5, 0.25]] * 3, "f4"))] == [[0.5] * 3, [0.25] * 3]
+
+
+def test_left_and_right_of_more_channels_are_not_guessed() -> None:
+    samples = tones(16000, 3)
+    for given in (encoded(samples, 16000), samples):
+        with pytest.raises(AudioError, match="has 3 channels"):
+            to_stereo(given)
 
 
 def test_array_likes() -> None:

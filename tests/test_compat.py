@@ -4,15 +4,18 @@ from __future__ import annotations
 
 import dataclasses
 import gc
+import inspect
 import threading
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 import pytest
-from whisperq_edge import OptionError
-from whisperq_edge.compat.faster_whisper import WhisperModel, decode_audio
+from whisperq_edge import AudioError, OptionError, UnsupportedModelError
+from whisperq_edge.compat import faster_whisper as ours
+from whisperq_edge.compat.faster_whisper import BatchedInferencePipeline, WhisperModel, decode_audio
 
 
 @pytest.fixture(scope="module")
@@ -43,6 +46,13 @@ def test_silence(model: WhisperModel) -> None:
     assert list(segments) == [] and info.duration == 0
 
 
+@pytest.mark.parametrize("vad_filter", [False, True])
+def test_silence_is_heard_unless_voices_are_looked_for(model: WhisperModel, vad_filter: bool) -> None:
+    segments, info = model.transcribe(np.zeros(32000, np.float32), vad_filter=vad_filter)
+    assert list(segments) == [] and info.duration == 2.0
+    assert info.duration_after_vad == (0.0 if vad_filter else 2.0)
+
+
 def test_errors_come_from_the_call(model: WhisperModel, sample_path: Path) -> None:
     with pytest.raises(OptionError):
         model.transcribe(sample_path, suppress_tokens=[99999])
@@ -71,7 +81,134 @@ def test_dropping_the_generator_ends_the_work(model: WhisperModel, sample_path: 
     assert workers() == 0
 
 
+def test_a_prompt_may_come_from_a_generator(model: WhisperModel, sample_path: Path) -> None:
+    def heard(**prompt: Any) -> list[float]:
+        segments, _ = model.transcribe(sample_path, beam_size=1, temperature=0, **prompt)
+        return [segment.avg_logprob for segment in segments]
+
+    listed = heard(initial_prompt=[700] * 5)
+    assert heard(initial_prompt=(700 for _ in range(5))) == listed != heard()
+
+
 def test_decode_audio_is_16_khz_only(sample_path: Path) -> None:
     assert decode_audio(str(sample_path)).dtype == np.float32
     with pytest.raises(ValueError, match="16000"):
         decode_audio(str(sample_path), sampling_rate=8000)
+
+
+def test_left_and_right_of_a_file(sample_path: Path) -> None:
+    left, right = decode_audio(str(sample_path), split_stereo=True)
+    assert left.tolist() == right.tolist() == decode_audio(str(sample_path)).tolist()
+
+
+# ---- Arguments of the model ------------------------------------------------------------------------------------------
+
+
+def test_arguments_that_are_taken(sample_path: Path) -> None:
+    model = WhisperModel(
+        "nano", "cpu", [0], "default", 1, 4, None, True, files=None, revision=None, use_auth_token=True, engine="edge"
+    )
+    with model.model:
+        assert model.model.cpu_threads == 1 and model.model.engine == "edge"
+        segments, _ = model.transcribe(sample_path, beam_size=1, temperature=0)
+        assert list(segments)
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        ("num_workers", 0),
+        ("num_workers", "two"),
+        ("device_index", [0, 1]),
+        ("files", {"model.bin": b""}),
+        ("revision", "main"),
+        ("use_auth_token", "hf_abc"),
+        ("inter_threads", 4),
+    ],
+)
+def test_arguments_that_cannot_be_honoured(name: str, value: Any) -> None:
+    with pytest.raises(OptionError) as caught:
+        WhisperModel("nano", **{name: value})
+    assert caught.value.field == name and caught.value.allowed
+
+
+def test_the_arguments_of_faster_whisper_are_here_in_its_order() -> None:
+    theirs: Any = pytest.importorskip("faster_whisper")
+    for path in ("WhisperModel.__init__", "WhisperModel.detect_language", "decode_audio"):
+        assert parameters(theirs, path) == parameters(ours, path)
+    for path in ("WhisperModel.transcribe", "BatchedInferencePipeline.transcribe"):
+        assert parameters(theirs, path)[:4] == parameters(ours, path)[:4]
+
+
+def parameters(module: Any, path: str) -> list[str]:
+    found = module
+    for name in path.split("."):
+        found = getattr(found, name)
+    return list(inspect.signature(found).parameters)
+
+
+# ---- The language ----------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("engine", ["edge", "ggml"])
+def test_detect_language(multilingual_path: Path, sample_pcm: npt.NDArray[np.float32], engine: str) -> None:
+    model = WhisperModel(multilingual_path, device="cpu", engine=engine, cpu_threads=1)
+    with model.model:
+        language, probability, ranking = model.detect_language(sample_pcm)
+        assert (language, probability) == ranking[0]
+        assert sorted(code for code, _ in ranking) == sorted(model.supported_languages)
+        assert sum(one for _, one in ranking) == pytest.approx(1, abs=1e-3)
+        _, info = model.transcribe(sample_pcm, max_new_tokens=1, beam_size=1, temperature=0)
+        assert info.all_language_probs == ranking
+        silent, *_ = model.detect_language(np.zeros(16000, np.float32))
+        assert silent in model.supported_languages
+        for nothing, options in ((0, {}), (16000, {"vad_filter": True})):
+            with pytest.raises(AudioError, match="nothing in the audio"):
+                model.detect_language(np.zeros(nothing, np.float32), **options)  # type: ignore[arg-type]
+
+
+def test_languages_that_cannot_be_detected(model: WhisperModel, sample_path: Path) -> None:
+    with pytest.raises(UnsupportedModelError, match="English-only"):
+        model.detect_language(sample_path)
+    with pytest.raises(OptionError, match="features"):
+        model.detect_language(features=np.zeros((80, 3000), np.float32))
+    with pytest.raises(OptionError, match="audio"):
+        model.detect_language()
+    with pytest.raises(OptionError, match="the model is English-only"):
+        model.transcribe(sample_path, language="de")
+
+
+# ---- Batches ---------------------------------------------------------------------------------------------------------
+
+
+def test_batches(model: WhisperModel, sample_path: Path) -> None:
+    segments, info = BatchedInferencePipeline(model).transcribe(sample_path, batch_size=4, beam_size=1, temperature=0)
+    options = info.transcription_options
+    assert (options.batch_size, options.vad_filter, options.without_timestamps) == (4, True, True)
+    alone = {"vad_filter": True, "without_timestamps": True, "beam_size": 1, "temperature": 0}
+    found = [dataclasses.astuple(segment) for segment in segments]
+    expected = model.model.transcribe(sample_path, batch_size=4, **alone).segments
+    assert found and found == [dataclasses.astuple(each) for each in expected]
+    assert info.duration_after_vad == info.duration and info.vad_options is not None
+
+
+@pytest.mark.parametrize("clips", [[{"start": 0.5, "end": 4.0}], [0.5, 4.0], "0.5,4.0"])
+def test_batches_of_clips(model: WhisperModel, sample_path: Path, clips: Any) -> None:
+    segments, info = BatchedInferencePipeline(model).transcribe(sample_path, clip_timestamps=clips, temperature=0)
+    found = list(segments)
+    assert found and all(0.5 <= segment.start <= segment.end <= 4.0 for segment in found)
+    assert info.vad_options is None
+
+
+def test_batches_of_all_of_the_audio(model: WhisperModel, sample_pcm: npt.NDArray[np.float32]) -> None:
+    long = np.tile(sample_pcm, 1 + 45 * 16000 // sample_pcm.size)
+    segments, _ = BatchedInferencePipeline(model).transcribe(long, vad_filter=False, beam_size=1, temperature=0)
+    assert {segment.seek for segment in segments} == {0, 3000}
+
+
+def test_batches_need_our_model_and_our_engine(model: WhisperModel, sample_path: Path) -> None:
+    with pytest.raises(OptionError, match=r"compat\.faster_whisper"):
+        BatchedInferencePipeline(model.model)  # type: ignore[arg-type]
+    other = WhisperModel("nano", device="cpu", engine="ggml")
+    with other.model, pytest.raises(OptionError, match="batch_size=8"):
+        BatchedInferencePipeline(other).transcribe(sample_path)

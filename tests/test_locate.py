@@ -295,6 +295,26 @@ def test_what_is_not_here_is_named(base_en: _Hub, folder: Path) -> None:
         WhisperModel("somebody/fine-tune")
 
 
+def test_a_type_is_named_once(base_en: _Hub) -> None:
+    with pytest.raises(ModelNotFoundError, match=r"'base\.en' in f16, and"):
+        locate_model("base.en", local_files_only=True)
+
+
+@pytest.mark.parametrize("model", ["", "  ", None, 5, b"nano", "a\0b"])
+def test_what_can_be_no_model(model: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """An empty path would be the current folder."""
+    monkeypatch.chdir(tmp_path)
+    for open_model in (WhisperModel, faster_whisper.WhisperModel):
+        with pytest.raises(OptionError, match="the name of a model") as caught:
+            open_model(model)
+        assert caught.value.field == "model_size_or_path"
+
+
+def test_a_user_who_does_not_exist(base_en: _Hub) -> None:
+    with pytest.raises(ModelNotFoundError, match="no-such-user"):
+        locate_model("~no-such-user/ggml.bin")
+
+
 def test_any_hub_id(models: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     stand_in = _Hub("somebody/whisper-fine", models / "whisper-micro")
     monkeypatch.setattr(hub, "download_model", stand_in.download_model)

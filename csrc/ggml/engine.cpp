@@ -7,6 +7,7 @@
 #include <exception>
 #include <fstream>
 #include <new>
+#include <numeric>
 
 #include "core/status.h"
 #include "ggml/log.h"
@@ -120,13 +121,22 @@ class Call {
         const int found = whisper_lang_auto_detect_with_state(context_, state_.get(), start_ms, options_.n_threads,
                                                               probabilities.data());
         if (found < 0 && !should_stop()) fail("the language could not be detected");
+        // whisper.cpp ranks all languages that it has names for. Those that the model does not know have other tokens'
+        // logits there.
+        probabilities.resize(n_languages());
+        const float sum = std::accumulate(probabilities.begin(), probabilities.end(), 0.0f);
         std::vector<Language> languages;
         for (size_t i = 0; i < probabilities.size(); ++i) {
-            languages.push_back({whisper_lang_str(static_cast<int>(i)), probabilities[i]});
+            languages.push_back({whisper_lang_str(static_cast<int>(i)), sum > 0 ? probabilities[i] / sum : 0.0f});
         }
         std::stable_sort(languages.begin(), languages.end(),
                          [](const Language& a, const Language& b) { return a.probability > b.probability; });
         return languages;
+    }
+
+    // From the first token of a language to the one that asks for a translation.
+    size_t n_languages() const {
+        return static_cast<size_t>(whisper_token_translate(context_) - whisper_token_lang(context_, 0));
     }
 
     void decode_clips(const std::string& language) {

@@ -14,6 +14,7 @@ import io
 import logging
 import math
 import os
+import re
 import signal
 import tempfile
 import threading
@@ -38,7 +39,7 @@ from ._samples import (
     never,
 )
 
-__all__ = ["MAX_DURATION_S", "MAX_PEAK", "SAMPLE_RATE", "Pcm", "open_samples", "to_pcm"]
+__all__ = ["MAX_DURATION_S", "MAX_PEAK", "SAMPLE_RATE", "Pcm", "open_samples", "to_pcm", "to_stereo"]
 
 MAX_PEAK = 64.0
 """The largest absolute float sample that is taken for audio (+36 dB over full scale). Integer PCM that was cast to
@@ -60,6 +61,7 @@ _BLOCK_FRAMES = 16_384  # libsndfile loses the whole block in which a cut FLAC e
 _LOG = logging.getLogger("whisperq_edge")
 
 Floats = npt.NDArray[np.float32]
+Mix = Callable[[Floats], Floats]
 AudioLike = Union[str, "os.PathLike[str]", bytes, bytearray, memoryview, IO[bytes], npt.NDArray[Any]]
 
 
@@ -88,27 +90,49 @@ def to_pcm(audio: AudioLike, *, sampling_rate: Optional[float] = None) -> Pcm:
             - a path of an audio or video file;
             - the bytes of such a file (``bytes``, ``bytearray``, ``memoryview``);
             - a binary file object, read from where it stands to its end; it need not seek;
-            - an array of samples, or what numpy takes for one: 1-D, or 2-D as (samples, channels) with at most 32
-              channels, which are averaged. float16, float32 and float64 are in [-1, 1] (accepted up to +-64); int16,
-              int32 and uint8 are scaled by their full scale as soundfile does it (uint8 has its zero at 128). Zero
-              samples are legal.
+            - an array of samples, numpy's or one that numpy reads as its own (``__array__``: a tensor on the CPU; no
+              list): 1-D, or 2-D as (samples, channels) with at most 32 channels, which are averaged. float16, float32
+              and float64 are in [-1, 1] (accepted up to +-64); int16, int32 and uint8 are scaled by their full scale as
+              soundfile does it (uint8 has its zero at 128). Zero samples are legal.
         sampling_rate: of an array, in Hz. None: 16000. Files say it themselves.
 
     Raises:
         AudioFormatError: the bytes are no audio that the installed decoders read.
         EmptyAudioError: there is not a single byte, or a file without an audio stream.
-        AudioError: a wrong dtype or shape, NaN or Inf (with its place), samples far outside of [-1, 1], or more than a
-            day of audio.
+        AudioError: a wrong dtype or shape, NaN or Inf (with its place), samples far outside of [-1, 1], more than a
+            day of audio, an empty path, or a file object in text mode, that is closed or cannot be read from.
         OptionError: a ``sampling_rate`` that is no rate, or one for a file.
         OSError: the file cannot be opened or read: ``FileNotFoundError``, ``IsADirectoryError``, ``PermissionError``.
     """
     began_s = time.perf_counter()
-    opened = open_samples(audio, sampling_rate=sampling_rate)
+    samples = _whole(open_samples(audio, sampling_rate=sampling_rate))
+    return Pcm(samples, samples.size / SAMPLE_RATE, (time.perf_counter() - began_s) * 1000.0)
+
+
+def to_stereo(audio: AudioLike) -> tuple[Floats, Floats]:
+    """The first two channels of audio, left and right, each as ``to_pcm`` gives its mean; of one channel, it twice.
+    Takes and raises what ``to_pcm`` does, and ``AudioError`` for more than two channels."""
+    if _is_array_like(audio):
+        array = _as_array(audio)
+        _check_array(array)
+        _check_channels(array.shape[1] if array.ndim == 2 else 1, "the array")
+        columns = array if array.ndim == 2 else array[:, None]
+        left, right = (_whole(open_samples(columns[:, channel])) for channel in (0, -1))
+        return left, right
+    encoded = _encoded(audio, never)
     try:
-        samples = opened.whole()
+        left = _whole(DecodedSamples(lambda _: encoded.pieces(True, _left), encoded.name))
+        right = _whole(DecodedSamples(lambda _: encoded.pieces(False, _right), encoded.name))
+    finally:
+        encoded.close()
+    return left, right
+
+
+def _whole(opened: Samples) -> Floats:
+    try:
+        return opened.whole()
     finally:
         opened.close()
-    return Pcm(samples, samples.size / SAMPLE_RATE, (time.perf_counter() - began_s) * 1000.0)
 
 
 def open_samples(
@@ -127,21 +151,22 @@ def open_samples(
         return _of_array(_as_array(audio), _checked_rate(sampling_rate), should_stop)
     if sampling_rate is not None:
         raise OptionError("sampling_rate", sampling_rate, "only for arrays: an audio file carries its own rate")
-    if isinstance(audio, (str, os.PathLike)):
-        path = audio
-        encoded = _Encoded(os.fsdecode(path), lambda: _open_path(path, should_stop))
-    elif isinstance(audio, (bytes, bytearray, memoryview)):
-        content = audio
-        encoded = _Encoded("the given bytes", lambda: io.BytesIO(bytes(content)))
-    elif callable(getattr(audio, "read", None)):
-        stream = audio
-        encoded = _Encoded(_stream_name(stream), lambda: _kept(stream, should_stop))
-    else:
-        raise AudioError(
-            f"audio is a {type(audio).__name__}; it has to be a path, the bytes of an audio file, a binary file object"
-            " or a numpy array of samples"
-        )
+    encoded = _encoded(audio, should_stop)
     return DecodedSamples(encoded.pieces, encoded.name, should_stop=should_stop, close=encoded.close)
+
+
+def _encoded(audio: Any, should_stop: ShouldStop) -> _Encoded:
+    if isinstance(audio, (str, os.PathLike)):
+        name = os.fsdecode(audio)
+        return _Encoded(name or "the audio", lambda: _open_path(name, should_stop))
+    if isinstance(audio, (bytes, bytearray, memoryview)):
+        return _Encoded("the given bytes", lambda: io.BytesIO(bytes(audio)))
+    if callable(getattr(audio, "read", None)):
+        return _Encoded(_stream_name(audio), lambda: _kept(audio, should_stop))
+    raise AudioError(
+        f"audio is a {type(audio).__name__}; it has to be a path, the bytes of an audio file, a binary file object"
+        " or a numpy array of samples"
+    )
 
 
 # --- arrays -----------------------------------------------------------------------------------------------------------
@@ -219,11 +244,16 @@ def _is_pcm_already(array: npt.NDArray[Any], rate_hz: float) -> bool:
 
 
 class _PcmStream:
-    """Takes blocks of any rate, dtype and number of channels, and gives the PCM of each."""
+    """Takes blocks of any rate, dtype and number of channels, and gives the PCM of each.
 
-    def __init__(self, rate_hz: float, name: str) -> None:
+    Args:
+        mix: (frames,) or (frames, channels) to one channel.
+    """
+
+    def __init__(self, rate_hz: float, name: str, mix: Optional[Mix] = None) -> None:
         self._rate_hz = rate_hz
         self._name = name
+        self._mix = mix or _mixed_down
         self._resampler = None if rate_hz == SAMPLE_RATE else _resampler(rate_hz)
         self.frames_in = 0
 
@@ -238,7 +268,7 @@ class _PcmStream:
         _check_values(floats, self.frames_in, self._rate_hz, self._name)
         self.frames_in += block.shape[0]
         _check_length(self.frames_in, self._rate_hz)
-        return self._resampled(_mixed_down(floats), last=False)
+        return self._resampled(self._mix(floats), last=False)
 
     def finish(self) -> Floats:
         """What the resampler still holds. Nothing may be pushed after it."""
@@ -283,6 +313,26 @@ def _mixed_down(floats: Floats) -> Floats:
     return mono
 
 
+def _left(floats: Floats) -> Floats:
+    return _of_two(floats, 0)
+
+
+def _right(floats: Floats) -> Floats:
+    return _of_two(floats, -1)
+
+
+def _of_two(floats: Floats, channel: int) -> Floats:
+    if floats.ndim == 1:
+        return floats
+    _check_channels(floats.shape[1], "the audio")
+    return np.ascontiguousarray(floats[:, channel])
+
+
+def _check_channels(n_channels: int, name: str) -> None:
+    if n_channels > 2:
+        raise AudioError(f"{name} has {n_channels} channels; left and right are known of at most 2")
+
+
 def _check_values(floats: Floats, first_frame: int, rate_hz: float, name: str) -> None:
     if floats.size == 0 or (floats.max() <= MAX_PEAK and floats.min() >= -MAX_PEAK):  # NaN fails both comparisons
         return
@@ -321,13 +371,13 @@ class _Encoded:
         self._stream: Optional[IO[bytes]] = None
         self._state: Optional[tuple[int, int]] = None
 
-    def pieces(self, is_first: bool) -> Pieces:
+    def pieces(self, is_first: bool, mix: Optional[Mix] = None) -> Pieces:
         """PCM from the beginning. What is wrong with the file is told to the log by the first pass only."""
         if self._stream is None:
             self._stream = self._open_stream()
             self._state = _file_state(self._stream)
         self._check_unchanged()
-        for piece in _from_stream(self._stream, self.name, warns=is_first):
+        for piece in _from_stream(self._stream, self.name, warns=is_first, mix=mix):
             yield piece
             if not is_first:
                 self._check_unchanged()
@@ -354,11 +404,15 @@ def _file_state(stream: IO[bytes]) -> Optional[tuple[int, int]]:
     return found.st_size, found.st_mtime_ns
 
 
-def _open_path(path: Union[str, os.PathLike[str]], should_stop: ShouldStop) -> IO[bytes]:
-    name = os.fsdecode(path)
-    if "://" in name and not os.path.exists(path):
+def _open_path(name: str, should_stop: ShouldStop) -> IO[bytes]:
+    if not name:
+        raise AudioError("the path of the audio is empty: give that of a file")
+    if "://" in name and not os.path.exists(name):
         raise FileNotFoundError(errno.ENOENT, "No such file (addresses are not fetched: download it first)", name)
-    stream = open(path, "rb")  # noqa: SIM115 (stays open for the second pass)
+    try:
+        stream = open(name, "rb")  # noqa: SIM115 (stays open for the second pass)
+    except ValueError as error:  # a NUL, or what no name of a file can hold
+        raise AudioError(f"{name!r} can be no path of a file: {error}") from error
     if stream.seekable():
         return stream
     with stream:  # a pipe, which cannot seek, as decoders have to
@@ -388,11 +442,19 @@ def _kept(stream: Any, should_stop: ShouldStop) -> IO[bytes]:
 
 
 def _read_some(stream: Any) -> bytes:
-    content = stream.read(_READ_BYTES)
+    text_mode = "the file object is in text mode; open it in binary mode: open(path, 'rb')"
+    if isinstance(stream, io.TextIOBase):
+        raise AudioError(text_mode)
+    try:
+        content = stream.read(_READ_BYTES)
+    except UnicodeError as error:  # text mode by another class
+        raise AudioError(text_mode) from error
+    except ValueError as error:  # it is closed, or open for writing only
+        raise AudioError(f"the file object cannot be read ({error}); open it anew: open(path, 'rb')") from error
     if isinstance(content, (bytes, bytearray, memoryview)):
         return bytes(content)
     if isinstance(content, str):
-        raise AudioError("the file object is in text mode; open it in binary mode: open(path, 'rb')")
+        raise AudioError(text_mode)
     raise AudioError(f"the file object's read() gave {type(content).__name__}; it has to give bytes")
 
 
@@ -401,11 +463,12 @@ def _stream_name(stream: object) -> str:
     return name if isinstance(name, str) else "the given file object"
 
 
-def _from_stream(stream: IO[bytes], name: str, *, warns: bool = True) -> Pieces:
+def _from_stream(stream: IO[bytes], name: str, *, warns: bool = True, mix: Optional[Mix] = None) -> Pieces:
     """PCM by the first decoder that can read the stream.
 
     Args:
         warns: tell the log of a file that is damaged behind its beginning.
+        mix: (frames, channels) to one channel; None: their mean.
     """
     stream.seek(0)
     head = stream.read(64)
@@ -414,7 +477,7 @@ def _from_stream(stream: IO[bytes], name: str, *, warns: bool = True) -> Pieces:
     reasons = []
     for decode in (_decode_with_soundfile, _decode_with_av):
         stream.seek(0)
-        pieces = decode(stream, name, warns)
+        pieces = decode(stream, name, warns, mix)
         try:
             first = next(pieces, None)
         except _NotDecodedError as error:
@@ -437,7 +500,7 @@ class _NotDecodedError(Exception):
     """This decoder cannot read it: the next one may. Comes before the first piece."""
 
 
-def _decode_with_soundfile(stream: IO[bytes], name: str, warns: bool) -> Pieces:
+def _decode_with_soundfile(stream: IO[bytes], name: str, warns: bool, mix: Optional[Mix]) -> Pieces:
     try:
         import soundfile
     except (ImportError, OSError) as error:  # OSError: its libsndfile is missing
@@ -449,7 +512,8 @@ def _decode_with_soundfile(stream: IO[bytes], name: str, warns: bool) -> Pieces:
         def seekable(self) -> bool:
             return False
 
-    source = _Source(stream)
+    tells_length = _mp3_tells_length(stream)
+    source = _Source(stream, stretch=_MOST_BYTES_PER_BYTE if tells_length is False else 1)
     try:
         with _InterruptLater():
             file = ForwardFile(source)
@@ -462,9 +526,12 @@ def _decode_with_soundfile(stream: IO[bytes], name: str, warns: bool) -> Pieces:
                 f"{name} claims {file.samplerate} samples per second; from 1 to {MAX_RATE_HZ} are possible."
                 " The file is damaged"
             )
-        pcm = _PcmStream(file.samplerate, name)
+        pcm = _PcmStream(file.samplerate, name, mix)
         frames = min(pcm.block_frames, max(1, _BLOCK_FRAMES * MAX_CHANNELS // file.channels))
+        if tells_length is False:
+            frames = min(frames, _MP3_BLOCK_FRAMES)
         buffer = np.empty((frames, file.channels), np.float32)
+        damage: Optional[str] = None
         try:
             while True:
                 with _InterruptLater():
@@ -477,10 +544,50 @@ def _decode_with_soundfile(stream: IO[bytes], name: str, warns: bool) -> Pieces:
             source.raise_if_failed()
             if not pcm.frames_in:
                 raise _NotDecodedError(_libsndfile_reason(error)) from error
-            if warns:
-                _warn_damaged(name, pcm.frames_in / file.samplerate, _libsndfile_reason(error))
+            damage = _libsndfile_reason(error)
         source.raise_if_failed()
+        if warns and (damage := damage or _what_is_missing(file, bool(tells_length), pcm.frames_in)):
+            _warn_damaged(name, pcm.frames_in / file.samplerate, damage)
         yield pcm.finish()
+
+
+# What libsndfile notes of a header that claims more bytes than there are, and of an Ogg file without its last page.
+_SHORT_CHUNK = re.compile(r"^\s*(?:data|SSND|Data Size|riff|Riff size)\s*: (\d+) \(should be (\d+)\)", re.MULTILINE)
+_SHORT_OGG = re.compile(r"^Ogg ?: (?:File ended unexpectedly|Junk after the last page).*", re.MULTILINE)
+_UNKNOWN_BYTES = 0x7FFF_0000  # programs that write to a pipe claim this or more, as they cannot know how much will come
+_WRONG_BYTES = 64  # some count the header as well: nothing that is missing is so short
+_WRONG_S = 0.25  # of an MP3, whose frames are up to 72 ms
+_MOST_BYTES_PER_BYTE = 64  # from frames of 8 kbit/s to those of 320, and more
+_MP3_BLOCK_FRAMES = 4096  # of one without a length: where it is cut, libsndfile loses the block
+
+
+def _what_is_missing(file: Any, tells_length: bool, n_frames: int) -> Optional[str]:
+    """The sign, if there is one, that a file which libsndfile read to its end was longer once."""
+    log = str(file.extra_info)
+    for claimed, held in _SHORT_CHUNK.findall(log):
+        if int(held) + _WRONG_BYTES < int(claimed) < _UNKNOWN_BYTES:
+            return f"its header claims {claimed} bytes, there are {held}"
+    ogg = _SHORT_OGG.search(log)
+    if ogg is not None:
+        return f"libsndfile: {ogg.group()}"
+    if tells_length and n_frames < file.frames - _WRONG_S * file.samplerate:
+        return f"its header claims {file.frames / file.samplerate:.2f} s"
+    return None
+
+
+def _mp3_tells_length(stream: IO[bytes]) -> Optional[bool]:
+    """Whether an MP3 says how long it is, in a header by the name of Xing or Info. None: it is no MP3."""
+    head = stream.read(10)
+    start = 0
+    if head[:3] == b"ID3":
+        for byte in head[6:10]:  # seven bits each
+            start = start << 7 | byte & 0x7F
+        start += 10
+    stream.seek(start)
+    frame = stream.read(64)
+    stream.seek(0)
+    is_mpeg = len(frame) > 1 and frame[0] == 0xFF and frame[1] & 0xE0 == 0xE0 and frame[1] & 0x06 != 0
+    return (b"Xing" in frame or b"Info" in frame) if is_mpeg else None
 
 
 class _InterruptLater:
@@ -510,11 +617,18 @@ class _Source:
 
     libsndfile calls it through C, which would print an error of the operating system and go on as if the file had
     ended: it is kept here and raised afterwards. Also hides the file's name: soundfile would go by its extension.
+
+    Args:
+        stretch: the file is said to be this many times as long. Of an MP3 that does not tell its length libsndfile
+            estimates it, by that of the file and of the first frame, and reads no further: where the first frames are
+            large, half of the audio would be lost.
     """
 
-    def __init__(self, stream: IO[bytes]) -> None:
+    def __init__(self, stream: IO[bytes], stretch: int = 1) -> None:
         self._stream: Any = stream
         self._error: Optional[OSError] = None
+        self._stretch = stretch
+        self._asks_length = False
 
     def readinto(self, buffer: Any) -> int:
         try:
@@ -525,6 +639,7 @@ class _Source:
             return 0
 
     def seek(self, offset: int, whence: int = os.SEEK_SET) -> int:
+        self._asks_length = offset == 0 and whence == os.SEEK_END
         try:
             position: int = self._stream.seek(offset, whence)
             return position
@@ -533,7 +648,7 @@ class _Source:
 
     def tell(self) -> int:
         position: int = self._stream.tell()
-        return position
+        return position * self._stretch if self._asks_length else position
 
     def raise_if_failed(self) -> None:
         if self._error is not None:
@@ -546,7 +661,7 @@ def _libsndfile_reason(error: Any) -> str:
     return "libsndfile: Format not recognised" if "does not exist" in reason else f"libsndfile: {reason}"
 
 
-def _decode_with_av(stream: IO[bytes], name: str, warns: bool) -> Pieces:
+def _decode_with_av(stream: IO[bytes], name: str, warns: bool, mix: Optional[Mix]) -> Pieces:
     try:
         # By name: PyAV is an extra, and type checkers have to do without it.
         av = importlib.import_module("av")
@@ -564,17 +679,20 @@ def _decode_with_av(stream: IO[bytes], name: str, warns: bool) -> Pieces:
         if not container.streams.audio:
             raise EmptyAudioError(f"{name} holds no audio stream")
         pcm: Optional[_PcmStream] = None
+        damage: Optional[str] = None
         try:
             for block, rate_hz in _av_blocks(av, container):
-                pcm = pcm or _PcmStream(rate_hz, name)
+                pcm = pcm or _PcmStream(rate_hz, name, mix)
                 for first in range(0, block.shape[0], pcm.block_frames):
                     yield pcm.push(block[first : first + pcm.block_frames])
         except av_error.FFmpegError as error:
             if pcm is None:
                 raise _NotDecodedError(f"FFmpeg: {_ffmpeg_reason(error)}") from error
-            if warns:
-                _warn_damaged(name, pcm.frames_in / rate_hz, f"FFmpeg: {_ffmpeg_reason(error)}")
+            damage = f"FFmpeg: {_ffmpeg_reason(error)}"
         if pcm is not None:
+            until_s = pcm.frames_in / rate_hz
+            if warns and (damage := damage or _what_ffmpeg_misses(container, until_s)):
+                _warn_damaged(name, until_s, damage)
             yield pcm.finish()
 
 
@@ -589,6 +707,15 @@ def _av_blocks(av: Any, container: Any) -> Iterator[tuple[Floats, int]]:
     if resampler is not None:
         for block in resampler.resample(None):
             yield block.to_ndarray().T, block.rate
+
+
+def _what_ffmpeg_misses(container: Any, until_s: float) -> Optional[str]:
+    """FFmpeg takes the end of a cut Matroska or WebM file for its end. Its header knows better, though with a video it
+    is the video that it may tell of."""
+    claimed_s = (container.duration or 0) / 1e6
+    if "matroska" in container.format.name and len(container.streams) == 1 and until_s < claimed_s - 1:
+        return f"its header claims {claimed_s:.2f} s"
+    return None
 
 
 def _ffmpeg_reason(error: Exception) -> str:

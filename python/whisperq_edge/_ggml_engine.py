@@ -48,6 +48,10 @@ _FIXED: dict[str, tuple[tuple[Any, ...], str]] = {
 
 _NEVER_BELOW = -1e9  # a log probability or entropy threshold that nothing falls below
 _NEVER_ABOVE = 2.0  # a probability threshold that nothing exceeds
+_WINDOW_S = 30  # whisper.cpp computes the token of a later first timestamp in int, and writes before its array
+_LEAST_CLIP_MS = 100  # whisper.cpp decodes nothing shorter, and takes a length of 0 for all of the audio
+_LEAST_TEMPERATURE = 1e-6  # logits over much less are no finite numbers any more
+_MOST_TEMPERATURES = 101  # steps of 0.01: a window may be decoded once for each
 
 
 def matrix_types(file: ModelFile) -> dict[str, str]:
@@ -92,7 +96,8 @@ class GgmlEngine:
         is_clipped = options.is_clipped if clips_s is None else bool(clips_s)
         if clips_s is None:
             clips_s = options.clips_s(opened.duration_s) if is_clipped else []
-        if samples.size == 0 or (is_clipped and not clips_s):
+        clips_ms = _clips_ms(clips_s)
+        if samples.size == 0 or (is_clipped and not clips_ms):
             return EngineResult({}, stopped=False)
         language = options.language or "en"
         n_segments = 0
@@ -110,7 +115,7 @@ class GgmlEngine:
         try:
             result = self._engine.transcribe(
                 samples,
-                self._native_options(options, clips_s),
+                self._native_options(options, clips_ms),
                 on_languages=hear_languages,
                 on_segment=hear_segment,
                 on_progress=on_progress,
@@ -130,12 +135,15 @@ class GgmlEngine:
         for name in ("beam_size", "best_of"):
             if getattr(options, name) > self._ggml.max_decoders:
                 raise OptionError(name, getattr(options, name), f"at most {self._ggml.max_decoders} (engine ggml)")
+        if options.max_initial_timestamp > _WINDOW_S:
+            latest = f"0 (no limit) to {_WINDOW_S}, the seconds of a window (engine ggml)"
+            raise OptionError("max_initial_timestamp", options.max_initial_timestamp, latest)
         _temperature_ladder(options)
         _check_token_ids("suppress_tokens", options.suppress_tokens, self._engine.n_vocab, lowest=-1)
         if isinstance(options.initial_prompt, tuple):
             _check_token_ids("initial_prompt", options.initial_prompt, self._engine.n_vocab, lowest=0)
 
-    def _native_options(self, options: TranscribeOptions, clips_s: Sequence[tuple[float, float]]) -> Any:
+    def _native_options(self, options: TranscribeOptions, clips_ms: list[tuple[int, int]]) -> Any:
         native = self._ggml.TranscribeOptions()
         native.n_threads = self.n_threads
         native.language = options.language or ""
@@ -157,7 +165,7 @@ class GgmlEngine:
         native.max_initial_timestamp = options.max_initial_timestamp
         native.token_timestamps = options.word_timestamps
         native.max_new_tokens = options.max_new_tokens or 0
-        native.clips_ms = [(round(start * 1000), round(end * 1000)) for start, end in clips_s]
+        native.clips_ms = clips_ms
         tokens = list(options.suppress_tokens or ())
         native.suppress_non_speech = -1 in tokens
         native.filter = self._filter(options, [token for token in tokens if token >= 0])
@@ -190,32 +198,45 @@ def _choose_device(devices: list[dict[str, str]], device: str, index: int) -> tu
     return gpus[matching[index]], matching[index]
 
 
+def _clips_ms(clips_s: Sequence[tuple[float, float]]) -> list[tuple[int, int]]:
+    """The clips that are long enough for whisper.cpp."""
+    clips = [(round(start * 1000), round(end * 1000)) for start, end in clips_s]
+    return [(start, end) for start, end in clips if end - start >= _LEAST_CLIP_MS]
+
+
 def _temperature_ladder(options: TranscribeOptions) -> tuple[float, float]:
     """First temperature and step. whisper.cpp climbs in equal steps to 1.0; other ladders it does not have."""
     temperatures = options.temperatures
-    if len(temperatures) == 1:
-        return temperatures[0], 0.0
-    first, step = temperatures[0], temperatures[1] - temperatures[0]
-    if (
-        step <= 0
-        or len(_climb(first, step)) != len(temperatures)
-        or not np.allclose(_climb(first, step), temperatures, atol=1e-4)
-    ):
+    if any(0 < temperature < _LEAST_TEMPERATURE for temperature in temperatures):
         raise OptionError(
             "temperature",
             options.temperature,
-            "one value, or equal steps up to 1.0 such as (0.0, 0.2, 0.4, 0.6, 0.8, 1.0) (engine ggml)",
+            f"0, or from {_LEAST_TEMPERATURE} on: whisper.cpp divides by it (engine ggml)",
+        )
+    if len(temperatures) == 1:
+        return temperatures[0], 0.0
+    first, step = temperatures[0], temperatures[1] - temperatures[0]
+    climb = _climb(first, step)
+    if len(climb) != len(temperatures) or not np.allclose(climb, temperatures, atol=1e-4):
+        raise OptionError(
+            "temperature",
+            options.temperature,
+            f"one value, or up to {_MOST_TEMPERATURES} in equal steps up to 1.0 such as (0.0, 0.2, 0.4, 0.6, 0.8, 1.0)"
+            " (engine ggml)",
         )
     return first, step
 
 
 def _climb(first: float, step: float) -> list[float]:
-    """The temperatures that whisper.cpp tries, in its float32 arithmetic."""
-    temperatures = []
-    value = _float32(first)
+    """The temperatures that whisper.cpp tries, in its float32 arithmetic; none where there is no end of them, or a
+    late one: a step that vanishes in rounding leads nowhere."""
+    temperatures: list[float] = []
+    value, step = _float32(first), _float32(step)
     while value < 1.0 + 1e-6:
+        if step <= 0 or len(temperatures) == _MOST_TEMPERATURES:
+            return []
         temperatures.append(value)
-        value = _float32(value + _float32(step))
+        value = _float32(value + step)
     return temperatures
 
 

@@ -51,21 +51,32 @@ def locate_model(
         n_threads: of a conversion; 0 takes every CPU that the process may use.
 
     Raises:
-        OptionError: no such type, or one that gains nothing over what the file holds.
+        OptionError: no such type, or one that gains nothing over what the file holds; a model that is no text and no
+            path, or an empty one.
         ModelNotFoundError: no such model, or it is not here and must not or cannot be fetched.
         ModelError: see each subclass.
         OSError: the cache cannot be written.
     """
     wanted = _Wanted.from_option(compute_type)
     hub = _Hub(local_files_only, download_root)
-    name = os.fspath(model)
+    name = _checked_name(model)
     known = find_model(name)
     if name in BUNDLED_MODELS:
         return _from_ggml(resolve_model(name), wanted, n_threads, known.name if known else None)
-    path = Path(name).expanduser()
+    path = Path(os.path.expanduser(name))  # unlike Path's own, it leaves a user who does not exist as it is
     if path.exists() and not (known and _is_unrelated_folder(path)):
         return _from_path(path, wanted, n_threads)
     return _from_name(name, known, wanted, hub, n_threads)
+
+
+def _checked_name(model: object) -> str:
+    """An empty text is refused: as a path it would be the current folder."""
+    name = os.fspath(model) if isinstance(model, (str, os.PathLike)) else None
+    if not isinstance(name, str) or not name.strip() or "\0" in name:
+        raise OptionError(
+            "model_size_or_path", model, "the name of a model such as nano or base.en, a hub id, or a path, as text"
+        )
+    return name
 
 
 @dataclass(frozen=True)
@@ -216,6 +227,7 @@ def _fetch(hub: _Hub, repository: str, name: str, type: str) -> Path:
     try:
         return hub.fetch(repository)
     except ModelNotFoundError as error:
+        types = " or ".join(dict.fromkeys((type, _TYPE_OF_OTHER_FORMATS)))
         raise ModelNotFoundError(
-            f"{cache_folder()} has no model {name!r} in {type} or f16, and its source cannot be had: {error}"
+            f"{cache_folder()} has no model {name!r} in {types}, and its source cannot be had: {error}"
         ) from error

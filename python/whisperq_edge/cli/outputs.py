@@ -93,7 +93,8 @@ class Outputs:
 
     def _fail(self, name: str, error: BaseException, message: str) -> None:
         self.failed.append((name, type(error).__name__, message))
-        tell(message if message.startswith(f"{name}: ") else f"{name}: {message}")
+        called = "<stdin>" if name == "-" else name
+        tell(message if message.startswith(called) else f"{name}: {message}")
 
     def _deliver(self, name: str, transcript: Transcript, stem: str) -> str:
         """Where it is now, when that is a file."""

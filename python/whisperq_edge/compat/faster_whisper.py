@@ -1,31 +1,51 @@
-"""faster-whisper's ``WhisperModel`` over this package: ``segments, info = model.transcribe("speech.wav")``.
+"""faster-whisper's face over this package: ``segments, info = WhisperModel("base.en").transcribe("speech.wav")``.
 
 As there, ``segments`` is a generator and the work happens while it is consumed: segments come out as they are ready.
-Closing the generator early ends the work. Options that the engine cannot honour raise ``OptionError``.
+Closing the generator early ends the work. ``BatchedInferencePipeline`` decodes chunks of speech together (engine
+``edge``); ``detect_language`` and ``decode_audio`` are there as well. What cannot be honoured raises ``OptionError``,
+which is a ``ValueError``:
+
+- ``device_index``: one device; a list of several is refused.
+- ``num_workers``: any number. Threads share one model, so it neither takes more memory nor limits how many may call.
+- ``files``, ``revision`` and ``use_auth_token`` with a token: fetch the model with ``huggingface_hub`` and give its
+  folder; a token may stand in ``$HF_TOKEN``.
+- CTranslate2's own arguments of the model (``inter_threads``, …). Ours, ``engine`` and ``flash_attention``, are taken.
+- ``detect_language(features=…)``: it listens to audio.
+- ``decode_audio`` at another rate than 16 kHz.
 """
 
 from __future__ import annotations
 
+import contextlib
+import operator
 import os
 import queue
 import threading
 import weakref
-from collections.abc import Generator, Iterable
+from collections.abc import Generator, Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Optional, Union
+from typing import Any, Literal, Optional, Union, overload
 
-import numpy as np
-import numpy.typing as npt
-
-from .._audio import AudioLike, to_pcm
-from .._errors import CancelledError
+from .._audio import MAX_DURATION_S, SAMPLE_RATE, AudioLike, Floats, to_pcm, to_stereo
+from .._errors import AudioError, CancelledError, OptionError, UnsupportedModelError
 from .._model import CancelToken
 from .._model import WhisperModel as _WhisperModel
 from .._options import TranscribeOptions
 from .._result import Segment, Transcript
 from .._vad import VadOptions
 
-__all__ = ["Segment", "TranscriptionInfo", "VadOptions", "WhisperModel", "decode_audio"]
+__all__ = [
+    "BatchedInferencePipeline",
+    "Segment",
+    "TranscriptionInfo",
+    "VadOptions",
+    "WhisperModel",
+    "decode_audio",
+]
+
+_OWN_ARGUMENTS = ("engine", "flash_attention")
+_WINDOW_SAMPLES = 30 * SAMPLE_RATE
+Clips = Union[str, Sequence[float], Sequence[Mapping[str, float]]]
 
 
 @dataclass(frozen=True)
@@ -36,7 +56,8 @@ class TranscriptionInfo:
         language: code.
         language_probability: 0 to 1; 1.0 when the language was given.
         duration: seconds of audio.
-        duration_after_vad: seconds that the voice detector left; equal to ``duration`` without it.
+        duration_after_vad: seconds that the voice detector left: none where it heard nobody. Equal to ``duration``
+            without it, and in batches, whose chunks may hold pauses.
         all_language_probs: (code, probability) of every language, likeliest first; None when the language was given.
         transcription_options: the options of the call.
         vad_options: those of the voice detector, or None without it.
@@ -51,11 +72,34 @@ class TranscriptionInfo:
     vad_options: Optional[VadOptions]
 
 
-def decode_audio(input_file: AudioLike, sampling_rate: int = 16000) -> npt.NDArray[np.float32]:
-    """Samples of an audio file: float32, mono, 16 kHz (the only rate that Whisper takes)."""
-    if sampling_rate != 16000:
-        raise ValueError(f"sampling_rate={sampling_rate} is not possible: Whisper takes 16000")
-    return to_pcm(input_file).samples
+@overload
+def decode_audio(
+    input_file: AudioLike, sampling_rate: int = SAMPLE_RATE, split_stereo: Literal[False] = False
+) -> Floats: ...
+
+
+@overload
+def decode_audio(
+    input_file: AudioLike, sampling_rate: int = SAMPLE_RATE, *, split_stereo: Literal[True]
+) -> tuple[Floats, Floats]: ...
+
+
+def decode_audio(
+    input_file: AudioLike, sampling_rate: int = SAMPLE_RATE, split_stereo: bool = False
+) -> Union[Floats, tuple[Floats, Floats]]:
+    """Samples of an audio file: float32, mono, 16 kHz (the only rate that Whisper takes).
+
+    Args:
+        split_stereo: give ``(left, right)`` instead of their mean; of one channel, it twice.
+
+    Raises:
+        OptionError: another rate.
+        AudioError: the audio cannot be used, or there are more than two channels to split.
+        OSError: the file cannot be read.
+    """
+    if sampling_rate != SAMPLE_RATE:
+        raise OptionError("sampling_rate", sampling_rate, f"{SAMPLE_RATE}, which Whisper takes")
+    return to_stereo(input_file) if split_stereo else to_pcm(input_file).samples
 
 
 @dataclass(frozen=True)
@@ -69,18 +113,42 @@ class _Started:
 
 
 class WhisperModel:
-    """faster-whisper's class of this name. See ``whisperq_edge.WhisperModel`` for the arguments."""
+    """faster-whisper's class of this name. ``whisperq_edge.WhisperModel`` says what the arguments mean, and this module
+    at its top what is different."""
 
     def __init__(
         self,
         model_size_or_path: Union[str, os.PathLike[str]],
         device: str = "auto",
-        device_index: int = 0,
+        device_index: Union[int, Sequence[int]] = 0,
         compute_type: str = "default",
         cpu_threads: int = 0,
-        **options: Any,
+        num_workers: int = 1,
+        download_root: Optional[str] = None,
+        local_files_only: bool = False,
+        files: Optional[Mapping[str, Any]] = None,
+        revision: Optional[str] = None,
+        use_auth_token: Union[str, bool, None] = None,
+        **model_kwargs: Any,
     ) -> None:
-        self.model = _WhisperModel(model_size_or_path, device, device_index, compute_type, cpu_threads, **options)
+        _check_workers(num_workers)
+        _check_unset("files", files, "None: give the folder that the files are in")
+        _check_unset("revision", revision, "None: fetch it with huggingface_hub and give the folder")
+        if use_auth_token is not True:
+            _check_unset("use_auth_token", use_auth_token, "None: the token of $HF_TOKEN or of a login is used")
+        for name, value in model_kwargs.items():
+            if name not in _OWN_ARGUMENTS:
+                raise OptionError(name, value, f"no such argument; ours are {' and '.join(_OWN_ARGUMENTS)}")
+        self.model = _WhisperModel(
+            model_size_or_path,
+            device,
+            _one_device(device_index),
+            compute_type,
+            cpu_threads,
+            download_root=download_root,
+            local_files_only=local_files_only,
+            **model_kwargs,
+        )
 
     @property
     def supported_languages(self) -> list[str]:
@@ -91,9 +159,11 @@ class WhisperModel:
         self, audio: AudioLike, language: Optional[str] = None, task: str = "transcribe", **options: Any
     ) -> tuple[Iterable[Segment], TranscriptionInfo]:
         """Segments (a generator) and what is known about the audio before the first one."""
-        chosen = TranscribeOptions.from_arguments({"language": language, "task": task, **options})
-        worker = _Worker(self.model, audio, {"language": language, "task": task, **options})
-        started = worker.wait_for_start()
+        given = {"language": language, "task": task, **options}
+        chosen = TranscribeOptions.from_arguments(given)
+        # As they were checked: a generator of tokens can be read once.
+        worker = _Worker(self.model, audio, {name: getattr(chosen, name) for name in given})
+        started = worker.wait_for_start(cuts=chosen.vad_filter)
         info = TranscriptionInfo(
             language=started.ranking[0][0],
             language_probability=started.ranking[0][1],
@@ -107,6 +177,138 @@ class WhisperModel:
         # A generator that is dropped before its first step never reaches its own `finally`.
         weakref.finalize(segments, worker.cancel)
         return segments, info
+
+    def detect_language(
+        self,
+        audio: Optional[AudioLike] = None,
+        features: Optional[Any] = None,
+        vad_filter: bool = False,
+        vad_parameters: Union[dict[str, Any], VadOptions, None] = None,
+        language_detection_segments: int = 1,
+        language_detection_threshold: float = 0.5,
+    ) -> tuple[str, float, list[tuple[str, float]]]:
+        """The language of ``audio``, its probability, and those of all languages, likeliest first.
+
+        Args:
+            features: None; there it is a spectrogram.
+            vad_filter: listen to speech only.
+            vad_parameters: a ``VadOptions`` or a dict of its fields.
+            language_detection_segments: how many windows of 30 s to listen to.
+            language_detection_threshold: probability above which a language is taken at once.
+
+        Raises:
+            UnsupportedModelError: the model knows English only.
+            AudioError: the audio cannot be used, or there is nothing to hear in it.
+            OptionError: an option has a value that is not possible.
+        """
+        _check_unset("features", features, "None: give the audio")
+        if audio is None:
+            raise OptionError("audio", audio, "audio to listen to")
+        if not self.model.is_multilingual:
+            raise UnsupportedModelError(f"{self.model.model_path} is English-only and knows no other language")
+        options = {
+            "vad_filter": vad_filter,
+            "vad_parameters": vad_parameters,
+            "language_detection_segments": language_detection_segments,
+            "language_detection_threshold": language_detection_threshold,
+            "drop_silence": False,  # of silence, too, something is the likeliest
+        }
+        n_windows = TranscribeOptions.from_arguments(options).language_detection_segments
+        samples = to_pcm(audio).samples
+        ranking = self._languages(samples if vad_filter else samples[: n_windows * _WINDOW_SAMPLES], options)
+        if not ranking:
+            raise AudioError("there is nothing in the audio to tell a language by")
+        return ranking[0][0], ranking[0][1], ranking
+
+    def _languages(self, samples: Floats, options: dict[str, Any]) -> list[tuple[str, float]]:
+        """Those that a call finds, which ends there."""
+        found: list[tuple[str, float]] = []
+        cancel = CancelToken()
+
+        def on_start(ranking: list[tuple[str, float]], duration_s: float, heard_s: float) -> None:
+            found.extend(ranking)
+            cancel.cancel()
+
+        with contextlib.suppress(CancelledError):
+            self.model._transcribe(samples, options, on_start=on_start, cancel=cancel)
+        return found
+
+
+class BatchedInferencePipeline:
+    """faster-whisper's class of this name: a model that decodes chunks of speech together.
+
+    Args:
+        model: a ``WhisperModel`` of this module, on the engine ``edge``.
+    """
+
+    def __init__(self, model: WhisperModel) -> None:
+        if not isinstance(model, WhisperModel):
+            raise OptionError("model", model, f"a WhisperModel of {__name__}")
+        self.model = model
+
+    def transcribe(
+        self,
+        audio: AudioLike,
+        language: Optional[str] = None,
+        task: str = "transcribe",
+        *,
+        batch_size: int = 8,
+        vad_filter: bool = True,
+        without_timestamps: bool = True,
+        clip_timestamps: Optional[Clips] = None,
+        **options: Any,
+    ) -> tuple[Iterable[Segment], TranscriptionInfo]:
+        """As ``WhisperModel.transcribe``, with faster-whisper's defaults for batches.
+
+        Args:
+            batch_size: chunks that are decoded together.
+            vad_filter: chunks are where somebody speaks; False: all of the audio, cut every 30 s.
+            without_timestamps: a segment is a chunk; False: the model finds segments within it.
+            clip_timestamps: the chunks, instead of ``vad_filter``'s: dicts of ``start`` and ``end`` in seconds, or as
+                ``WhisperModel.transcribe`` takes them.
+        """
+        if clip_timestamps is not None:
+            options["clip_timestamps"] = _flat(clip_timestamps)
+        elif not vad_filter:
+            options["clip_timestamps"] = (0.0, float(MAX_DURATION_S))
+        return self.model.transcribe(
+            audio,
+            language,
+            task,
+            batch_size=batch_size,
+            vad_filter=vad_filter and clip_timestamps is None,
+            without_timestamps=without_timestamps,
+            **options,
+        )
+
+
+def _flat(clips: Clips) -> Any:
+    """Clips as ``TranscribeOptions`` has them."""
+    if isinstance(clips, str) or not all(isinstance(clip, Mapping) and {*clip} >= {"start", "end"} for clip in clips):
+        return clips
+    return [clip[edge] for clip in clips for edge in ("start", "end")]  # type: ignore[index]
+
+
+def _check_workers(num_workers: int) -> None:
+    try:
+        is_possible = operator.index(num_workers) >= 1
+    except TypeError:
+        is_possible = False
+    if not is_possible:
+        raise OptionError("num_workers", num_workers, "a whole number from 1 on")
+
+
+def _check_unset(name: str, value: object, allowed: str) -> None:
+    if value is not None:
+        raise OptionError(name, value, allowed)
+
+
+def _one_device(device_index: Union[int, Sequence[int]]) -> int:
+    if not isinstance(device_index, (list, tuple)):
+        return device_index  # type: ignore[return-value]
+    if len(device_index) != 1:
+        raise OptionError("device_index", device_index, "one device: a model runs on one")
+    return int(device_index[0])
 
 
 class _Worker:
@@ -134,7 +336,8 @@ class _Worker:
     def cancel(self) -> None:
         self._cancel.cancel()
 
-    def wait_for_start(self) -> _Started:
+    def wait_for_start(self, cuts: bool) -> _Started:
+        """``cuts``: voice detection chooses what is heard."""
         report = self._reports.get()
         if isinstance(report, _Started):
             return report
@@ -142,7 +345,8 @@ class _Worker:
             raise report
         self._held.append(report)
         assert isinstance(report, Transcript)  # an audio without speech ends before a language is known
-        return _Started([(report.language, report.language_probability)], report.duration_s, 0.0)
+        heard_s = 0.0 if cuts else report.duration_s
+        return _Started([(report.language, report.language_probability)], report.duration_s, heard_s)
 
     def segments(self) -> Generator[Segment, None, None]:
         """The segments as they come. Closing the generator cancels the call."""
