@@ -28,5 +28,8 @@ def not_with_tsan(why: str) -> pytest.MarkDecorator:
     return pytest.mark.skipif("thread" in SANITIZERS.split(","), reason=f"not with TSan: {why}")
 
 
+# For forks in the midst of other threads' work: glibc frees its allocator's locks in the child, the sanitizers do not.
+forks_amid_allocations = not_with_sanitizers("a forked child waits for their allocator's lock, which a thread had")
+
 # Once a process of several threads has forked, TSan ends the child that starts a thread: "dup thread with used id".
 no_threads_in_a_child = not_with_tsan("it keeps the parent's threads in its books of a forked child")

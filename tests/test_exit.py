@@ -9,7 +9,7 @@ import sys
 from pathlib import Path
 
 import pytest
-from sanitizers import SLOWDOWN
+from sanitizers import SLOWDOWN, forks_amid_allocations
 
 SOON_S = 60 * SLOWDOWN  # of a loaded machine
 PREPARE = """
@@ -129,7 +129,11 @@ def test_an_error_of_the_main_thread_ends_the_process(sample_path: Path, engine:
     assert returned == 1 and message.rstrip().endswith("RuntimeError: mine")
 
 
+def marks_of(how: str) -> list[pytest.MarkDecorator]:
+    return [forks_amid_allocations] if "while a thread" in how and "used" in how else []
+
+
 @needs_fork
-@pytest.mark.parametrize("how", FORKS)
+@pytest.mark.parametrize("how", [pytest.param(how, marks=marks_of(how)) for how in FORKS])
 def test_a_child_ends(sample_path: Path, how: str) -> None:
     assert end_of(FORKS[how], sample_path, "edge") == (0, "")

@@ -9,7 +9,7 @@ import sys
 from pathlib import Path
 
 import pytest
-from sanitizers import FLAGS, SLOWDOWN, TOOLS, no_threads_in_a_child, not_with_sanitizers
+from sanitizers import FLAGS, SLOWDOWN, TOOLS, forks_amid_allocations, no_threads_in_a_child, not_with_sanitizers
 
 ROOT = Path(__file__).resolve().parents[1]
 SOURCES = [
@@ -45,6 +45,8 @@ FORKS = ["fork_after_use", "fork_while_running", "shared"]
 
 
 def marks_of(name: str) -> list[pytest.MarkDecorator]:
+    if name == "fork_while_running":
+        return [forks_amid_allocations]
     return [no_threads_in_a_child] if name in FORKS else []
 
 
