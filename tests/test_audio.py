@@ -251,6 +251,10 @@ def test_a_wav_file_of_half_its_size_and_an_ogg_file_without_a_page(caplog: pyte
     with caplog.at_level(logging.WARNING, "whisperq_edge"):
         assert to_pcm(wav[: 44 + 12800]).duration_s == 0.4
         assert "ends after 0.40 s (its header claims 25600 bytes, there are 12800)" in caplog.text
+        caplog.clear()
+        for junk in (b"", bytes(2000), b"TAG" + bytes(125)):
+            assert to_pcm(ogg + junk).duration_s == pytest.approx(0.8, abs=0.01)
+        assert caplog.text == ""
         assert to_pcm(ogg[:-10]).duration_s == 0.0
     assert "ends after 0.00 s (libsndfile: Ogg" in caplog.text
 
@@ -265,8 +269,13 @@ def test_a_wav_file_that_was_written_to_a_pipe_is_not_damaged(claimed: int, capl
     assert caplog.text == ""
 
 
+_ID3 = b"ID3\4\0\0\0\0\1\0" + bytes(128)
+
+
 @pytest.mark.parametrize(
-    "around", [(b"", b""), (b"ID3\4\0\0\0\0\1\0" + bytes(128), b"TAG" + bytes(125))], ids=["", "tags"]
+    "around",
+    [(b"", b""), (_ID3, b"TAG" + bytes(125)), (_ID3 * 2, b"")],
+    ids=["alone", "tags", "two tags"],
 )
 def test_an_mp3_file_that_does_not_tell_its_length(
     around: tuple[bytes, bytes], caplog: pytest.LogCaptureFixture
@@ -277,6 +286,10 @@ def test_an_mp3_file_that_does_not_tell_its_length(
     noise = np.random.default_rng(0).uniform(-0.3, 0.3, 10 * 16000).astype(np.float32)
     content = encoded(noise, 16000, "MP3", "MPEG_LAYER_III")
     assert b"Xing" in content[:64]
+    at = content.index(b"Xing")
+    # Neither without the header nor with one that has all but the number of frames.
+    less = content[: at + 7] + bytes([content[at + 7] & ~1]) + content[at + 8 :]
+    assert to_pcm(less).duration_s == pytest.approx(10, abs=0.3)
     without = content.replace(b"Xing", b"none", 1)
     with caplog.at_level(logging.WARNING, "whisperq_edge"):
         assert to_pcm(around[0] + without + around[1]).duration_s == pytest.approx(10, abs=0.3)

@@ -132,6 +132,20 @@ def test_a_file_that_cannot_be_written_is_one_failure_and_its_text_is_kept(
 # ---- Documents and stdout --------------------------------------------------------------------------------------------
 
 
+def test_a_transcript_whose_writing_is_interrupted_is_printed(
+    monkeypatch: pytest.MonkeyPatch, sample_path: Path, sample_text: str, tmp_path: Path
+) -> None:
+    def interrupted(*arguments: Any, **options: Any) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("whisperq_edge.cli.outputs.write_all", interrupted)
+    result = transcribe(sample_path, sample_path.parent / "none.wav", "-o", tmp_path / "out")
+    assert result.exit_code == 130
+    assert result.stdout.split() == sample_text.split()
+    assert "interrupted while its transcript was written: it is on stdout instead" in result.stderr
+    assert [*(tmp_path / "out").iterdir()] == []
+
+
 def test_no_text_is_no_line(silence: Path, tmp_path: Path) -> None:
     result = transcribe(silence)
     assert (result.exit_code, result.stdout) == (0, "")

@@ -81,6 +81,12 @@ def test_dropping_the_generator_ends_the_work(model: WhisperModel, sample_path: 
     assert workers() == 0
 
 
+@pytest.mark.parametrize("clips", [[], (clip for clip in ()), 5])
+def test_clips_that_are_none(model: WhisperModel, sample_path: Path, clips: Any) -> None:
+    with pytest.raises(OptionError, match="clip_timestamps"):
+        BatchedInferencePipeline(model).transcribe(sample_path, clip_timestamps=clips)
+
+
 def test_a_prompt_may_come_from_a_generator(model: WhisperModel, sample_path: Path) -> None:
     def heard(**prompt: Any) -> list[float]:
         segments, _ = model.transcribe(sample_path, beam_size=1, temperature=0, **prompt)

@@ -85,6 +85,17 @@ FORKS: dict[str, str] = {
         "    if os.fork() == 0: sys.exit(0 if np.array_equal(model.encode(mel), expected) else 1)\n"
         "sys.exit(max(os.wait()[1] for i in range(5)))"
     ),
+    "forked by a signal handler while it waits for a thread, and used": (
+        "mel = np.zeros((80, 3000), np.float32); expected = model.encode(mel); native = model._encoder._native\n"
+        "has_turn, may_go_on, children = threading.Event(), threading.Event(), []\n"
+        "def stay(): has_turn.set(); return not may_go_on.wait(50)\n"
+        "threading.Thread(target=native.encode, args=(mel, 1500, stay), daemon=True).start()\n"
+        "has_turn.wait()\n"
+        "def fork(*_): children.append(os.fork()); children[0] and may_go_on.set()\n"
+        "signal.signal(signal.SIGALRM, fork); signal.setitimer(signal.ITIMER_REAL, 0.1)\n"
+        "same = np.array_equal(native.encode(mel, 1500, lambda: False), expected)\n"
+        "sys.exit((0 if same else 1) if children[0] == 0 else os.waitpid(children[0], 0)[1])"
+    ),
     "a process of multiprocessing": (
         "hear()\nchild = multiprocessing.get_context('fork').Process(target=hear)\n"
         "child.start(); hear(); child.join(); sys.exit(child.exitcode)"

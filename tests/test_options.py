@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import math
 from fractions import Fraction
 from typing import Any
 
@@ -17,22 +18,22 @@ Samples = npt.NDArray[np.float32]
 SEVERAL: dict[str, list[Any]] = {
     "language": [5, True, ["en"], ""],
     "task": ["sing", None, 5, ["transcribe"], np.array(["transcribe", "translate"])],
-    "beam_size": [0, 1025, 2000, 2**70, 2.5, 5.0, "five", None, True, np.float32(5), [5]],
+    "beam_size": [0, 1025, 2000, 2**70, 2.5, float("inf"), float("nan"), "five", None, True, np.float32(5.5), [5]],
     "best_of": [0, 1025, 5000, 1.5, None, False],
     "patience": [0, 0.01, -1, 1e300, float("nan"), float("inf"), "a", None, True, 205],
     "length_penalty": ["a", float("nan"), True],
     "repetition_penalty": [0, -1, 1e-46, 1e39, 10**400, float("inf"), float("nan"), "a", None],
     "no_repeat_ngram_size": [-1, 1.5, 2**31, None, True],
     "temperature": [-0.1, 10.1, 1e-320, float("nan"), "hot", "0", None, True, (), [0.0, None], [[0.0]], 1j],
-    "compression_ratio_threshold": ["x", float("nan"), float("inf"), True],
-    "log_prob_threshold": ["x", float("nan"), -1e39],
+    "compression_ratio_threshold": ["x", float("nan"), True],
+    "log_prob_threshold": ["x", float("nan"), 10**400],
     "no_speech_threshold": ["x", [0.6]],
-    "condition_on_previous_text": [None, "no", 0, 1.0],
+    "condition_on_previous_text": [None, "no", 2, 1.0],
     "prompt_reset_on_temperature": [None, "x", float("nan")],
     "initial_prompt": [5, ["a"], [1.5], [True], [-1], [2**31], b"text", {1: 2}, np.array([0.5]), np.zeros((2, 2), int)],
     "prefix": [5, ["a"]],
     "suppress_blank": ["False", None],
-    "suppress_tokens": [5, ["a"], "-1", [-2], [2**31], [1.0], [None]],
+    "suppress_tokens": [5, ["a"], "-1", [-2], [2**31], [1.5], [None]],
     "without_timestamps": ["no"],
     "max_initial_timestamp": [-1, 1e300, float("nan"), float("inf"), "1", None],
     "word_timestamps": [2],
@@ -41,7 +42,7 @@ SEVERAL: dict[str, list[Any]] = {
     "multilingual": ["en"],
     "vad_filter": [None, "auto"],
     "max_new_tokens": [0, 3.5, 2**31, "7", False],
-    "chunk_length": [0, 1.5, 30.0, "30"],
+    "chunk_length": [0, 1.5, 20.5, "30"],
     "clip_timestamps": [None, 5, "now", "4,2", [4, 2], "nan", "-1", [-1.0], ["1"], [None], np.array([[0, 1.0]]), b"0"],
     "hallucination_silence_threshold": ["x", -1, float("nan")],
     "hotwords": [5, ["a"]],
@@ -52,7 +53,7 @@ SEVERAL: dict[str, list[Any]] = {
     "seed": [-1, 2**64, "a", 1.5, True],
     "batch_size": [0, 2.5, 2**63, "8"],
     "audio_ctx": ["short", 5, np.array([1, 2])],
-    "drop_silence": [0, "no"],
+    "drop_silence": [-1, "no"],
 }
 REFUSED = [(name, value) for name, values in SEVERAL.items() for value in values]
 
@@ -74,7 +75,7 @@ def test_every_option_has_a_rule_that_takes_its_default() -> None:
 
 PLAIN: dict[str, list[tuple[Any, Any]]] = {
     "language": [("German", "de"), (None, None)],
-    "beam_size": [(np.int64(3), 3), (np.array(3), 3), (1024, 1024)],
+    "beam_size": [(np.int64(3), 3), (np.array(3), 3), (1024, 1024), (5.0, 5), (np.float32(5), 5)],
     "patience": [(np.float32(2), 2.0), (Fraction(1, 2), 0.5), (0.2, 0.2), (204, 204.0)],
     "length_penalty": [(None, None), (np.float64(0.5), 0.5), (0, 0.0)],
     "temperature": [
@@ -85,7 +86,8 @@ PLAIN: dict[str, list[tuple[Any, Any]]] = {
         ((i / 2 for i in range(3)), (0.0, 0.5, 1.0)),
         (1e-37, 1e-37),
     ],
-    "log_prob_threshold": [(None, None), (np.float32(-1.5), -1.5)],
+    "log_prob_threshold": [(None, None), (np.float32(-1.5), -1.5), (-math.inf, -math.inf)],
+    "no_speech_threshold": [(math.inf, math.inf)],
     "initial_prompt": [
         ("text", "text"),
         (None, None),
@@ -94,7 +96,8 @@ PLAIN: dict[str, list[tuple[Any, Any]]] = {
         ((i for i in (7, np.uint16(8))), (7, 8)),
     ],
     "suppress_tokens": [(None, None), ([], ()), (np.array([-1, 7]), (-1, 7)), (iter([3]), (3,))],
-    "word_timestamps": [(np.bool_(True), True)],
+    "word_timestamps": [(np.bool_(True), True), (1, True), (np.int64(0), False)],
+    "chunk_length": [(30.0, 30)],
     "max_initial_timestamp": [(0, 0.0), (30, 30.0)],
     "max_new_tokens": [(None, None), (np.uint8(7), 7)],
     "clip_timestamps": [

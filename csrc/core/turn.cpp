@@ -18,19 +18,19 @@ constexpr std::chrono::milliseconds kBetweenQuestions{20};
 
 // Of one process. A child leaves it behind as it is: `mutex` may be locked for ever there.
 struct Turn::State {
-    explicit State(const State* parent) {
-        // Read without the lock: who held that, if not the thread that forked, is not there to change it.
-        if (parent != nullptr && parent->is_taken && parent->owner == forking_thread()) {
-            is_taken = true;
-            owner = parent->owner;
-        }
+    // In a child, the thread that forked has the turn as it had it before. Read without the lock: any other thread that
+    // held it is not there to write.
+    explicit State(const State* before) {
+        const bool is_of_parent = before != nullptr && before->forks + 1 == forks;
+        if (is_of_parent && before->owner == forking_thread()) owner = before->owner;
     }
+
+    bool is_free() const { return owner == std::thread::id(); }
 
     const uint64_t forks = n_forks();
     std::mutex mutex;
     std::condition_variable freed;
     std::thread::id owner;
-    bool is_taken = false;
 };
 
 Turn::~Turn() {
@@ -47,35 +47,32 @@ Turn::State& Turn::state() {
 }
 
 Turn::Taken Turn::take(const std::function<bool()>& should_stop) {
-    State& state = this->state();
-    std::unique_lock<std::mutex> lock(state.mutex);
-    if (state.is_taken && state.owner == std::this_thread::get_id()) {
-        throw Error(
-            Status::inference,
-            "this thread is in the midst of a computation of this model, and a signal handler or a callback asks "
-            "for another one there: note what is wanted and ask for it after the call");
-    }
-    while (state.is_taken) {
-        if (!should_stop) {
-            state.freed.wait(lock);
-            continue;
+    for (;;) {
+        State& state = this->state();  // anew each time: should_stop() may run a signal handler that forks
+        std::unique_lock<std::mutex> lock(state.mutex);
+        if (state.owner == std::this_thread::get_id()) {
+            throw Error(
+                Status::inference,
+                "this thread is in the midst of a computation of this model, and a signal handler or a callback "
+                "asks for another one there: note what is wanted and ask for it after the call");
+        }
+        const auto is_free = [&state] { return state.is_free(); };
+        if (!should_stop) state.freed.wait(lock, is_free);
+        if (state.freed.wait_for(lock, kBetweenQuestions, is_free)) {
+            state.owner = std::this_thread::get_id();
+            return Taken(this);
         }
         // Not under the lock: the answer may take its time, or end the thread.
         lock.unlock();
         if (should_stop()) return Taken(nullptr);
-        lock.lock();
-        if (state.is_taken) state.freed.wait_for(lock, kBetweenQuestions);
     }
-    state.is_taken = true;
-    state.owner = std::this_thread::get_id();
-    return Taken(this);
 }
 
 void Turn::give_back() noexcept {
     State& state = this->state();
     {
         const std::lock_guard<std::mutex> lock(state.mutex);
-        state.is_taken = false;
+        state.owner = std::thread::id();
     }
     state.freed.notify_one();
 }

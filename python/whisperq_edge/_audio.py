@@ -546,7 +546,7 @@ def _decode_with_soundfile(stream: IO[bytes], name: str, warns: bool, mix: Optio
                 raise _NotDecodedError(_libsndfile_reason(error)) from error
             damage = _libsndfile_reason(error)
         source.raise_if_failed()
-        if warns and (damage := damage or _what_is_missing(file, bool(tells_length), pcm.frames_in)):
+        if warns and (damage := damage or _what_is_missing(file, stream, bool(tells_length), pcm.frames_in)):
             _warn_damaged(name, pcm.frames_in / file.samplerate, damage)
         yield pcm.finish()
 
@@ -561,33 +561,47 @@ _MOST_BYTES_PER_BYTE = 64  # from frames of 8 kbit/s to those of 320, and more
 _MP3_BLOCK_FRAMES = 4096  # of one without a length: where it is cut, libsndfile loses the block
 
 
-def _what_is_missing(file: Any, tells_length: bool, n_frames: int) -> Optional[str]:
+def _what_is_missing(file: Any, stream: IO[bytes], tells_length: bool, n_frames: int) -> Optional[str]:
     """The sign, if there is one, that a file which libsndfile read to its end was longer once."""
     log = str(file.extra_info)
     for claimed, held in _SHORT_CHUNK.findall(log):
         if int(held) + _WRONG_BYTES < int(claimed) < _UNKNOWN_BYTES:
             return f"its header claims {claimed} bytes, there are {held}"
     ogg = _SHORT_OGG.search(log)
-    if ogg is not None:
+    if ogg is not None and not _has_last_page(stream):  # which libsndfile forgets of files with one page of audio
         return f"libsndfile: {ogg.group()}"
     if tells_length and n_frames < file.frames - _WRONG_S * file.samplerate:
         return f"its header claims {file.frames / file.samplerate:.2f} s"
     return None
 
 
+def _has_last_page(stream: IO[bytes]) -> bool:
+    """Whether the last page of an Ogg file is whole and says that it is the last. Something else may follow."""
+    header, most_bytes = 27, 27 + 255 + 255 * 255
+    end = stream.seek(0, os.SEEK_END)
+    stream.seek(max(0, end - 4 * most_bytes))
+    tail = stream.read()
+    page = tail[tail.rfind(b"OggS") :] if b"OggS" in tail else b""
+    if len(page) < header or len(page) < header + page[26]:
+        return False
+    n_bytes = header + page[26] + sum(page[header : header + page[26]])
+    return bool(page[5] & 4) and len(page) >= n_bytes
+
+
 def _mp3_tells_length(stream: IO[bytes]) -> Optional[bool]:
     """Whether an MP3 says how long it is, in a header by the name of Xing or Info. None: it is no MP3."""
-    head = stream.read(10)
     start = 0
-    if head[:3] == b"ID3":
-        for byte in head[6:10]:  # seven bits each
-            start = start << 7 | byte & 0x7F
-        start += 10
+    while (tag := stream.read(10))[:3] == b"ID3":  # more than one where programs put theirs before others'
+        n_bytes = 0
+        for byte in tag[6:10]:  # seven bits each
+            n_bytes = n_bytes << 7 | byte & 0x7F
+        start = stream.seek(start + len(tag) + n_bytes)
     stream.seek(start)
     frame = stream.read(64)
     stream.seek(0)
     is_mpeg = len(frame) > 1 and frame[0] == 0xFF and frame[1] & 0xE0 == 0xE0 and frame[1] & 0x06 != 0
-    return (b"Xing" in frame or b"Info" in frame) if is_mpeg else None
+    header = re.search(rb"(?:Xing|Info)...(.)", frame, re.DOTALL)
+    return (header is not None and bool(header[1][0] & 1)) if is_mpeg else None
 
 
 class _InterruptLater:

@@ -297,9 +297,10 @@ class WhisperModel:
             return self._encoder
 
     def _running_engine(self) -> Engine:
-        if self._engine is None:
+        engine = self._engine  # once: another thread may close the model
+        if engine is None:
             raise InferenceError("the model is closed: load it again to use it")
-        return self._engine
+        return engine
 
     def _check_language(self, options: TranscribeOptions) -> None:
         if options.language is not None and options.language not in self.supported_languages:

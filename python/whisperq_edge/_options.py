@@ -242,7 +242,8 @@ def _is_flag(value: object) -> bool:
 
 
 def _flag(value: Any) -> bool:
-    _require(_is_flag(value), value)
+    """0 and 1 are what a switch is in many a configuration."""
+    _require(_is_flag(value) or (isinstance(value, numbers.Integral) and value in (0, 1)), value)
     return bool(value)
 
 
@@ -265,7 +266,8 @@ def _whole(lowest: int, highest: int = _MOST_INT) -> _Rule:
         try:
             whole = operator.index(value)
         except TypeError:
-            raise _RefusedError(value) from None
+            _require(isinstance(value, (float, np.floating)) and float(value).is_integer(), value)
+            whole = int(value)
         _require(lowest <= whole <= highest, value)
         return whole
 
@@ -273,6 +275,8 @@ def _whole(lowest: int, highest: int = _MOST_INT) -> _Rule:
 
 
 def _number(lowest: float, highest: float, allowed: str) -> _Rule:
+    """NaN lies nowhere."""
+
     def plain(value: Any) -> float:
         _require(isinstance(value, numbers.Real) and not _is_flag(value), value)
         try:
@@ -322,7 +326,10 @@ def _temperature(value: Any) -> Union[float, tuple[float, ...]]:
 
 
 def _clips(value: Any) -> Union[str, tuple[float, ...]]:
-    clips = str(value) if isinstance(value, str) else tuple(_FINITE.plain(item) for item in _items(value))
+    try:
+        clips = str(value) if isinstance(value, str) else tuple(_FINITE.plain(item) for item in _items(value))
+    except _RefusedError:
+        raise _RefusedError(value) from None  # '0', which is one of ['0', '1'], is the default
     times = _clip_times(clips)
     _require(all(math.isfinite(time) and time >= 0 for time in times) and times == sorted(times), clips)
     return clips
@@ -339,6 +346,7 @@ def _clip_times(clips: Union[str, Sequence[float]]) -> list[float]:
 _FLAG = _Rule(_flag, "True or False")
 _TEXT = _Rule(_text, "text")
 _FINITE = _number(-_MOST_FLOAT, _MOST_FLOAT, "a finite number")
+_THRESHOLD = _number(-math.inf, math.inf, "a number, which may be infinite")
 _PENALTY = _number(_LEAST_FLOAT, _MOST_FLOAT, f"a number above 0, from {_LEAST_FLOAT:.2g} to {_MOST_FLOAT:.2g}")
 _TEMPERATURE = _number(0, 10, f"0 or a number from {_LEAST_FLOAT:.2g} to 10, or several")
 _PROMPT_IDS = _token_ids(0)
@@ -353,11 +361,11 @@ _RULES = {
     "repetition_penalty": _PENALTY,
     "no_repeat_ngram_size": _whole(0),
     "temperature": _Rule(_temperature, _TEMPERATURE.allowed),
-    "compression_ratio_threshold": _FINITE.or_none(),
-    "log_prob_threshold": _FINITE.or_none(),
-    "no_speech_threshold": _FINITE.or_none(),
+    "compression_ratio_threshold": _THRESHOLD.or_none(),
+    "log_prob_threshold": _THRESHOLD.or_none(),
+    "no_speech_threshold": _THRESHOLD.or_none(),
     "condition_on_previous_text": _FLAG,
-    "prompt_reset_on_temperature": _FINITE,
+    "prompt_reset_on_temperature": _THRESHOLD,
     "initial_prompt": _Rule(_prompt, f"text, or {_PROMPT_IDS.allowed}").or_none(),
     "prefix": _TEXT.or_none(),
     "suppress_blank": _FLAG,
@@ -373,9 +381,9 @@ _RULES = {
     "max_new_tokens": _whole(1).or_none(),
     "chunk_length": _whole(1).or_none(),
     "clip_timestamps": _Rule(_clips, _CLIPS),
-    "hallucination_silence_threshold": _number(0, _MOST_FLOAT, "a number of seconds from 0 on").or_none(),
+    "hallucination_silence_threshold": _number(0, math.inf, "a number of seconds from 0 on").or_none(),
     "hotwords": _TEXT.or_none(),
-    "language_detection_threshold": _FINITE.or_none(),
+    "language_detection_threshold": _THRESHOLD.or_none(),
     "language_detection_segments": _whole(1),
     "log_progress": _FLAG,
     "carry_initial_prompt": _FLAG,

@@ -42,6 +42,7 @@ class Outputs:
     layout: dict[str, Any]
     done: list[tuple[str, Transcript, bool]] = field(default_factory=list)
     failed: list[tuple[str, str, str]] = field(default_factory=list)
+    _is_writing: bool = False  # a whole transcript
 
     def prepare(self) -> None:
         """Notices before the work what would lose its result after it.
@@ -69,15 +70,21 @@ class Outputs:
     def keep(self, name: str, transcript: Transcript) -> None:
         """Delivers a whole transcript."""
         self.done.append((name, transcript, False))
+        self._is_writing = True
         self._deliver(name, transcript, _stem(name))
+        self._is_writing = False
 
     def cut_short(self, name: str, error: BaseException, why: str) -> None:
         """Delivers what there is of a transcript that ended early, beside a whole one from another run, never over it.
+        One that is whole already, and that was being written, is on stdout.
 
         Args:
             error: what ended it, with what there is in ``.partial``, if it has one.
             why: it ended, in words.
         """
+        if self._is_writing:
+            self._fail(name, error, f"{why} while its transcript was written: it is {self._elsewhere} instead")
+            return
         partial: Optional[Transcript] = getattr(error, "partial", None)
         said = f"{why}: nothing is transcribed"
         if partial is not None:
@@ -103,12 +110,18 @@ class Outputs:
             return ""
         try:
             write_all(transcript, self.format, self.folder, stem, **self.layout)
+        except KeyboardInterrupt:
+            self._print(name, transcript)
+            raise
         except OSError as error:
-            kept = "in the document" if self.as_json else "on stdout"
-            self._fail(name, error, f"{reason(error)}: what could not be written is {kept} instead")
+            self._fail(name, error, f"{reason(error)}: what could not be written is {self._elsewhere} instead")
             self._print(name, transcript)
             return ""
         return str(self.folder / f"{stem}.{self._suffix}")
+
+    @property
+    def _elsewhere(self) -> str:
+        return "in the document" if self.as_json else "on stdout"
 
     def _print(self, name: str, transcript: Transcript) -> None:
         if self.as_json:

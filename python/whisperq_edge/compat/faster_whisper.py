@@ -45,7 +45,7 @@ __all__ = [
 
 _OWN_ARGUMENTS = ("engine", "flash_attention")
 _WINDOW_SAMPLES = 30 * SAMPLE_RATE
-Clips = Union[str, Sequence[float], Sequence[Mapping[str, float]]]
+Clips = Union[str, Iterable[float], Iterable[Mapping[str, float]]]
 
 
 @dataclass(frozen=True)
@@ -283,10 +283,15 @@ class BatchedInferencePipeline:
 
 
 def _flat(clips: Clips) -> Any:
-    """Clips as ``TranscribeOptions`` has them."""
-    if isinstance(clips, str) or not all(isinstance(clip, Mapping) and {*clip} >= {"start", "end"} for clip in clips):
+    """Clips as ``TranscribeOptions`` has them, which judges them."""
+    if isinstance(clips, str) or not isinstance(clips, Iterable):
         return clips
-    return [clip[edge] for clip in clips for edge in ("start", "end")]  # type: ignore[index]
+    several: list[Any] = list(clips)
+    if not several:
+        raise OptionError("clip_timestamps", clips, "one clip or more, or None for all of the audio")
+    if all(isinstance(clip, Mapping) and {*clip} >= {"start", "end"} for clip in several):
+        return [clip[edge] for clip in several for edge in ("start", "end")]
+    return several
 
 
 def _check_workers(num_workers: int) -> None:
@@ -338,7 +343,11 @@ class _Worker:
 
     def wait_for_start(self, cuts: bool) -> _Started:
         """``cuts``: voice detection chooses what is heard."""
-        report = self._reports.get()
+        try:
+            report = self._reports.get()
+        except BaseException:  # Ctrl-C: nobody is left who would listen
+            self.cancel()
+            raise
         if isinstance(report, _Started):
             return report
         if isinstance(report, BaseException):
