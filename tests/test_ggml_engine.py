@@ -9,10 +9,11 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 import pytest
+from sanitizers import SLOWDOWN
 from whisperq_edge import OptionError, WhisperModel
 
 Samples = npt.NDArray[np.float32]
-QUICK: dict[str, Any] = {"beam_size": 1, "temperature": 0.0, "timeout_s": 60}
+QUICK: dict[str, Any] = {"beam_size": 1, "temperature": 0.0, "timeout_s": 60 * SLOWDOWN}
 
 
 @pytest.fixture(scope="module")
@@ -51,14 +52,14 @@ def test_ladders_that_whisper_cpp_does_not_climb(
     ggml: WhisperModel, sample_pcm: Samples, ladder: tuple[float, ...]
 ) -> None:
     with pytest.raises(OptionError, match=r"one value, or up to 101 in equal steps up to 1\.0|from 1e-06 on") as caught:
-        ggml.transcribe(sample_pcm, temperature=ladder, timeout_s=30)
+        ggml.transcribe(sample_pcm, temperature=ladder, timeout_s=30 * SLOWDOWN)
     assert caught.value.field == "temperature"
 
 
 @pytest.mark.parametrize("ladder", [(0.0, 0.5, 1.0), (0.7,), 10, tuple(i / 100 for i in range(101))])
 def test_ladders_that_it_does_climb(ggml: WhisperModel, sample_pcm: Samples, ladder: Any) -> None:
     options = {"beam_size": 1, "best_of": 1, "max_new_tokens": 2, "log_prob_threshold": None}
-    ggml.transcribe(sample_pcm, temperature=ladder, timeout_s=60, **options)
+    ggml.transcribe(sample_pcm, temperature=ladder, timeout_s=60 * SLOWDOWN, **options)
 
 
 def test_a_temperature_that_makes_infinities_of_logits_is_refused(ggml: WhisperModel, sample_pcm: Samples) -> None:
