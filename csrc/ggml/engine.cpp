@@ -6,6 +6,7 @@
 #include <cstring>
 #include <exception>
 #include <fstream>
+#include <mutex>
 #include <new>
 #include <numeric>
 
@@ -50,12 +51,20 @@ auto upstream(Action action) {
 // and reads past the end of shorter clips.
 constexpr int kLeastSamples = 201;
 
+// It sets ggml's global logger anew on its way: one thread at a time. (A child that is forked amid this waits for ever,
+// as it would for ggml's own lock in there.)
+whisper_state* new_state(whisper_context* context) {
+    static std::mutex mutex;
+    const std::lock_guard<std::mutex> lock(mutex);
+    return whisper_init_state(context);
+}
+
 // One call of transcribe(): the state, the parameters that point into the options, and what upstream's callbacks need.
 // No exception may pass through upstream's frames, so a callback that fails keeps the exception and asks to stop.
 class Call {
   public:
     Call(whisper_context* context, const TranscribeOptions& options, Observer& observer)
-        : context_(context), options_(options), observer_(observer), state_(whisper_init_state(context)) {
+        : context_(context), options_(options), observer_(observer), state_(new_state(context)) {
         if (!state_) fail("the engine could not allocate its buffers");
         set_stop_callback(*state_, &Call::stop_callback, this);
     }

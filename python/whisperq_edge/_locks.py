@@ -10,7 +10,6 @@ import threading
 import weakref
 from collections.abc import Iterator
 from pathlib import Path
-from types import TracebackType
 from typing import IO, Optional
 
 __all__ = ["ThreadLock", "lock_if_free", "release_lock", "take_lock", "try_lock"]
@@ -27,12 +26,7 @@ class ThreadLock:
     def __enter__(self) -> None:
         self._lock.acquire()
 
-    def __exit__(
-        self,
-        exc_type: Optional[type[BaseException]],
-        exc: Optional[BaseException],
-        traceback: Optional[TracebackType],
-    ) -> None:
+    def __exit__(self, *_: object) -> None:
         with contextlib.suppress(RuntimeError):  # renewed by a fork in the midst of the block
             self._lock.release()
 
