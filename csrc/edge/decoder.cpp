@@ -25,11 +25,17 @@ int64_t score_stride(int64_t n_keys) {
     return kernels::n_key_blocks(n_keys) * kKeyBlock;
 }
 
-// Keys and values in the precision of the weights that they come from: f16 or int8 keep more of them than those have.
-// The audio's, which every step of every sequence reads whole, in int8; a sequence's own are few.
-kernels::CacheType audio_type(const Linear& key) {
+// Keys and values keep more than the weights that they come from have. Those of the audio, which every step of every
+// sequence reads whole, as few bits as that takes: errors of values cancel out where many are mixed, so that these get
+// by with less than keys. A sequence's own are few.
+kernels::CacheType audio_key_type(const Linear& key) {
     if (key.format == kernels::Format::f32) return kernels::CacheType::f32;
     return key.format == kernels::Format::f16 ? kernels::CacheType::f16 : kernels::CacheType::int8;
+}
+
+kernels::CacheType audio_value_type(const Linear& value) {
+    const kernels::CacheType type = audio_key_type(value);
+    return kernels::has_codes(type) ? kernels::CacheType::int6 : type;
 }
 
 kernels::CacheType self_type(const Linear& key) {
@@ -88,11 +94,13 @@ DecoderNeeds step_needs(const DecoderWeights& weights, const kernels::KernelTabl
 }
 
 CacheShape self_cache_shape(const DecoderWeights& weights, const model::Hparams& hparams) {
-    return {hparams.n_text_layer, hparams.n_text_head, self_type(weights.layers.front().attention.key)};
+    const kernels::CacheType type = self_type(weights.layers.front().attention.key);
+    return {hparams.n_text_layer, hparams.n_text_head, type, type};
 }
 
 CacheShape audio_cache_shape(const DecoderWeights& weights, const model::Hparams& hparams) {
-    return {hparams.n_text_layer, hparams.n_text_head, audio_type(weights.layers.front().cross_attention.key)};
+    const AttentionWeights& first = weights.layers.front().cross_attention;
+    return {hparams.n_text_layer, hparams.n_text_head, audio_key_type(first.key), audio_value_type(first.value)};
 }
 
 // ---- TextDecoder
@@ -288,11 +296,11 @@ void TextDecoder::attend_to_tokens(const AttentionWeights& weights, int64_t laye
         float* scores = machine.scratch_floats(worker);
         for (int64_t t = 0; t < pass.n_tokens; ++t) {
             const int64_t n_keys = cache.n_tokens() + t + 1, stride = score_stride(n_keys), at = first + t * n_state_;
-            kernels_.score_keys(q + at, n_state_, 1, cached.blocks, cached.keys, self_shape_.type, n_keys, scores,
+            kernels_.score_keys(q + at, n_state_, 1, cached.key_blocks, cached.keys, self_shape_.keys, n_keys, scores,
                                 stride);
             kernels_.softmax(scores, n_keys);
-            kernels_.mix_values(scores, stride, 1, cached.blocks, cached.values, self_shape_.type, n_keys, heads + at,
-                                n_state_);
+            kernels_.mix_values(scores, stride, 1, cached.value_blocks, cached.values, self_shape_.values, n_keys,
+                                heads + at, n_state_);
         }
     });
     kernels::Epilogue add;
@@ -323,14 +331,14 @@ void TextDecoder::attend_to_audio(const AttentionWeights& weights, int64_t layer
         const CachedHead cached = part.audio->head(layer, head);
         const int64_t n_keys = part.audio->n_ctx(), stride = score_stride(n_keys);
         float* scores = machine.scratch_floats(worker);
-        kernels_.score_keys(q + at, n_state_, part.n, cached.blocks, cached.keys, audio_shape_.type, n_keys, scores,
+        kernels_.score_keys(q + at, n_state_, part.n, cached.key_blocks, cached.keys, audio_shape_.keys, n_keys, scores,
                             stride);
         for (int64_t i = 0; i < part.n; ++i) {
             batch.keep_scores(batch.rows[static_cast<size_t>(part.first + i)], layer, head, scores + i * stride);
             kernels_.softmax(scores + i * stride, n_keys);
         }
-        kernels_.mix_values(scores, stride, part.n, cached.blocks, cached.values, audio_shape_.type, n_keys, heads + at,
-                            n_state_);
+        kernels_.mix_values(scores, stride, part.n, cached.value_blocks, cached.values, audio_shape_.values, n_keys,
+                            heads + at, n_state_);
     });
     kernels::Epilogue add;
     add.residual = x;

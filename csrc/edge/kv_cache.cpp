@@ -5,6 +5,7 @@
 
 #include "core/fetch.h"
 #include "core/large_pages.h"
+#include "kernels/six_bits.h"
 
 namespace whisperq::edge {
 namespace {
@@ -13,6 +14,8 @@ using kernels::CacheType;
 using kernels::kHeadSize;
 using kernels::kKeyBlock;
 using kernels::n_key_blocks;
+
+constexpr int64_t kBlockValues = kKeyBlock * kHeadSize;
 
 // Writes n floats as a cache of floats has them.
 void store(const kernels::KernelTable& kernels, CacheType type, const float* values, int64_t n, uint8_t* to) {
@@ -23,7 +26,7 @@ void store(const kernels::KernelTable& kernels, CacheType type, const float* val
     }
 }
 
-size_t value_bytes(CacheType type) {
+size_t float_bytes(CacheType type) {
     return type == CacheType::f16 ? 2 : 4;
 }
 
@@ -34,37 +37,56 @@ void spread(const Value* key, int64_t column, uint8_t* to) {
 }
 
 // What a block lacks of tokens is 0.
-void put_floats(const kernels::KernelTable& kernels, CacheType type, const float* keys, const float* values,
-                int64_t stride, int64_t n, uint8_t* key_block, uint8_t* value_block) {
-    alignas(kCacheLine) float key_floats[kHeadSize * kKeyBlock] = {};
-    alignas(kCacheLine) float value_floats[kKeyBlock * kHeadSize] = {};
-    for (int64_t j = 0; j < n; ++j) {
-        spread(keys + j * stride, j, reinterpret_cast<uint8_t*>(key_floats));
-        std::memcpy(value_floats + j * kHeadSize, values + j * stride, kHeadSize * sizeof(float));
+struct OfKeys {
+    static void put_floats(const float* key, int64_t j, float* block) {
+        spread(key, j, reinterpret_cast<uint8_t*>(block));
     }
-    store(kernels, type, key_floats, kHeadSize * kKeyBlock, key_block);
-    store(kernels, type, value_floats, kHeadSize * kKeyBlock, value_block);
+    static int64_t code_at(int64_t j, int64_t i) { return kernels::key_code_at(j, i); }
+};
+
+struct OfValues {
+    static void put_floats(const float* value, int64_t j, float* block) {
+        std::memcpy(block + j * kHeadSize, value, kHeadSize * sizeof(float));
+    }
+    static int64_t code_at(int64_t j, int64_t i) { return kernels::value_code_at(j, i); }
+};
+
+template <class Order>
+void put_floats(const kernels::KernelTable& kernels, CacheType type, const float* rows, int64_t stride, int64_t n,
+                uint8_t* block) {
+    alignas(kCacheLine) float floats[kBlockValues] = {};
+    for (int64_t j = 0; j < n; ++j) Order::put_floats(rows + j * stride, j, floats);
+    store(kernels, type, floats, kBlockValues, block);
 }
 
-void put_codes(const kernels::KernelTable& kernels, const float* keys, const float* values, int64_t stride, int64_t n,
-               uint8_t* key_block, uint8_t* value_block) {
-    constexpr int64_t kCodes = kKeyBlock * kHeadSize, kGroup = 4;
-    float key_scales[kKeyBlock] = {}, value_scales[kKeyBlock] = {};
-    int8_t codes[kHeadSize];
-    std::memset(key_block, 0, kCodes);
-    std::memset(value_block, 0, kCodes);
+template <class Order>
+void put_codes(const kernels::KernelTable& kernels, CacheType type, const float* rows, int64_t stride, int64_t n,
+               uint8_t* block) {
+    float scales[kKeyBlock] = {};
+    int8_t of_row[kHeadSize], codes[kBlockValues] = {};
     for (int64_t j = 0; j < n; ++j) {
-        kernels.quantize_head(keys + j * stride, codes, key_scales + j);
-        for (int64_t g = 0; g < kHeadSize / kGroup; ++g) {
-            std::memcpy(key_block + (g * kKeyBlock + j) * kGroup, codes + g * kGroup, kGroup);
-        }
-        kernels.quantize_head(values + j * stride, codes, value_scales + j);
-        for (int64_t i = 0; i < kHeadSize; ++i) {
-            value_block[kernels::value_code_at(j, i)] = static_cast<uint8_t>(codes[i]);
-        }
+        kernels.quantize_head(rows + j * stride, kernels::most_code(type), of_row, scales + j);
+        for (int64_t i = 0; i < kHeadSize; ++i) codes[Order::code_at(j, i)] = of_row[i];
     }
-    std::memcpy(key_block + kCodes, key_scales, sizeof key_scales);
-    std::memcpy(value_block + kCodes, value_scales, sizeof value_scales);
+    if (type == CacheType::int6) {
+        for (int64_t i = 0; i < kBlockValues / kernels::kSixBitCodes; ++i) {
+            kernels::pack_six_bits(codes + i * kernels::kSixBitCodes, block + i * kernels::kSixBitBytes);
+        }
+    } else {
+        std::memcpy(block, codes, sizeof codes);
+    }
+    std::memcpy(block + kernels::code_bytes(type), scales, sizeof scales);
+}
+
+// A block of n rows of one head, `stride` floats apart.
+template <class Order>
+void put(const kernels::KernelTable& kernels, CacheType type, const float* rows, int64_t stride, int64_t n,
+         uint8_t* block) {
+    if (kernels::has_codes(type)) {
+        put_codes<Order>(kernels, type, rows, stride, n, block);
+    } else {
+        put_floats<Order>(kernels, type, rows, stride, n, block);
+    }
 }
 
 }  // namespace
@@ -109,55 +131,53 @@ void SelfCache::put(const kernels::KernelTable& kernels, int64_t layer, int64_t 
     const int64_t column = token % kKeyBlock;
     const CachedHead at = this->head(layer, head);
     alignas(kCacheLine) uint8_t stored[kHeadSize * sizeof(float)];
-    store(kernels, shape_.type, key, kHeadSize, stored);
-    if (shape_.type == CacheType::f16) {
+    store(kernels, shape_.keys, key, kHeadSize, stored);
+    if (shape_.keys == CacheType::f16) {
         spread(reinterpret_cast<const uint16_t*>(stored), column, page + at.keys);
     } else {
         spread(reinterpret_cast<const float*>(stored), column, page + at.keys);
     }
-    uint8_t* values = page + at.values + static_cast<size_t>(column * kHeadSize) * value_bytes(shape_.type);
-    store(kernels, shape_.type, value, kHeadSize, values);
+    uint8_t* values = page + at.values + static_cast<size_t>(column * kHeadSize) * float_bytes(shape_.values);
+    store(kernels, shape_.values, value, kHeadSize, values);
 }
 
 CachedHead SelfCache::head(int64_t layer, int64_t head) const noexcept {
-    const size_t keys = static_cast<size_t>(2 * (layer * shape_.n_head + head)) * shape_.block_bytes();
-    return {blocks_.data(), keys, keys + shape_.block_bytes()};
+    const size_t keys = static_cast<size_t>(layer * shape_.n_head + head) * shape_.head_bytes();
+    return {blocks_.data(), blocks_.data(), keys, keys + shape_.key_bytes()};
 }
 
 void SelfCache::fetch(int64_t layer, int64_t head) const noexcept {
     const CachedHead at = this->head(layer, head);
-    for (const uint8_t* block : blocks_)
-        fetch_ahead(block + at.keys, 2 * shape_.block_bytes());  // values lie behind keys
+    for (const uint8_t* block : blocks_) fetch_ahead(block + at.keys, shape_.head_bytes());  // values lie behind keys
 }
 
 // ---- AudioCache
 
 AudioCache::AudioCache(const CacheShape& shape, int64_t n_ctx)
     : shape_(shape), n_ctx_(n_ctx), data_(buffer_on_large_pages(shape.n_bytes(n_ctx))) {
-    for (int64_t b = 0; b < n_key_blocks(n_ctx); ++b) {
-        blocks_.push_back(data_.data() + static_cast<size_t>(b) * shape.block_bytes());
+    for (size_t b = 0; b < static_cast<size_t>(n_key_blocks(n_ctx)); ++b) {
+        key_blocks_.push_back(data_.data() + b * shape.key_bytes());
+        value_blocks_.push_back(data_.data() + b * shape.value_bytes());
     }
 }
 
 size_t AudioCache::head_offset(int64_t layer, int64_t head) const noexcept {
-    return static_cast<size_t>(2 * (layer * shape_.n_head + head)) * blocks_.size() * shape_.block_bytes();
+    return static_cast<size_t>(layer * shape_.n_head + head) * n_blocks() * shape_.head_bytes();
 }
 
 CachedHead AudioCache::head(int64_t layer, int64_t head) const noexcept {
     const size_t keys = head_offset(layer, head);
-    return {blocks_.data(), keys, keys + blocks_.size() * shape_.block_bytes()};
+    return {key_blocks_.data(), value_blocks_.data(), keys, keys + n_blocks() * shape_.key_bytes()};
 }
 
 void AudioCache::put_block(const kernels::KernelTable& kernels, int64_t layer, int64_t head, int64_t b,
                            const float* keys, const float* values, int64_t stride) {
     const int64_t n = std::min(kKeyBlock, n_ctx_ - b * kKeyBlock);
-    uint8_t* key_block = data_.data() + head_offset(layer, head) + static_cast<size_t>(b) * shape_.block_bytes();
-    uint8_t* value_block = key_block + blocks_.size() * shape_.block_bytes();
-    if (shape_.type == CacheType::int8) {
-        put_codes(kernels, keys, values, stride, n, key_block, value_block);
-    } else {
-        put_floats(kernels, shape_.type, keys, values, stride, n, key_block, value_block);
-    }
+    const auto block = static_cast<size_t>(b);
+    uint8_t* of_head = data_.data() + head_offset(layer, head);
+    edge::put<OfKeys>(kernels, shape_.keys, keys, stride, n, of_head + block * shape_.key_bytes());
+    edge::put<OfValues>(kernels, shape_.values, values, stride, n,
+                        of_head + n_blocks() * shape_.key_bytes() + block * shape_.value_bytes());
 }
 
 }  // namespace whisperq::edge

@@ -14,28 +14,32 @@ namespace whisperq::edge {
 struct CacheShape {
     int64_t n_layer;
     int64_t n_head;
-    kernels::CacheType type;
+    kernels::CacheType keys, values;
 
-    // One head's keys, or its values, of kKeyBlock tokens.
-    size_t block_bytes() const noexcept { return kernels::key_block_bytes(type); }
+    // One head's keys, or its values, of kKeyBlock tokens; and both.
+    size_t key_bytes() const noexcept { return kernels::key_block_bytes(keys); }
+    size_t value_bytes() const noexcept { return kernels::key_block_bytes(values); }
+    size_t head_bytes() const noexcept { return key_bytes() + value_bytes(); }
     // Keys and values of all layers and heads of kKeyBlock tokens.
-    size_t page_bytes() const noexcept { return static_cast<size_t>(2 * n_layer * n_head) * block_bytes(); }
+    size_t page_bytes() const noexcept { return static_cast<size_t>(n_layer * n_head) * head_bytes(); }
     // The same of n tokens, in whole blocks.
     size_t n_bytes(int64_t n) const noexcept { return page_bytes() * static_cast<size_t>(kernels::n_key_blocks(n)); }
 
     bool operator==(const CacheShape& other) const noexcept {
-        return n_layer == other.n_layer && n_head == other.n_head && type == other.type;
+        return n_layer == other.n_layer && n_head == other.n_head && keys == other.keys && values == other.values;
     }
 };
 
-// Where the kernels find one head of one layer: block b is at blocks[b] + offset.
+// Where the kernels find one head of one layer: block b of the keys is at key_blocks[b] + keys, of the values at
+// value_blocks[b] + values.
 struct CachedHead {
-    const uint8_t* const* blocks;
-    size_t keys, values;  // offsets
+    const uint8_t* const* key_blocks;
+    const uint8_t* const* value_blocks;
+    size_t keys, values;
 };
 
-// The cache of one sequence, in f32 or f16: a list of pages, each of kKeyBlock tokens of all layers. Copies share the
-// pages that are full and never change, so that a beam which splits costs one page.
+// The cache of one sequence, keys and values both in f32 or both in f16: a list of pages, each of kKeyBlock tokens of
+// all layers. Copies share the pages that are full and never change, so that a beam which splits costs one page.
 class SelfCache {
   public:
     explicit SelfCache(const CacheShape& shape) : shape_(shape) {}
@@ -81,12 +85,14 @@ class AudioCache {
     CachedHead head(int64_t layer, int64_t head) const noexcept;
 
   private:
+    size_t n_blocks() const noexcept { return key_blocks_.size(); }
+    // Where a head's keys begin in data_.
     size_t head_offset(int64_t layer, int64_t head) const noexcept;
 
     CacheShape shape_;
     int64_t n_ctx_;
     AlignedBuffer data_;
-    std::vector<const uint8_t*> blocks_;
+    std::vector<const uint8_t*> key_blocks_, value_blocks_;  // of a head that begins where data_ does
 };
 
 }  // namespace whisperq::edge

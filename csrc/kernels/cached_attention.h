@@ -3,15 +3,18 @@
 //
 // `Lanes` has a type Row and: zero, load (floats, f16), load_unaligned, store, store_codes (rounded to int8),
 // magnitude, multiply, add_product(sum, row, factor), add, greater, scaled, power_of_e(row, subtracted) = e^(row -
-// subtracted), greatest_lane, sum_of_lanes; and a type Dots of 16 sums of int8 products: start_signed(sum of the codes
-// that will be given), add_signed(dots, 16 x 4 codes, 4 codes for every lane), start_unsigned and add_unsigned for
-// codes that are not negative, to_floats; fetch: what will soon be read, into the second level cache.
+// subtracted), greatest_lane, sum_of_lanes. A type Codes of 16 x 4 int8: load_codes, repeat_code(for all of them),
+// expand_six_bits (192 bytes into four Codes, of codes + kSixBitZero). A type Dots of 16 sums of int8 products: start(a
+// number for each), to_floats, and sums of Codes times four codes for every lane: add_signed, begun with
+// start_signed(sum of the codes that will be given); add_unsigned, whose four codes are not negative. fetch: what will
+// soon be read, into the second level cache.
 #pragma once
 
 #include <cstdint>
 #include <cstring>
 
 #include "kernels/kernels.h"
+#include "kernels/six_bits.h"
 
 namespace whisperq::kernels {
 namespace {
@@ -21,8 +24,9 @@ constexpr int kRowsOfValue = kHeadSize / kKeyBlock;
 
 constexpr float kLeastNormal = 1.17549435e-38f;  // below it a scale has no inverse to rely on
 
-inline const float* scales_of(const int8_t* block) {
-    return reinterpret_cast<const float*>(block + kKeyBlock * kHeadSize);
+template <CacheType kType>
+const float* scales_of(const uint8_t* block) {
+    return reinterpret_cast<const float*>(block + code_bytes(kType));
 }
 
 inline int32_t four_codes(const int8_t* codes) {
@@ -30,10 +34,6 @@ inline int32_t four_codes(const int8_t* codes) {
     memcpy(&four, codes, sizeof four);
     return four;
 }
-
-// How far ahead of what is read the audio's keys and values are fetched, which for a batch come from memory: a core's
-// own prefetcher alone reads keys a tenth slower. Blocks of a head lie side by side, and its values behind its keys.
-constexpr int64_t kFetchAhead = 4 * (kKeyBlock * kHeadSize + kKeyBlock * static_cast<int64_t>(sizeof(float)));
 
 template <class Value>
 const Value* block_at(const uint8_t* const* blocks, size_t offset, int64_t b) {
@@ -43,12 +43,12 @@ const Value* block_at(const uint8_t* const* blocks, size_t offset, int64_t b) {
 // ---- Rounding
 
 template <class Lanes>
-void quantize_head(const float* values, int8_t* codes, float* scale) {
+void quantize_head(const float* values, int most, int8_t* codes, float* scale) {
     auto greatest = Lanes::magnitude(Lanes::load_unaligned(values));
     for (int64_t i = kKeyBlock; i < kHeadSize; i += kKeyBlock) {
         greatest = Lanes::greater(greatest, Lanes::magnitude(Lanes::load_unaligned(values + i)));
     }
-    const float wanted = Lanes::greatest_lane(greatest) / 127.0f;
+    const float wanted = Lanes::greatest_lane(greatest) / static_cast<float>(most);
     *scale = wanted < kLeastNormal ? 0.0f : wanted;
     const float inverse = wanted < kLeastNormal ? 0.0f : 1.0f / wanted;
     for (int64_t i = 0; i < kHeadSize; i += kKeyBlock) {
@@ -119,15 +119,45 @@ void score_keys_of(const float* q, int64_t q_stride, int64_t n_queries, const ui
     }
 }
 
-// Four codes of q at a time, in every lane, with those of 16 keys.
-template <class Lanes>
-void score_block(const int8_t* q, float q_scale, int32_t q_sum, const int8_t* keys, float* scores) {
-    auto dots = Lanes::start_signed(q_sum);
-    for (int64_t g = 0; g < kHeadSize / 4; ++g) {
-        Lanes::fetch(keys + g * 4 * kKeyBlock + kFetchAhead);
-        dots = Lanes::add_signed(dots, keys + g * 4 * kKeyBlock, four_codes(q + 4 * g));
+// ---- Codes
+//
+// A block has 16 rows of 64 codes, of which dot products take one at a time, together with four codes for every lane:
+// of the query, or of the probabilities.
+
+constexpr int64_t kCodeRow = 4 * kKeyBlock;
+
+// How many blocks ahead of what is read the audio's keys and values are fetched, which for a batch come from memory: a
+// core's own prefetcher alone reads keys a tenth slower. Blocks of a head lie side by side, and its values behind its
+// keys.
+constexpr int64_t kBlocksToFetch = 4;
+
+// Four rows at a time: their codes, or in six bits, codes + kSixBitZero.
+template <class Lanes, CacheType kType>
+void load_rows(const uint8_t* block, int64_t i, typename Lanes::Codes (&rows)[4]) {
+    constexpr int64_t kBytes = code_bytes(kType) / 4, kBlock = static_cast<int64_t>(key_block_bytes(kType));
+    const uint8_t* from = block + i * kBytes;
+    const int64_t to_fetch = i < 3 ? kBytes : kBlock - 3 * kBytes;  // the scales as well
+    for (int64_t line = 0; line < to_fetch; line += static_cast<int64_t>(kAlignment)) {
+        Lanes::fetch(from + line + kBlocksToFetch * kBlock);
     }
-    const auto scales = Lanes::load(scales_of(keys));
+    if constexpr (kType == CacheType::int6) {
+        Lanes::expand_six_bits(from, rows);
+    } else {
+        for (int64_t g = 0; g < 4; ++g) {
+            rows[g] = Lanes::load_codes(reinterpret_cast<const int8_t*>(from) + g * kCodeRow);
+        }
+    }
+}
+
+template <class Lanes>
+void score_block(const int8_t* q, float q_scale, int32_t q_sum, const uint8_t* keys, float* scores) {
+    auto dots = Lanes::start_signed(q_sum);
+    for (int64_t i = 0; i < 4; ++i) {
+        typename Lanes::Codes rows[4];
+        load_rows<Lanes, CacheType::int8>(keys, i, rows);
+        for (int64_t g = 0; g < 4; ++g) dots = Lanes::add_signed(dots, rows[g], four_codes(q + 16 * i + 4 * g));
+    }
+    const auto scales = Lanes::load(scales_of<CacheType::int8>(keys));
     Lanes::store(scores,
                  Lanes::multiply(Lanes::to_floats(dots), Lanes::scaled(scales, q_scale * kInverseRootHeadSize)));
 }
@@ -138,12 +168,11 @@ void score_codes(const float* q, int64_t q_stride, int64_t n_queries, const uint
     for (int64_t m = 0; m < n_queries; ++m) {
         alignas(kAlignment) int8_t codes[kHeadSize];
         float scale;
-        quantize_head<Lanes>(q + m * q_stride, codes, &scale);
+        quantize_head<Lanes>(q + m * q_stride, most_code(CacheType::int8), codes, &scale);
         int32_t sum = 0;
         for (const int8_t code : codes) sum += code;
         for (int64_t b = 0; b < n_key_blocks(n_keys); ++b) {
-            score_block<Lanes>(codes, scale, sum, block_at<int8_t>(blocks, offset, b),
-                               scores + m * scores_stride + b * kKeyBlock);
+            score_block<Lanes>(codes, scale, sum, blocks[b] + offset, scores + m * scores_stride + b * kKeyBlock);
         }
     }
 }
@@ -159,6 +188,8 @@ void score_keys(const float* q, int64_t q_stride, int64_t n_queries, const uint8
                                                   scores_stride);
         case CacheType::int8:
             return score_codes<Lanes>(q, q_stride, n_queries, blocks, offset, n_keys, scores, scores_stride);
+        case CacheType::int6:
+            return;  // values alone
     }
 }
 
@@ -232,30 +263,34 @@ void mix_values_of(const float* probabilities, int64_t stride, int64_t n_queries
 
 // The probabilities of a block times the scales of its values, as codes in [0, 127] times the factor that is returned.
 template <class Lanes>
-float round_probabilities(const float* probabilities, const int8_t* values, int8_t* codes) {
-    const auto products = Lanes::multiply(Lanes::load(probabilities), Lanes::load(scales_of(values)));
+float round_probabilities(const float* probabilities, const float* scales, int8_t* codes) {
+    const auto products = Lanes::multiply(Lanes::load(probabilities), Lanes::load(scales));
     const float greatest = Lanes::greatest_lane(products);
     Lanes::store_codes(codes, Lanes::scaled(products, greatest < kLeastNormal ? 0.0f : 127.0f / greatest));
     return greatest * (1.0f / 127.0f);
 }
 
-template <class Lanes>
+template <class Lanes, CacheType kType>
 void mix_codes(const float* probabilities, int64_t stride, int64_t n_queries, const uint8_t* const* blocks,
                size_t offset, int64_t n_keys, float* out, int64_t out_stride) {
     for (int64_t m = 0; m < n_queries; ++m) {
         typename Lanes::Row sums[kRowsOfValue];
         for (auto& sum : sums) sum = Lanes::zero();
         for (int64_t b = 0; b < n_key_blocks(n_keys); ++b) {
-            const int8_t* values = block_at<int8_t>(blocks, offset, b);
+            const uint8_t* values = blocks[b] + offset;
             alignas(kAlignment) int8_t codes[kKeyBlock];
-            const float factor = round_probabilities<Lanes>(probabilities + m * stride + b * kKeyBlock, values, codes);
-            const int8_t* four_tokens = values;
+            const float factor =
+                round_probabilities<Lanes>(probabilities + m * stride + b * kKeyBlock, scales_of<kType>(values), codes);
+            auto none = Lanes::start(0);  // less what the codes in six bits are too large by
+            if (kType == CacheType::int6) {
+                const auto too_large = Lanes::repeat_code(-kSixBitZero);
+                for (int64_t g = 0; g < 4; ++g) none = Lanes::add_unsigned(none, too_large, four_codes(codes + 4 * g));
+            }
             for (int c = 0; c < kRowsOfValue; ++c) {
-                auto dots = Lanes::start_unsigned();
-                for (int64_t g = 0; g < kKeyBlock / 4; ++g, four_tokens += 4 * kKeyBlock) {
-                    Lanes::fetch(four_tokens + kFetchAhead);
-                    dots = Lanes::add_unsigned(dots, four_tokens, four_codes(codes + 4 * g));
-                }
+                typename Lanes::Codes rows[4];
+                load_rows<Lanes, kType>(values, c, rows);
+                auto dots = none;
+                for (int64_t g = 0; g < 4; ++g) dots = Lanes::add_unsigned(dots, rows[g], four_codes(codes + 4 * g));
                 sums[c] = Lanes::add_product(sums[c], Lanes::to_floats(dots), factor);
             }
         }
@@ -274,7 +309,11 @@ void mix_values(const float* probabilities, int64_t stride, int64_t n_queries, c
             return mix_values_of<Lanes, uint16_t>(probabilities, stride, n_queries, blocks, offset, n_keys, out,
                                                   out_stride);
         case CacheType::int8:
-            return mix_codes<Lanes>(probabilities, stride, n_queries, blocks, offset, n_keys, out, out_stride);
+            return mix_codes<Lanes, CacheType::int8>(probabilities, stride, n_queries, blocks, offset, n_keys, out,
+                                                     out_stride);
+        case CacheType::int6:
+            return mix_codes<Lanes, CacheType::int6>(probabilities, stride, n_queries, blocks, offset, n_keys, out,
+                                                     out_stride);
     }
 }
 

@@ -161,17 +161,35 @@ static constexpr size_t attention_scratch_floats(int64_t n_keys) {
 //   keys     value[kHeadSize][kKeyBlock]   16 keys side by side
 //   values   value[kKeyBlock][kHeadSize]   16 values one after the other
 //
-// Blocks of int8, as dot product instructions take them, have a float scale for each key or value (value = scale *
-// code, codes in [-127, 127]) behind the codes:
+// Blocks of codes, as dot product instructions take them, have a float scale for each key or value (value = scale *
+// code) behind the codes:
 //
 //   keys     code[kHeadSize / 4][kKeyBlock][4]            code[g][j][i] is value 4 g + i of key j
 //   values   code[kHeadSize / 16][kKeyBlock / 4][16][4]   code[c][g][i][j] is value 16 c + i of the token 4 g + j
 //   float    scale[kKeyBlock]
+//
+// Codes of int8 are bytes in [-127, 127]. Those of int6, which is for values, are in [-31, 31] and lie in the same
+// order, six bits each (six_bits.h).
 inline constexpr int64_t kKeyBlock = 16;
 
-enum class CacheType : uint8_t { f32, f16, int8 };
+enum class CacheType : uint8_t { f32, f16, int8, int6 };
 
-// Where a block of values in int8 has value i of its token j.
+static constexpr bool has_codes(CacheType type) {
+    return type == CacheType::int8 || type == CacheType::int6;
+}
+// The greatest code.
+static constexpr int most_code(CacheType type) {
+    return type == CacheType::int6 ? 31 : 127;
+}
+// Of a block's codes, behind which its scales are.
+static constexpr int64_t code_bytes(CacheType type) {
+    return kKeyBlock * kHeadSize * (type == CacheType::int6 ? 6 : 8) / 8;
+}
+
+// Which of a block's codes is value i of key j, and of the value of token j.
+static constexpr int64_t key_code_at(int64_t j, int64_t i) {
+    return (i / 4 * kKeyBlock + j) * 4 + i % 4;
+}
 static constexpr int64_t value_code_at(int64_t j, int64_t i) {
     return ((i / 16 * (kKeyBlock / 4) + j / 4) * 16 + i % 16) * 4 + j % 4;
 }
@@ -182,12 +200,12 @@ static constexpr int64_t n_key_blocks(int64_t n_keys) {
 static constexpr size_t key_block_bytes(CacheType type) {
     return static_cast<size_t>(type == CacheType::f32   ? kKeyBlock * kHeadSize * 4
                                : type == CacheType::f16 ? kKeyBlock * kHeadSize * 2
-                                                        : kKeyBlock * (kHeadSize + 4));
+                                                        : code_bytes(type) + kKeyBlock * 4);
 }
 
-// codes[i] = round(values[i] / scale) of kHeadSize values, scale = max |value| / 127 (0 for what has no scale that is a
-// normal float; then all codes are 0).
-using QuantizeHead = void (*)(const float* values, int8_t* codes, float* scale);
+// codes[i] = round(values[i] / scale) of kHeadSize values, scale = max |value| / most (0 for what has no scale that is
+// a normal float; then all codes are 0).
+using QuantizeHead = void (*)(const float* values, int most, int8_t* codes, float* scale);
 
 // scores[m][j] = q[m] . key[j] / 8, all of them for whole blocks; rows of q and scores lie a stride apart. Scores do
 // not depend on how many queries there are.
@@ -197,7 +215,7 @@ using ScoreKeys = void (*)(const float* q, int64_t q_stride, int64_t n_queries, 
 // softmax of n scores in place. There is room for whole blocks; what is beyond n becomes 0.
 using Softmax = void (*)(float* scores, int64_t n);
 
-// out[m] = sum_j probabilities[m][j] * value[j]. Probabilities beyond n_keys are 0. For values in int8, the 16
+// out[m] = sum_j probabilities[m][j] * value[j]. Probabilities beyond n_keys are 0. For values in codes, the 16
 // probabilities of a block, times the scales of its values, are rounded to codes in [0, 127] of the greatest of them.
 using MixValues = void (*)(const float* probabilities, int64_t stride, int64_t n_queries, const uint8_t* const* blocks,
                            size_t offset, CacheType type, int64_t n_keys, float* out, int64_t out_stride);

@@ -499,19 +499,31 @@ void test_quantize_head(const KernelTable& table, Findings& findings) {
     for (int64_t seed = 81; seed < 84; ++seed) {
         const Quantised head{seed, kHeadSize};
         Floats values(kHeadSize, [&](int64_t i) { return seed == 83 ? 0.0f : head.value(i); });
-        AlignedBuffer codes(kHeadSize);
-        float scale = NAN;
-        table.quantize_head(values.data(), reinterpret_cast<int8_t*>(codes.data()), &scale);
-        findings.at("quantize_head", seed == 83 ? "zeros" : "known codes");
-        findings.compare(exact(scale), seed == 83 ? 0.0 : exact(head.scale(0)), 0.0, kHeadSize);
-        for (int64_t i = 0; i < kHeadSize; ++i) {
-            findings.compare(static_cast<int8_t>(codes.data()[i]), seed == 83 ? 0 : head.code(i), 0.0, i);
+        const auto test = [&](const char* what, int most, float want_scale, const auto& want_code) {
+            AlignedBuffer codes(kHeadSize);
+            float scale = NAN;
+            table.quantize_head(values.data(), most, reinterpret_cast<int8_t*>(codes.data()), &scale);
+            findings.at("quantize_head", what);
+            findings.compare(exact(scale), exact(want_scale), 0.0, kHeadSize);
+            for (int64_t i = 0; i < kHeadSize; ++i) {
+                findings.compare(static_cast<int8_t>(codes.data()[i]), want_code(i), 0.0, i);
+            }
+        };
+        if (seed == 83) {
+            test("zeros", Quantised::kMost, 0.0f, [](int64_t) { return 0; });
+        } else {
+            test("known codes", Quantised::kMost, head.scale(0), [&](int64_t i) { return head.code(i); });
+            // Values are sixteenths of a 127th of the greatest: none of them is within 1 / (16 * 127) of a tie.
+            const float step = Quantised::kMost * head.scale(0) / 31;
+            test("31 codes", 31, step,
+                 [&](int64_t i) { return static_cast<int>(std::nearbyint(exact(values[i]) / exact(step))); });
         }
     }
 }
 
 const char* name_of(CacheType type) {
-    return type == CacheType::f32 ? "f32" : type == CacheType::f16 ? "f16" : "int8";
+    constexpr const char* kNames[] = {"f32", "f16", "int8", "int6"};
+    return kNames[static_cast<int>(type)];
 }
 
 // Keys or values of a head in blocks, as a cache has them, and what they are.
@@ -533,12 +545,14 @@ class Cache {
     CacheType type() const { return type_; }
     const uint8_t* const* blocks() const { return blocks_.data(); }
     double value(int64_t token, int64_t i) const {
-        return type_ == CacheType::int8 ? exact(scale(token)) * code(token, i)
-                                        : exact(number(91, token * kHeadSize + i));
+        return has_codes(type_) ? exact(scale(token)) * code(token, i) : exact(number(91, token * kHeadSize + i));
     }
 
   private:
-    static int code(int64_t token, int64_t i) { return static_cast<int>(draw(92, token * kHeadSize + i, 255)) - 127; }
+    int code(int64_t token, int64_t i) const {
+        const int most = most_code(type_);
+        return static_cast<int>(draw(92, token * kHeadSize + i, static_cast<uint32_t>(2 * most + 1))) - most;
+    }
     // Those of values are all the same, so that it is known which codes probabilities get.
     float scale(int64_t token) const { return has_keys_ ? (1.0f + number(93, token) / 2) / 64 : 1.0f / 128; }
 
@@ -547,7 +561,7 @@ class Cache {
             const int64_t token = b * kKeyBlock + j;
             for (int64_t i = 0; i < kHeadSize; ++i) put(token, j, i, block);
             const float s = scale(token);
-            if (type_ == CacheType::int8) std::memcpy(block + kKeyBlock * kHeadSize + j * 4, &s, sizeof s);
+            if (has_codes(type_)) std::memcpy(block + code_bytes(type_) + j * 4, &s, sizeof s);
         }
     }
     void put(int64_t token, int64_t j, int64_t i, uint8_t* block) const {
@@ -556,10 +570,22 @@ class Cache {
         const uint16_t half = half_of(x);
         if (type_ == CacheType::f32) std::memcpy(block + place * 4, &x, sizeof x);
         if (type_ == CacheType::f16) std::memcpy(block + place * 2, &half, sizeof half);
-        if (type_ != CacheType::int8) return;
-        const int64_t byte =
+        if (!has_codes(type_)) return;
+        const int64_t at =
             has_keys_ ? (i / 4 * kKeyBlock + j) * 4 + i % 4 : ((i / 16 * 4 + j / 4) * 16 + i % 16) * 4 + j % 4;
-        block[byte] = static_cast<uint8_t>(code(token, i));
+        if (type_ == CacheType::int8) {
+            block[at] = static_cast<uint8_t>(code(token, i));
+        } else {
+            put_six_bits(static_cast<unsigned>(code(token, i) + 32), at, block);
+        }
+    }
+
+    // Without six_bits.h: four rows of 64 codes in three of 64 bytes, into a block of zeros.
+    static void put_six_bits(unsigned bits, int64_t at, uint8_t* block) {
+        uint8_t* four_rows = block + at / 256 * 192 + at % 64;
+        const auto row = static_cast<unsigned>(at / 64 % 4);
+        four_rows[row / 2 * 64] |= static_cast<uint8_t>((bits & 15) << row % 2 * 4);
+        four_rows[128] |= static_cast<uint8_t>((bits >> 4) << row * 2);
     }
 
     CacheType type_;
@@ -587,8 +613,7 @@ void test_score_keys(const KernelTable& table, CacheType type, Findings& finding
             double want = 0.0, terms = 0.0;
             for (int64_t i = 0; i < kHeadSize; ++i) {
                 const int64_t at = m * kHeadSize + i;
-                const double x =
-                    type == CacheType::int8 ? exact(query.scale(at)) * query.code(at) : exact(query.value(at));
+                const double x = has_codes(type) ? exact(query.scale(at)) * query.code(at) : exact(query.value(at));
                 want += x * keys.value(j, i) / 8;
                 terms += std::fabs(x * keys.value(j, i)) / 8;
             }
@@ -625,7 +650,7 @@ void test_mix_values(const KernelTable& table, CacheType type, Findings& finding
             double want = 0.0, terms = 0.0;
             for (int64_t j = 0; j < Cache::kTokens; ++j) {
                 const int64_t at = m * kPadded + j;
-                const double term = (type == CacheType::int8 ? rounded(at) : exact(p[at])) * values.value(j, i);
+                const double term = (has_codes(type) ? rounded(at) : exact(p[at])) * values.value(j, i);
                 want += term;
                 terms += std::fabs(term);
             }
@@ -673,8 +698,8 @@ void self_test(const KernelTable& table, Findings& findings) {
     for (const bool is_exact : {true, false}) test_attention(table, is_exact, findings);
     test_quantize_head(table, findings);
     test_softmax(table, findings);
-    for (const CacheType type : {CacheType::f32, CacheType::f16, CacheType::int8}) {
-        test_score_keys(table, type, findings);
+    for (const CacheType type : {CacheType::f32, CacheType::f16, CacheType::int8, CacheType::int6}) {
+        if (type != CacheType::int6) test_score_keys(table, type, findings);
         test_mix_values(table, type, findings);
     }
 }

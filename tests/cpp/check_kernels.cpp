@@ -12,6 +12,7 @@
 #include <csignal>
 #include <cstdio>
 #include <cstring>
+#include <initializer_list>
 #include <map>
 #include <memory>
 #include <string>
@@ -1187,8 +1188,8 @@ class CacheBlocks {
             uint8_t* block = memory_[static_cast<size_t>(j / k::kKeyBlock)]->data() + kOffset;
             const int64_t in_block = j % k::kKeyBlock;
             const float scale = 0.01f + 0.01f * static_cast<float>(random.uniform());
-            if (type == k::CacheType::int8) {
-                std::memcpy(block + k::kKeyBlock * k::kHeadSize + in_block * 4, &scale, sizeof scale);
+            if (k::has_codes(type)) {
+                std::memcpy(block + k::code_bytes(type) + in_block * 4, &scale, sizeof scale);
             }
             for (int64_t i = 0; i < k::kHeadSize; ++i) {
                 numbers_[static_cast<size_t>(j * k::kHeadSize + i)] =
@@ -1210,10 +1211,13 @@ class CacheBlocks {
             for (int64_t j = 0; j < k::kKeyBlock; ++j) {
                 float scale;
                 const uint8_t* block = blocks_[b] + kOffset;
-                std::memcpy(&scale, block + k::kKeyBlock * k::kHeadSize + j * 4, sizeof scale);
+                std::memcpy(&scale, block + k::code_bytes(type_) + j * 4, sizeof scale);
                 const float probability = probabilities[static_cast<int64_t>(b) * k::kKeyBlock + j];
                 greatest = std::max(greatest, static_cast<double>(scale) * static_cast<double>(probability));
-                codes += std::abs(static_cast<int8_t>(block[place(false, j, i)]));
+                const int64_t token = static_cast<int64_t>(b) * k::kKeyBlock + j;
+                if (token * k::kHeadSize < static_cast<int64_t>(numbers_.size())) {
+                    codes += std::fabs(number(token, i)) / static_cast<double>(scale);
+                }
             }
             moved += 1.01 * 0.5 * greatest / 127 * codes;
         }
@@ -1225,7 +1229,7 @@ class CacheBlocks {
 
     // Of value i of key (or value) j in a block.
     int64_t place(bool keys, int64_t j, int64_t i) const {
-        if (type_ == k::CacheType::int8) {
+        if (k::has_codes(type_)) {
             return keys ? (i / 4 * k::kKeyBlock + j) * 4 + i % 4 : i / 16 * 256 + j / 4 * 64 + i % 16 * 4 + j % 4;
         }
         return keys ? i * k::kKeyBlock + j : j * k::kHeadSize + i;
@@ -1233,9 +1237,14 @@ class CacheBlocks {
 
     double put(uint8_t* block, int64_t at, float scale, Random& random) const {
         const float value = random.normal();
-        if (type_ == k::CacheType::int8) {
-            const auto code = static_cast<int8_t>(random.below(255) - 127);
-            block[at] = static_cast<uint8_t>(code);
+        if (k::has_codes(type_)) {
+            const int most = k::most_code(type_);
+            const int code = random.below(2 * most + 1) - most;
+            if (type_ == k::CacheType::int8) {
+                block[at] = static_cast<uint8_t>(code);
+            } else {
+                put_six_bits(block, at, static_cast<unsigned>(code + 32));
+            }
             return static_cast<double>(scale) * code;
         }
         if (type_ == k::CacheType::f16) {
@@ -1248,38 +1257,46 @@ class CacheBlocks {
         return static_cast<double>(value);
     }
 
+    // As the contract draws it (six_bits.h), into a block of zeros.
+    static void put_six_bits(uint8_t* block, int64_t at, unsigned bits) {
+        uint8_t* four_rows = block + at / 256 * 192 + at % 64;
+        const auto row = static_cast<unsigned>(at / 64 % 4);
+        four_rows[row / 2 * 64] |= static_cast<uint8_t>((bits & 15) << row % 2 * 4);
+        four_rows[128] |= static_cast<uint8_t>((bits >> 4) << row * 2);
+    }
+
     k::CacheType type_;
     std::vector<std::unique_ptr<Guarded<uint8_t>>> memory_;
     std::vector<const uint8_t*> blocks_;
     std::vector<double> numbers_;
 };
 
+void check_quantize_head_case(Checker& checker, Pattern pattern, int most, Report& report) {
+    report.at("%s, codes to %d", name_of(pattern), most);
+    Random random(7);
+    Guarded<float> values(k::kHeadSize);
+    fill(pattern, values.data(), values.size(), random);
+    Guarded<int8_t> codes(k::kHeadSize);
+    float scale = -1.0f;
+    checker.table.quantize_head(values.data(), most, codes.data(), &scale);
+    report.require(codes.intact(), "wrote outside");
+    const double exact = greatest_of(values.data(), k::kHeadSize) / most;
+    if (exact < kLeastScale) {
+        report.compare(static_cast<double>(scale), exact, kLeastScale, "scale", 0, 0);
+    } else {
+        report.compare(static_cast<double>(scale), exact, 2 * kEps * exact, "scale", 0, 0);
+    }
+    for (int64_t i = 0; i < k::kHeadSize; ++i) {
+        report.require(std::abs(codes[i]) <= most, "code beyond the greatest");
+        const double tolerance = exact < kLeastScale ? (most + 1) * kLeastScale : exact * (0.5 + 4 * most * kEps);
+        report.compare(static_cast<double>(scale) * codes[i], static_cast<double>(values[i]), tolerance, "value", 0, i);
+    }
+}
+
 void check_quantize_head(Checker& checker) {
     Report report(checker.table.isa, "quantize_head");
-    for (const Pattern pattern : kPatterns) {
-        report.at("%s", name_of(pattern));
-        Random random(7);
-        Guarded<float> values(k::kHeadSize);
-        fill(pattern, values.data(), values.size(), random);
-        Guarded<int8_t> codes(k::kHeadSize);
-        float scale = -1.0f;
-        checker.table.quantize_head(values.data(), codes.data(), &scale);
-        report.require(codes.intact(), "wrote outside");
-        double greatest = 0.0;
-        for (int64_t i = 0; i < k::kHeadSize; ++i)
-            greatest = std::max(greatest, std::fabs(static_cast<double>(values[i])));
-        const double exact = greatest / 127;
-        if (exact < kLeastScale) {
-            report.compare(static_cast<double>(scale), exact, kLeastScale, "scale", 0, 0);
-        } else {
-            report.compare(static_cast<double>(scale), exact, 2 * kEps * exact, "scale", 0, 0);
-        }
-        for (int64_t i = 0; i < k::kHeadSize; ++i) {
-            report.require(codes[i] >= -127, "code -128");
-            const double tolerance = exact < kLeastScale ? 128 * kLeastScale : exact * (0.5 + 4 * 127 * kEps);
-            report.compare(static_cast<double>(scale) * codes[i], static_cast<double>(values[i]), tolerance, "value", 0,
-                           i);
-        }
+    for (const k::CacheType type : {k::CacheType::int8, k::CacheType::int6}) {
+        for (const Pattern pattern : kPatterns) check_quantize_head_case(checker, pattern, k::most_code(type), report);
     }
     checker.close(report);
 }
@@ -1298,7 +1315,7 @@ void check_score_keys_case(Checker& checker, k::CacheType type, int64_t n_querie
         checker.table.score_keys(q.data() + m * q_stride, q_stride, 1, keys.blocks(), keys.offset(), type, n_keys,
                                  alone.data(), padded);
         // Half of the step that a query is rounded to moves a score by that much times its key, at most.
-        const double step = type == k::CacheType::int8 ? greatest_of(q.data() + m * q_stride, k::kHeadSize) / 127 : 0.0;
+        const double step = k::has_codes(type) ? greatest_of(q.data() + m * q_stride, k::kHeadSize) / 127 : 0.0;
         for (int64_t j = 0; j < n_keys; ++j) {
             double want = 0.0, terms = 0.0, moved = 0.0;
             for (int64_t i = 0; i < k::kHeadSize; ++i) {
@@ -1337,7 +1354,7 @@ void check_mix_values_case(Checker& checker, k::CacheType type, int64_t n_querie
                 terms += std::fabs(term);
             }
             double tolerance = k::product_tolerance(n_keys, terms);
-            if (type == k::CacheType::int8) tolerance += values.rounding(p.data() + m * padded, i);
+            if (k::has_codes(type)) tolerance += values.rounding(p.data() + m * padded, i);
             report.compare(static_cast<double>(out[m * out_stride + i]), want, tolerance, "value", m, i);
             report.require(out[m * out_stride + i] == alone[i], "depends on the other queries");
         }
@@ -1345,9 +1362,10 @@ void check_mix_values_case(Checker& checker, k::CacheType type, int64_t n_querie
 }
 
 template <class Case>
-void check_cached(Checker& checker, const char* kernel, const Case& check_case) {
+void check_cached(Checker& checker, const char* kernel, std::initializer_list<k::CacheType> types,
+                  const Case& check_case) {
     Report report(checker.table.isa, kernel);
-    for (const k::CacheType type : {k::CacheType::f32, k::CacheType::f16, k::CacheType::int8}) {
+    for (const k::CacheType type : types) {
         for (const int64_t n_keys : {1, 15, 16, 17, 63, 64, 100, 448, 1500}) {
             if (checker.quick && n_keys > 100) continue;
             for (const int64_t n_queries : {1, 2, 3, 4, 5, 8}) {
@@ -1414,9 +1432,10 @@ std::vector<Result> check_isa(const k::KernelTable& table, bool quick) {
     check_gelu(checker);
     check_attention(checker);
     check_quantize_head(checker);
-    check_cached(checker, "score_keys", check_score_keys_case);
+    using Type = k::CacheType;
+    check_cached(checker, "score_keys", {Type::f32, Type::f16, Type::int8}, check_score_keys_case);
     check_softmax(checker);
-    check_cached(checker, "mix_values", check_mix_values_case);
+    check_cached(checker, "mix_values", {Type::f32, Type::f16, Type::int8, Type::int6}, check_mix_values_case);
     return checker.results;
 }
 

@@ -28,6 +28,7 @@ const d::RowMath* real_math = nullptr;
 enum class Place { first, last } place;
 k::Format format;
 k::CacheType cache_type;
+int most_wanted;
 int64_t n_rows_wanted;
 bool exact_wanted;
 
@@ -103,8 +104,9 @@ void attention(const float* q, int64_t q_stride, const float* key, int64_t k_str
     if (exact == exact_wanted) spoil_row(out, out_stride, n_queries, k::kHeadSize);
 }
 
-void quantize_head(const float* values, int8_t* codes, float* scale) {
-    real->quantize_head(values, codes, scale);
+void quantize_head(const float* values, int most, int8_t* codes, float* scale) {
+    real->quantize_head(values, most, codes, scale);
+    if (most != most_wanted) return;
     int8_t& code = codes[place == Place::first ? 0 : k::kHeadSize - 1];
     code = static_cast<int8_t>(code ^ 1);
 }
@@ -192,11 +194,17 @@ void check_faults() {
         check_fault("attention", exact ? "attention exact" : "attention",
                     [](k::KernelTable& table) { table.attention = attention; });
     }
-    check_fault("quantize_head", "quantize_head", [](k::KernelTable& table) { table.quantize_head = quantize_head; });
+    for (const k::CacheType type : {k::CacheType::int8, k::CacheType::int6}) {
+        most_wanted = k::most_code(type);
+        check_fault("quantize_head", "quantize_head",
+                    [](k::KernelTable& table) { table.quantize_head = quantize_head; });
+    }
     check_fault("softmax", "softmax", [](k::KernelTable& table) { table.softmax = softmax; });
-    for (const k::CacheType type : {k::CacheType::f32, k::CacheType::f16, k::CacheType::int8}) {
+    for (const k::CacheType type : {k::CacheType::f32, k::CacheType::f16, k::CacheType::int8, k::CacheType::int6}) {
         cache_type = type;
-        check_fault("score_keys", "score_keys", [](k::KernelTable& table) { table.score_keys = score_keys; });
+        if (type != k::CacheType::int6) {
+            check_fault("score_keys", "score_keys", [](k::KernelTable& table) { table.score_keys = score_keys; });
+        }
         check_fault("mix_values", "mix_values", [](k::KernelTable& table) { table.mix_values = mix_values; });
     }
 }

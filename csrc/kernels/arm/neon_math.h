@@ -3,6 +3,7 @@
 #pragma once
 
 #include "kernels/arm/neon_layout.h"
+#include "kernels/six_bits.h"
 
 namespace whisperq::kernels {
 namespace {
@@ -132,19 +133,39 @@ struct Lanes {
         return vaddvq_f32(vaddq_f32(vaddq_f32(row.quad[0], row.quad[1]), vaddq_f32(row.quad[2], row.quad[3])));
     }
 
+    struct Codes {
+        int8x16_t quad[kQuads];
+    };
+    WHISPERQ_INLINE static Codes load_codes(const int8_t* from) {
+        return {{vld1q_s8(from), vld1q_s8(from + 16), vld1q_s8(from + 32), vld1q_s8(from + 48)}};
+    }
+    WHISPERQ_INLINE static Codes repeat_code(int code) {
+        const int8x16_t all = vdupq_n_s8(static_cast<int8_t>(code));
+        return {{all, all, all, all}};
+    }
+    WHISPERQ_INLINE static void expand_six_bits(const uint8_t* packed, Codes (&rows)[kSixBitRows]) {
+        for (int64_t i = 0; i < kQuads; ++i, packed += 16) {
+            const uint8x16_t rows01 = vld1q_u8(packed), rows23 = vld1q_u8(packed + kSixBitRow);
+            const uint8x16_t above = vld1q_u8(packed + 2 * kSixBitRow);
+            rows[0].quad[i] = six_bits(vsliq_n_u8(rows01, above, 4));
+            rows[1].quad[i] = six_bits(vsliq_n_u8(vshrq_n_u8(rows01, 4), vshrq_n_u8(above, 2), 4));
+            rows[2].quad[i] = six_bits(vsliq_n_u8(rows23, vshrq_n_u8(above, 4), 4));
+            rows[3].quad[i] = six_bits(vsliq_n_u8(vshrq_n_u8(rows23, 4), vshrq_n_u8(above, 6), 4));
+        }
+    }
     WHISPERQ_INLINE static void fetch(const void* from) { __builtin_prefetch(from, 0, 2); }
 
 #if defined(__ARM_FEATURE_DOTPROD)
     struct Dots {
         int32x4_t quad[kQuads];
     };
-    WHISPERQ_INLINE static Dots start_unsigned() {
-        const int32x4_t none = vdupq_n_s32(0);
-        return {{none, none, none, none}};
+    WHISPERQ_INLINE static Dots start(int32_t sum) {
+        const int32x4_t all = vdupq_n_s32(sum);
+        return {{all, all, all, all}};
     }
-    WHISPERQ_INLINE static Dots add_signed(Dots dots, const int8_t* codes, int32_t four) {
+    WHISPERQ_INLINE static Dots add_signed(Dots dots, const Codes& codes, int32_t four) {
         const int8x16_t by = vreinterpretq_s8_s32(vdupq_n_s32(four));
-        for (int64_t i = 0; i < kQuads; ++i) dots.quad[i] = vdotq_s32(dots.quad[i], vld1q_s8(codes + 16 * i), by);
+        for (int64_t i = 0; i < kQuads; ++i) dots.quad[i] = vdotq_s32(dots.quad[i], codes.quad[i], by);
         return dots;
     }
     WHISPERQ_INLINE static Row to_floats(const Dots& dots) {
@@ -155,14 +176,16 @@ struct Lanes {
     struct Dots {
         int32x4_t half[2 * kQuads];  // two lanes for each of two keys or values
     };
-    WHISPERQ_INLINE static Dots start_unsigned() {
-        const int32x4_t none = vdupq_n_s32(0);
-        return {{none, none, none, none, none, none, none, none}};
+    WHISPERQ_INLINE static Dots start(int32_t sum) {
+        const int32x4_t all = vsetq_lane_s32(sum, vsetq_lane_s32(sum, vdupq_n_s32(0), 0), 2);  // once in each pair
+        return {{all, all, all, all, all, all, all, all}};
     }
-    WHISPERQ_INLINE static Dots add_signed(Dots dots, const int8_t* codes, int32_t four) {
-        const int8x8_t by = vreinterpret_s8_s32(vdup_n_s32(four));
-        for (int64_t i = 0; i < 2 * kQuads; ++i) {
-            dots.half[i] = vpadalq_s16(dots.half[i], vmull_s8(vld1_s8(codes + 8 * i), by));
+    WHISPERQ_INLINE static Dots add_signed(Dots dots, const Codes& codes, int32_t four) {
+        const int8x16_t by = vreinterpretq_s8_s32(vdupq_n_s32(four));
+        for (int64_t i = 0; i < kQuads; ++i) {
+            const int8x16_t quad = codes.quad[i];
+            dots.half[2 * i] = vpadalq_s16(dots.half[2 * i], vmull_s8(vget_low_s8(quad), vget_low_s8(by)));
+            dots.half[2 * i + 1] = vpadalq_s16(dots.half[2 * i + 1], vmull_high_s8(quad, by));
         }
         return dots;
     }
@@ -174,13 +197,16 @@ struct Lanes {
     }
 #endif
     WHISPERQ_INLINE static Dots start_signed(int32_t) {
-        return start_unsigned();
+        return start(0);
     }
-    WHISPERQ_INLINE static Dots add_unsigned(const Dots& dots, const int8_t* codes, int32_t four) {
+    WHISPERQ_INLINE static Dots add_unsigned(const Dots& dots, const Codes& codes, int32_t four) {
         return add_signed(dots, codes, four);
     }
 
   private:
+    WHISPERQ_INLINE static int8x16_t six_bits(uint8x16_t bits) {
+        return vreinterpretq_s8_u8(vandq_u8(bits, vdupq_n_u8(63)));
+    }
     WHISPERQ_INLINE static Row filled(float value) {
         const float32x4_t all = vdupq_n_f32(value);
         return {{all, all, all, all}};

@@ -5,6 +5,7 @@
 #include <string.h>
 
 #include "kernels/by_strips.h"
+#include "kernels/six_bits.h"
 #include "kernels/tables.h"
 
 namespace whisperq::kernels {
@@ -14,7 +15,7 @@ namespace {
 constexpr int64_t kTilesPerCall = 2;
 constexpr int64_t kGroup = 4;  // values of k that lie together, as a dot product instruction takes them
 constexpr int64_t kGroups = kBlock / kGroup;
-constexpr float kGreatestCode = 127.0f;
+constexpr int kGreatestCode = 127;
 constexpr double kLayerNormEpsilon = 1e-5;
 constexpr double kSqrtHalf = 0.70710678118654752440;
 
@@ -46,8 +47,8 @@ float greatest_magnitude(const float* values) {
 }
 
 // A scale below the normal floats has too few bits to divide by; what is lost with the block is less than 1.5e-36.
-float scale_of(float greatest) {
-    const float scale = greatest / kGreatestCode;
+float scale_of(float greatest, int most = kGreatestCode) {
+    const float scale = greatest / static_cast<float>(most);
     return scale < FLT_MIN ? 0.0f : scale;
 }
 
@@ -55,7 +56,7 @@ float scale_of(float greatest) {
 int code_of(float value, float scale) {
     if (scale == 0.0f) return 0;
     const float code = nearbyintf(value / scale);
-    return fabsf(code) <= kGreatestCode ? static_cast<int>(code) : 0;  // false for NaN
+    return fabsf(code) <= static_cast<float>(kGreatestCode) ? static_cast<int>(code) : 0;  // false for NaN
 }
 
 void quantize_row_of_block(const float* values, int64_t row, StripBlock* block) {
@@ -311,10 +312,10 @@ void attention(const float* q, int64_t q_stride, const float* k, int64_t k_strid
 // ---- Attention over a cache
 // -----------------------------------------------------------------------------------------------
 
-void quantize_head(const float* values, int8_t* codes, float* scale) {
+void quantize_head(const float* values, int most, int8_t* codes, float* scale) {
     float greatest = 0.0f;
     for (int64_t i = 0; i < kHeadSize; ++i) greatest = fmaxf(greatest, fabsf(values[i]));
-    *scale = scale_of(greatest);
+    *scale = scale_of(greatest, most);
     for (int64_t i = 0; i < kHeadSize; ++i) {
         codes[i] = static_cast<int8_t>(code_of(values[i], *scale));
     }
@@ -332,21 +333,23 @@ float cached(const uint8_t* block, CacheType type, int64_t at) {
     return value;
 }
 
-float scale_of_code(const uint8_t* block, int64_t j) {
+int value_code(const uint8_t* block, CacheType type, int64_t at) {
+    return type == CacheType::int6 ? six_bit_code(block, at) : static_cast<int8_t>(block[at]);
+}
+
+float scale_of_code(const uint8_t* block, CacheType type, int64_t j) {
     float scale;
-    memcpy(&scale, block + kKeyBlock * kHeadSize + j * 4, sizeof scale);
+    memcpy(&scale, block + code_bytes(type) + j * 4, sizeof scale);
     return scale;
 }
 
 float score_of_codes(const float* q, const uint8_t* block, int64_t j) {
     int8_t codes[kHeadSize];
     float scale;
-    quantize_head(q, codes, &scale);
+    quantize_head(q, most_code(CacheType::int8), codes, &scale);
     int32_t products = 0;
-    for (int64_t i = 0; i < kHeadSize; ++i) {
-        products += codes[i] * static_cast<int8_t>(block[(i / kGroup * kKeyBlock + j) * kGroup + i % kGroup]);
-    }
-    return scale * scale_of_code(block, j) * static_cast<float>(products);
+    for (int64_t i = 0; i < kHeadSize; ++i) products += codes[i] * static_cast<int8_t>(block[key_code_at(j, i)]);
+    return scale * scale_of_code(block, CacheType::int8, j) * static_cast<float>(products);
 }
 
 float score_of(const float* q, const uint8_t* block, CacheType type, int64_t j) {
@@ -379,10 +382,10 @@ void mix_floats(const float* probabilities, const uint8_t* block, CacheType type
     }
 }
 
-void mix_codes(const float* probabilities, const uint8_t* block, float* out) {
+void mix_codes(const float* probabilities, const uint8_t* block, CacheType type, float* out) {
     float products[kKeyBlock], greatest = 0.0f;
     for (int64_t j = 0; j < kKeyBlock; ++j) {
-        products[j] = probabilities[j] * scale_of_code(block, j);
+        products[j] = probabilities[j] * scale_of_code(block, type, j);
         greatest = fmaxf(greatest, products[j]);
     }
     const float factor = scale_of(greatest);
@@ -390,7 +393,7 @@ void mix_codes(const float* probabilities, const uint8_t* block, float* out) {
         int32_t sum = 0;
         for (int64_t j = 0; j < kKeyBlock; ++j) {
             const int code = code_of(products[j], factor);
-            sum += code * static_cast<int8_t>(block[value_code_at(j, i)]);
+            sum += code * value_code(block, type, value_code_at(j, i));
         }
         out[i] += factor * static_cast<float>(sum);
     }
@@ -403,8 +406,8 @@ void mix_values(const float* probabilities, int64_t stride, int64_t n_queries, c
         for (int64_t i = 0; i < kHeadSize; ++i) row[i] = 0.0f;
         for (int64_t b = 0; b < n_key_blocks(n_keys); ++b) {
             const float* some = probabilities + m * stride + b * kKeyBlock;
-            if (type == CacheType::int8) {
-                mix_codes(some, blocks[b] + offset, row);
+            if (has_codes(type)) {
+                mix_codes(some, blocks[b] + offset, type, row);
             } else {
                 mix_floats(some, blocks[b] + offset, type, row);
             }

@@ -4,6 +4,7 @@
 
 #include <immintrin.h>
 #include <stdint.h>
+#include "kernels/six_bits.h"
 
 namespace whisperq::kernels {
 namespace {
@@ -133,28 +134,52 @@ struct Lanes {
     static float greatest_lane(Row row) { return kernels::greatest_lane(_mm256_max_ps(row.low, row.high)); }
     static float sum_of_lanes(Row row) { return kernels::sum_of_lanes(_mm256_add_ps(row.low, row.high)); }
 
-    // |four| times codes with the signs of four: pairs are at most 2 * 127 * 127, which int16 holds.
+    struct Codes {
+        __m256i low, high;
+    };
+    static Codes load_codes(const int8_t* from) { return {load_bytes(from), load_bytes(from + 32)}; }
+    static Codes repeat_code(int code) {
+        const __m256i all = _mm256_set1_epi8(static_cast<char>(code));
+        return {all, all};
+    }
+    static void expand_six_bits(const uint8_t* packed, Codes (&rows)[kSixBitRows]) {
+        expand_half(packed, rows[0].low, rows[1].low, rows[2].low, rows[3].low);
+        expand_half(packed + 32, rows[0].high, rows[1].high, rows[2].high, rows[3].high);
+    }
+
+    // Products of pairs are at most 2 * 127 * 127, which int16 holds. Of two signed sides, |four| times codes with the
+    // signs of four.
     struct Dots {
         __m256i low, high;
     };
-    static Dots start_signed(int32_t) { return start_unsigned(); }
-    static Dots add_signed(Dots dots, const int8_t* codes, int32_t four) {
+    static Dots start(int32_t sum) { return {_mm256_set1_epi32(sum), _mm256_set1_epi32(sum)}; }
+    static Dots start_signed(int32_t) { return start(0); }
+    static Dots add_signed(Dots dots, const Codes& codes, int32_t four) {
         const __m256i by = _mm256_set1_epi32(four), size = _mm256_abs_epi8(by);
-        return {add_pairs(dots.low, size, _mm256_sign_epi8(eight_times_four(codes), by)),
-                add_pairs(dots.high, size, _mm256_sign_epi8(eight_times_four(codes + 32), by))};
+        return {add_pairs(dots.low, size, _mm256_sign_epi8(codes.low, by)),
+                add_pairs(dots.high, size, _mm256_sign_epi8(codes.high, by))};
     }
-    static Dots start_unsigned() { return {_mm256_setzero_si256(), _mm256_setzero_si256()}; }
-    static Dots add_unsigned(Dots dots, const int8_t* codes, int32_t four) {
+    static Dots add_unsigned(Dots dots, const Codes& codes, int32_t four) {
         const __m256i by = _mm256_set1_epi32(four);
-        return {add_pairs(dots.low, by, eight_times_four(codes)),
-                add_pairs(dots.high, by, eight_times_four(codes + 32))};
+        return {add_pairs(dots.low, by, codes.low), add_pairs(dots.high, by, codes.high)};
     }
     static Row to_floats(Dots dots) { return {_mm256_cvtepi32_ps(dots.low), _mm256_cvtepi32_ps(dots.high)}; }
     static void fetch(const void* from) { _mm_prefetch(static_cast<const char*>(from), _MM_HINT_T1); }
 
   private:
-    static __m256i eight_times_four(const int8_t* codes) {
-        return _mm256_loadu_si256(reinterpret_cast<const __m256i*>(codes));
+    static __m256i load_bytes(const void* from) { return _mm256_loadu_si256(static_cast<const __m256i*>(from)); }
+    // 32 codes of each row.
+    static void expand_half(const uint8_t* packed, __m256i& row0, __m256i& row1, __m256i& row2, __m256i& row3) {
+        const auto row = [](__m256i low, __m256i above) {
+            return _mm256_or_si256(_mm256_and_si256(low, _mm256_set1_epi8(15)),
+                                   _mm256_and_si256(above, _mm256_set1_epi8(48)));
+        };
+        const __m256i rows01 = load_bytes(packed), rows23 = load_bytes(packed + kSixBitRow);
+        const __m256i above = load_bytes(packed + 2 * kSixBitRow);
+        row0 = row(rows01, _mm256_slli_epi16(above, 4));
+        row1 = row(_mm256_srli_epi16(rows01, 4), _mm256_slli_epi16(above, 2));
+        row2 = row(rows23, above);
+        row3 = row(_mm256_srli_epi16(rows23, 4), _mm256_srli_epi16(above, 2));
     }
     static __m256i add_pairs(__m256i sum, __m256i not_negative, __m256i codes) {
         const __m256i pairs = _mm256_maddubs_epi16(not_negative, codes);

@@ -5,6 +5,7 @@
 
 #include <cstdint>
 
+#include "kernels/six_bits.h"
 #include "kernels/x86/avx512_math.h"
 
 namespace whisperq::kernels {
@@ -126,16 +127,33 @@ struct Lanes {
     static float greatest_lane(Row row) { return _mm512_reduce_max_ps(row); }
     static float sum_of_lanes(Row row) { return _mm512_reduce_add_ps(row); }
 
+    using Codes = __m512i;
+    static Codes load_codes(const int8_t* from) { return _mm512_loadu_si512(from); }
+    static Codes repeat_code(int code) { return _mm512_set1_epi8(static_cast<char>(code)); }
+    static void expand_six_bits(const uint8_t* packed, Codes (&rows)[kSixBitRows]) {
+        const auto row = [](__m512i low, __m512i above) {
+            constexpr int kMaskedOrOther = 0xca;  // mask ? low : above
+            const __m512i code = _mm512_ternarylogic_epi32(_mm512_set1_epi8(15), low, above, kMaskedOrOther);
+            return _mm512_and_si512(code, _mm512_set1_epi8(63));
+        };
+        const __m512i rows01 = _mm512_loadu_si512(packed), rows23 = _mm512_loadu_si512(packed + kSixBitRow);
+        const __m512i above = _mm512_loadu_si512(packed + 2 * kSixBitRow);
+        rows[0] = row(rows01, _mm512_slli_epi16(above, 4));
+        rows[1] = row(_mm512_srli_epi16(rows01, 4), _mm512_slli_epi16(above, 2));
+        rows[2] = row(rows23, above);
+        rows[3] = row(_mm512_srli_epi16(rows23, 4), _mm512_srli_epi16(above, 2));
+    }
+
     // The instruction wants one side unsigned: codes + 128, of which 128 * sum is taken away from the start.
     using Dots = __m512i;
-    static Dots start_signed(int32_t sum) { return _mm512_set1_epi32(-128 * sum); }
-    static Dots add_signed(Dots dots, const int8_t* codes, int32_t four) {
-        const __m512i shifted = _mm512_xor_si512(_mm512_loadu_si512(codes), _mm512_set1_epi8(-128));
+    static Dots start(int32_t sum) { return _mm512_set1_epi32(sum); }
+    static Dots start_signed(int32_t sum) { return start(-128 * sum); }
+    static Dots add_signed(Dots dots, Codes codes, int32_t four) {
+        const __m512i shifted = _mm512_xor_si512(codes, _mm512_set1_epi8(-128));
         return _mm512_dpbusd_epi32(dots, shifted, _mm512_set1_epi32(four));
     }
-    static Dots start_unsigned() { return _mm512_setzero_si512(); }
-    static Dots add_unsigned(Dots dots, const int8_t* codes, int32_t four) {
-        return _mm512_dpbusd_epi32(dots, _mm512_set1_epi32(four), _mm512_loadu_si512(codes));
+    static Dots add_unsigned(Dots dots, Codes codes, int32_t four) {
+        return _mm512_dpbusd_epi32(dots, _mm512_set1_epi32(four), codes);
     }
     static Row to_floats(Dots dots) { return _mm512_cvtepi32_ps(dots); }
     static void fetch(const void* from) { _mm_prefetch(static_cast<const char*>(from), _MM_HINT_T1); }
