@@ -16,6 +16,8 @@ using kernels::kKeyBlock;
 
 // Queries of one head that share what is loaded of its keys and values, and whose scores stay in the cache.
 constexpr int64_t kQueriesAtOnce = 8;
+// Of attention to tokens: enough that threads which were held up elsewhere do not hold up the others.
+constexpr int64_t kTasksPerThread = 4;
 
 [[noreturn]] void refuse(const std::string& what) {
     throw Error(Status::internal, "decode: " + what);
@@ -282,12 +284,11 @@ void TextDecoder::attend_to_tokens(const AttentionWeights& weights, int64_t laye
     float* heads = v + size;
     multiply(machine, {x, n_rows, n_state_}, &weights.norm,
              {{&weights.query, q, {}}, {&weights.key, k, {}}, {&weights.value, v, {}}});
-    machine.pool().run(static_cast<int64_t>(batch.passes.size()) * n_head_, [&](int64_t task, int worker) {
-        const auto i = static_cast<size_t>(task / n_head_);
-        const int64_t head = task % n_head_, first = batch.first_rows[i] * n_state_ + head * kHeadSize;
+    const auto attend = [&](int64_t pass_and_head, int worker) {
+        const auto i = static_cast<size_t>(pass_and_head / n_head_);
+        const int64_t head = pass_and_head % n_head_, first = batch.first_rows[i] * n_state_ + head * kHeadSize;
         const Pass& pass = batch.passes[i];
         SelfCache& cache = pass.sequence->cache_;
-        cache.fetch(layer, head);
         for (int64_t t = 0; t < pass.n_tokens; ++t) {
             const int64_t at = first + t * n_state_;
             cache.put(kernels_, layer, head, cache.n_tokens() + t, k + at, v + at);
@@ -301,6 +302,21 @@ void TextDecoder::attend_to_tokens(const AttentionWeights& weights, int64_t laye
             kernels_.softmax(scores, n_keys);
             kernels_.mix_values(scores, stride, 1, cached.value_blocks, cached.values, self_shape_.values, n_keys,
                                 heads + at, n_state_);
+        }
+    };
+    const auto fetch = [&](int64_t pass_and_head) {
+        batch.passes[static_cast<size_t>(pass_and_head / n_head_)].sequence->cache_.fetch(layer,
+                                                                                          pass_and_head % n_head_);
+    };
+    // A task is some heads side by side: what the next one needs comes from memory while one is computed.
+    const int64_t n_all = static_cast<int64_t>(batch.passes.size()) * n_head_;
+    const int64_t n_of_task = std::clamp<int64_t>(n_all / (kTasksPerThread * machine.pool().size()), 1, n_head_);
+    machine.pool().run((n_all + n_of_task - 1) / n_of_task, [&](int64_t task, int worker) {
+        const int64_t begin = task * n_of_task, end = std::min(n_all, begin + n_of_task);
+        fetch(begin);
+        for (int64_t i = begin; i < end; ++i) {
+            if (i + 1 < end) fetch(i + 1);
+            attend(i, worker);
         }
     });
     kernels::Epilogue add;

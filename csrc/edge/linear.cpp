@@ -20,8 +20,9 @@ constexpr int64_t kStripsFromPacked = kernels::kPackedRows / kStripRows;
 // Tiles of a task then: enough to hide its start, few enough for every thread to get some and, where the input takes
 // several passes over them, to stay in a core's cache.
 constexpr int64_t kFewestPackedTiles = 8, kMostPackedTiles = 32;
-// What stays in a first level cache beside the weights that stream through it.
-constexpr size_t kNearBytes = 24 * 1024;
+// Strips that are multiplied in one pass, from a first level cache or a little beyond: to go over the weights a second
+// time costs more than to fetch some of the input from the second level.
+constexpr size_t kNearBytes = 40 * 1024;
 
 bool is_block_format(const Linear& linear) {
     return kernels::info(linear.format).bits != 0;

@@ -83,6 +83,10 @@ void score_query(const float* q, const uint8_t* const* blocks, size_t offset, in
                                       block_at<Value>(blocks, offset, b + 2), block_at<Value>(blocks, offset, b + 3)};
         score_one<Lanes, Value, 4>(q, keys, scores + b * kKeyBlock);
     }
+    for (; b + 2 <= n_blocks; b += 2) {
+        const Value* const keys[2] = {block_at<Value>(blocks, offset, b), block_at<Value>(blocks, offset, b + 1)};
+        score_one<Lanes, Value, 2>(q, keys, scores + b * kKeyBlock);
+    }
     for (; b < n_blocks; ++b) {
         const Value* const keys[1] = {block_at<Value>(blocks, offset, b)};
         score_one<Lanes, Value, 1>(q, keys, scores + b * kKeyBlock);

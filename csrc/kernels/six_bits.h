@@ -1,5 +1,5 @@
-// Codes of a cache in six bits: the 1024 codes of a block, + 32, in the order in which int8 has them. 256 at a time, four
-// rows of 64, become 192 bytes:
+// Codes of a cache in six bits: the 1024 codes of a block, + 32, in the order in which int8 has them. 256 at a time,
+// four rows of 64, become 192 bytes:
 //
 //                 bits  7 6   5 4   3 2   1 0
 //   byte[0][i]          row 1, low 4  row 0, low 4      of code i of a row
@@ -14,9 +14,9 @@
 namespace whisperq::kernels {
 
 inline constexpr int64_t kSixBitRow = 64, kSixBitRows = 4;
-inline constexpr int64_t kSixBitCodes = kSixBitRow * kSixBitRows;     // at a time
-inline constexpr int64_t kSixBitBytes = kSixBitCodes * 6 / 8;         // of them
-inline constexpr int kSixBitZero = 32;                                // what a code of 0 is stored as
+inline constexpr int64_t kSixBitCodes = kSixBitRow * kSixBitRows;  // at a time
+inline constexpr int64_t kSixBitBytes = kSixBitCodes * 6 / 8;      // of them
+inline constexpr int kSixBitZero = 32;                             // what a code of 0 is stored as
 
 // kSixBitCodes codes in [-32, 31].
 static inline void pack_six_bits(const int8_t* codes, uint8_t* packed) {
