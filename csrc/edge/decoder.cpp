@@ -311,7 +311,7 @@ void TextDecoder::attend_to_tokens(const AttentionWeights& weights, int64_t laye
     // A task is some heads side by side: what the next one needs comes from memory while one is computed.
     const int64_t n_all = static_cast<int64_t>(batch.passes.size()) * n_head_;
     const int64_t n_of_task = std::clamp<int64_t>(n_all / (kTasksPerThread * machine.pool().size()), 1, n_head_);
-    machine.pool().run((n_all + n_of_task - 1) / n_of_task, [&](int64_t task, int worker) {
+    machine.pool().run(ceil_divide(n_all, n_of_task), [&](int64_t task, int worker) {
         const int64_t begin = task * n_of_task, end = std::min(n_all, begin + n_of_task);
         fetch(begin);
         for (int64_t i = begin; i < end; ++i) {

@@ -4,10 +4,10 @@
 // `Lanes` has a type Row and: zero, load (floats, f16), load_unaligned, store, store_codes (rounded to int8),
 // magnitude, multiply, add_product(sum, row, factor), add, greater, scaled, power_of_e(row, subtracted) = e^(row -
 // subtracted), greatest_lane, sum_of_lanes. A type Codes of 16 x 4 int8: load_codes, repeat_code(for all of them),
-// expand_six_bits (192 bytes into four Codes, of codes + kSixBitZero). A type Dots of 16 sums of int8 products: start(a
-// number for each), to_floats, and sums of Codes times four codes for every lane: add_signed, begun with
-// start_signed(sum of the codes that will be given); add_unsigned, whose four codes are not negative. fetch: what will
-// soon be read, into the second level cache.
+// expand_six_bits (192 bytes into four Codes, of codes + kSixBitZero). A type Dots of 16 sums of int8 products:
+// to_floats, and sums of Codes times four codes for every lane: start_signed(sum of the codes that will be given) and
+// add_signed; start_unsigned and add_unsigned, whose four codes are not negative. fetch: what will soon be read, into
+// the second level cache.
 #pragma once
 
 #include <cstdint>
@@ -285,7 +285,7 @@ void mix_codes(const float* probabilities, int64_t stride, int64_t n_queries, co
             alignas(kAlignment) int8_t codes[kKeyBlock];
             const float factor =
                 round_probabilities<Lanes>(probabilities + m * stride + b * kKeyBlock, scales_of<kType>(values), codes);
-            auto none = Lanes::start(0);  // less what the codes in six bits are too large by
+            auto none = Lanes::start_unsigned();  // less what the codes in six bits are too large by
             if (kType == CacheType::int6) {
                 const auto too_large = Lanes::repeat_code(-kSixBitZero);
                 for (int64_t g = 0; g < 4; ++g) none = Lanes::add_unsigned(none, too_large, four_codes(codes + 4 * g));

@@ -613,7 +613,8 @@ void test_score_keys(const KernelTable& table, CacheType type, Findings& finding
             double want = 0.0, terms = 0.0;
             for (int64_t i = 0; i < kHeadSize; ++i) {
                 const int64_t at = m * kHeadSize + i;
-                const double x = has_codes(type) ? exact(query.scale(at)) * query.code(at) : exact(query.value(at));
+                const double x =
+                    type == CacheType::int8 ? exact(query.scale(at)) * query.code(at) : exact(query.value(at));
                 want += x * keys.value(j, i) / 8;
                 terms += std::fabs(x * keys.value(j, i)) / 8;
             }

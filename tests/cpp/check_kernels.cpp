@@ -1315,7 +1315,7 @@ void check_score_keys_case(Checker& checker, k::CacheType type, int64_t n_querie
         checker.table.score_keys(q.data() + m * q_stride, q_stride, 1, keys.blocks(), keys.offset(), type, n_keys,
                                  alone.data(), padded);
         // Half of the step that a query is rounded to moves a score by that much times its key, at most.
-        const double step = k::has_codes(type) ? greatest_of(q.data() + m * q_stride, k::kHeadSize) / 127 : 0.0;
+        const double step = type == k::CacheType::int8 ? greatest_of(q.data() + m * q_stride, k::kHeadSize) / 127 : 0.0;
         for (int64_t j = 0; j < n_keys; ++j) {
             double want = 0.0, terms = 0.0, moved = 0.0;
             for (int64_t i = 0; i < k::kHeadSize; ++i) {

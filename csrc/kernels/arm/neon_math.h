@@ -159,9 +159,9 @@ struct Lanes {
     struct Dots {
         int32x4_t quad[kQuads];
     };
-    WHISPERQ_INLINE static Dots start(int32_t sum) {
-        const int32x4_t all = vdupq_n_s32(sum);
-        return {{all, all, all, all}};
+    WHISPERQ_INLINE static Dots start_unsigned() {
+        const int32x4_t none = vdupq_n_s32(0);
+        return {{none, none, none, none}};
     }
     WHISPERQ_INLINE static Dots add_signed(Dots dots, const Codes& codes, int32_t four) {
         const int8x16_t by = vreinterpretq_s8_s32(vdupq_n_s32(four));
@@ -176,9 +176,9 @@ struct Lanes {
     struct Dots {
         int32x4_t half[2 * kQuads];  // two lanes for each of two keys or values
     };
-    WHISPERQ_INLINE static Dots start(int32_t sum) {
-        const int32x4_t all = vsetq_lane_s32(sum, vsetq_lane_s32(sum, vdupq_n_s32(0), 0), 2);  // once in each pair
-        return {{all, all, all, all, all, all, all, all}};
+    WHISPERQ_INLINE static Dots start_unsigned() {
+        const int32x4_t none = vdupq_n_s32(0);
+        return {{none, none, none, none, none, none, none, none}};
     }
     WHISPERQ_INLINE static Dots add_signed(Dots dots, const Codes& codes, int32_t four) {
         const int8x16_t by = vreinterpretq_s8_s32(vdupq_n_s32(four));
@@ -197,7 +197,7 @@ struct Lanes {
     }
 #endif
     WHISPERQ_INLINE static Dots start_signed(int32_t) {
-        return start(0);
+        return start_unsigned();
     }
     WHISPERQ_INLINE static Dots add_unsigned(const Dots& dots, const Codes& codes, int32_t four) {
         return add_signed(dots, codes, four);

@@ -152,8 +152,8 @@ struct Lanes {
     struct Dots {
         __m256i low, high;
     };
-    static Dots start(int32_t sum) { return {_mm256_set1_epi32(sum), _mm256_set1_epi32(sum)}; }
-    static Dots start_signed(int32_t) { return start(0); }
+    static Dots start_unsigned() { return {_mm256_setzero_si256(), _mm256_setzero_si256()}; }
+    static Dots start_signed(int32_t) { return start_unsigned(); }
     static Dots add_signed(Dots dots, const Codes& codes, int32_t four) {
         const __m256i by = _mm256_set1_epi32(four), size = _mm256_abs_epi8(by);
         return {add_pairs(dots.low, size, _mm256_sign_epi8(codes.low, by)),

@@ -146,8 +146,8 @@ struct Lanes {
 
     // The instruction wants one side unsigned: codes + 128, of which 128 * sum is taken away from the start.
     using Dots = __m512i;
-    static Dots start(int32_t sum) { return _mm512_set1_epi32(sum); }
-    static Dots start_signed(int32_t sum) { return start(-128 * sum); }
+    static Dots start_unsigned() { return _mm512_setzero_si512(); }
+    static Dots start_signed(int32_t sum) { return _mm512_set1_epi32(-128 * sum); }
     static Dots add_signed(Dots dots, Codes codes, int32_t four) {
         const __m512i shifted = _mm512_xor_si512(codes, _mm512_set1_epi8(-128));
         return _mm512_dpbusd_epi32(dots, shifted, _mm512_set1_epi32(four));
