@@ -36,19 +36,38 @@ void spread(const Value* key, int64_t column, uint8_t* to) {
     for (int64_t i = 0; i < kHeadSize; ++i) block[i * kKeyBlock + column] = key[i];
 }
 
+// The codes of a block, row by row.
+using CodeRows = int8_t[kKeyBlock][kHeadSize];
+
 // What a block lacks of tokens is 0.
 struct OfKeys {
     static void put_floats(const float* key, int64_t j, float* block) {
         spread(key, j, reinterpret_cast<uint8_t*>(block));
     }
-    static int64_t code_at(int64_t j, int64_t i) { return kernels::key_code_at(j, i); }
+    static void put_codes(const CodeRows& rows, int8_t* block) {
+        for (int64_t i = 0; i < kHeadSize; i += 4) {
+            for (int64_t j = 0; j < kKeyBlock; ++j) std::memcpy(block + kernels::key_code_at(j, i), rows[j] + i, 4);
+        }
+    }
 };
 
 struct OfValues {
     static void put_floats(const float* value, int64_t j, float* block) {
         std::memcpy(block + j * kHeadSize, value, kHeadSize * sizeof(float));
     }
-    static int64_t code_at(int64_t j, int64_t i) { return kernels::value_code_at(j, i); }
+    static void put_codes(const CodeRows& rows, int8_t* block) {
+        for (int64_t i = 0; i < kHeadSize; i += 16) {
+            for (int64_t j = 0; j < kKeyBlock; j += 4) put_16_of_4(rows + j, i, block + kernels::value_code_at(j, i));
+        }
+    }
+
+  private:
+    // Values i to i + 15 of four tokens.
+    static void put_16_of_4(const int8_t (*rows)[kHeadSize], int64_t i, int8_t* to) {
+        for (int64_t at = 0; at < 16; ++at) {
+            for (int64_t j = 0; j < 4; ++j) to[4 * at + j] = rows[j][i + at];
+        }
+    }
 };
 
 template <class Order>
@@ -63,11 +82,12 @@ template <class Order>
 void put_codes(const kernels::KernelTable& kernels, CacheType type, const float* rows, int64_t stride, int64_t n,
                uint8_t* block) {
     float scales[kKeyBlock] = {};
-    int8_t of_row[kHeadSize], codes[kBlockValues] = {};
+    alignas(kCacheLine) CodeRows code_rows = {};
     for (int64_t j = 0; j < n; ++j) {
-        kernels.quantize_head(rows + j * stride, kernels::most_code(type), of_row, scales + j);
-        for (int64_t i = 0; i < kHeadSize; ++i) codes[Order::code_at(j, i)] = of_row[i];
+        kernels.quantize_head(rows + j * stride, kernels::most_code(type), code_rows[j], scales + j);
     }
+    alignas(kCacheLine) int8_t codes[kBlockValues];
+    Order::put_codes(code_rows, codes);
     if (type == CacheType::int6) {
         for (int64_t i = 0; i < kBlockValues / kernels::kSixBitCodes; ++i) {
             kernels::pack_six_bits(codes + i * kernels::kSixBitCodes, block + i * kernels::kSixBitBytes);
