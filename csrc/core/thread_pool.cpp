@@ -91,12 +91,15 @@ class SignalsBlocked {
 // makes a busy machine no slower than one thread alone.
 struct ThreadPool::Crew {
   public:
-    explicit Crew(int n_threads) : n_threads_(n_threads), spin_(n_threads <= usable_cpus() ? kSpin : kSpin * 0) {}
+    explicit Crew(int n_threads)
+        : n_threads_(n_threads),
+          spin_(n_threads <= usable_cpus() ? kSpin : kSpin * 0),
+          shares_(static_cast<size_t>(n_threads)) {}
     ~Crew() { rest(); }
 
     bool is_ours() const noexcept { return forks_ == n_forks(); }
 
-    void run(int64_t n_tasks, const Task& task) {
+    void run(int64_t n_tasks, int n_shares, const Task& task) {
         if (const Frame* frame = find_frame()) {
             for (int64_t i = 0; i < n_tasks; ++i) task(i, frame->worker);
             return;
@@ -108,7 +111,7 @@ struct ThreadPool::Crew {
             return;
         }
         if (threads_.empty()) start();
-        open(n_tasks, task);
+        open(n_tasks, n_shares, task);
         take_tasks(0);
         close();
         if (error_) std::rethrow_exception(std::exchange(error_, nullptr));
@@ -168,10 +171,14 @@ struct ThreadPool::Crew {
 
     // ---- the caller's side
 
-    void open(int64_t n_tasks, const Task& task) {
+    void open(int64_t n_tasks, int n_shares, const Task& task) {
         task_ = &task;
-        n_tasks_ = n_tasks;
-        next_task_.store(0, std::memory_order_relaxed);
+        n_shares_ = n_shares;
+        for (int i = 0; i < n_shares; ++i) {
+            Share& share = shares_[static_cast<size_t>(i)];
+            share.next.store(share_begin(n_tasks, n_shares, i), std::memory_order_relaxed);
+            share.end = share_begin(n_tasks, n_shares, i + 1);
+        }
         job_.store((job_.load(std::memory_order_relaxed) & ~(kNext - 1)) + kNext + kOpen, std::memory_order_seq_cst);
         // A thread counts itself as asleep before it looks at job_ for the last time: one of the two sees the other.
         const int64_t n_asleep = n_asleep_.load(std::memory_order_seq_cst);
@@ -238,16 +245,29 @@ struct ThreadPool::Crew {
 
     // ---- both
 
+    // Of [next, end), on a cache line of its own: it is written with every task.
+    struct alignas(kCacheLine) Share {
+        std::atomic<int64_t> next{0};
+        int64_t end = 0;
+    };
+
     void take_tasks(int worker) noexcept {
+        for (int i = 0; i < n_shares_; ++i) take_from(shares_[static_cast<size_t>((worker + i) % n_shares_)], worker);
+    }
+
+    void take_from(Share& share, int worker) noexcept {
         for (;;) {
-            const int64_t i = next_task_.fetch_add(1, std::memory_order_relaxed);
-            if (i >= n_tasks_) return;
+            const int64_t i = share.next.fetch_add(1, std::memory_order_relaxed);
+            if (i >= share.end) return;
             try {
                 (*task_)(i, worker);
             } catch (...) {
                 const std::lock_guard<std::mutex> lock(mutex_);
                 error_ = std::current_exception();
-                next_task_.store(n_tasks_, std::memory_order_relaxed);
+                for (int other = 0; other < n_shares_; ++other) {
+                    Share& left_out = shares_[static_cast<size_t>(other)];
+                    left_out.next.store(left_out.end, std::memory_order_relaxed);
+                }
             }
         }
     }
@@ -260,12 +280,11 @@ struct ThreadPool::Crew {
 
     // Written by the caller while the job is closed and nobody is in it.
     const Task* task_ = nullptr;
-    int64_t n_tasks_ = 0;
+    int n_shares_ = 0;
+    std::vector<Share> shares_;  // one, or one a worker, is in use
     std::exception_ptr error_;
 
-    // Each on its own cache line: the first is written with every task, the second is what waiting threads look at.
-    alignas(kCacheLine) std::atomic<int64_t> next_task_{0};
-    alignas(kCacheLine) std::atomic<uint64_t> job_{0};
+    alignas(kCacheLine) std::atomic<uint64_t> job_{0};  // what waiting threads look at
     alignas(kCacheLine) std::atomic<bool> is_resting_{false};
     std::atomic<int64_t> n_asleep_{0};
     std::mutex mutex_;
@@ -290,7 +309,11 @@ ThreadPool::Crew& ThreadPool::crew() {
 }
 
 void ThreadPool::run(int64_t n_tasks, const Task& task) {
-    if (n_tasks > 0) crew().run(n_tasks, task);
+    if (n_tasks > 0) crew().run(n_tasks, 1, task);
+}
+
+void ThreadPool::run_shares(int64_t n_tasks, const Task& task) {
+    if (n_tasks > 0) crew().run(n_tasks, size_, task);
 }
 
 void ThreadPool::rest() {

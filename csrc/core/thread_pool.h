@@ -51,6 +51,11 @@ class ThreadPool {
     // worker. Where the system gives no more threads, it works with those that there are.
     void run(int64_t n_tasks, const Task& task);
 
+    // The same, but each worker has a share of its own, the `worker`-th of size() even parts of [0, n_tasks), and takes
+    // from others' shares only when nothing is left in it. What a worker wrote in one call is thus most likely what it
+    // reads in the next, so that it is still in its cache.
+    void run_shares(int64_t n_tasks, const Task& task);
+
     // Joins the threads; the next run() starts them again. Waits for a run() that is in progress, so it must not be
     // called from inside a task.
     void rest();
@@ -66,6 +71,11 @@ class ThreadPool {
 // The process's pool of this size, for work that no object of its own stands for. It lives for ever: nothing is torn
 // down under a thread that still computes while the process ends.
 ThreadPool& shared_pool(int n_threads);
+
+// Where share `i` of `n_shares` even parts of [0, n) begins, and share i - 1 ends.
+constexpr int64_t share_begin(int64_t n, int64_t n_shares, int64_t i) {
+    return n * i / n_shares;
+}
 
 // rest() for all shared pools, so that the process can end without a thread of ours.
 void rest_shared_pools();

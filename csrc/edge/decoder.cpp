@@ -190,8 +190,8 @@ std::shared_ptr<const AudioCache> TextDecoder::listen(const float* audio_feature
         const AttentionWeights& weights = model_.decoder().layers[static_cast<size_t>(layer)].cross_attention;
         multiply(machine, {audio_features, n_ctx, n_state_}, nullptr,
                  {{&weights.key, keys, {}}, {&weights.value, values, {}}});
-        machine.pool().run(n_head_ * n_blocks, [&](int64_t task, int) {
-            const int64_t head = task / n_blocks, b = task % n_blocks;
+        machine.pool().run_shares(n_head_ * n_blocks, [&](int64_t task, int) {
+            const int64_t b = task / n_head_, head = task % n_head_;
             const int64_t at = b * kKeyBlock * n_state_ + head * kHeadSize;
             audio->put_block(kernels_, layer, head, b, keys + at, values + at, n_state_);
         });
@@ -311,7 +311,7 @@ void TextDecoder::attend_to_tokens(const AttentionWeights& weights, int64_t laye
     // A task is some heads side by side: what the next one needs comes from memory while one is computed.
     const int64_t n_all = static_cast<int64_t>(batch.passes.size()) * n_head_;
     const int64_t n_of_task = std::clamp<int64_t>(n_all / (kTasksPerThread * machine.pool().size()), 1, n_head_);
-    machine.pool().run(ceil_divide(n_all, n_of_task), [&](int64_t task, int worker) {
+    machine.pool().run_shares(ceil_divide(n_all, n_of_task), [&](int64_t task, int worker) {
         const int64_t begin = task * n_of_task, end = std::min(n_all, begin + n_of_task);
         fetch(begin);
         for (int64_t i = begin; i < end; ++i) {
@@ -341,7 +341,7 @@ void TextDecoder::attend_to_audio(const AttentionWeights& weights, int64_t layer
             parts.push_back({group.audio, group.first + i, std::min(kQueriesAtOnce, group.n - i)});
         }
     }
-    machine.pool().run(static_cast<int64_t>(parts.size()) * n_head_, [&](int64_t task, int worker) {
+    machine.pool().run_shares(static_cast<int64_t>(parts.size()) * n_head_, [&](int64_t task, int worker) {
         const Part& part = parts[static_cast<size_t>(task / n_head_)];
         const int64_t head = task % n_head_, at = part.first * n_state_ + head * kHeadSize;
         const CachedHead cached = part.audio->head(layer, head);

@@ -135,7 +135,7 @@ void Encoder::attend(const AttentionWeights& weights, int64_t n_ctx, float* x) {
     const int64_t wanted = ceil_divide(2 * machine.pool().size(), n_head);
     const int64_t n_parts = std::clamp<int64_t>(wanted, 1, std::max<int64_t>(1, n_ctx / kLeastQueriesPerPart));
     const int64_t n_queries = ceil_divide(ceil_divide(n_ctx, n_parts), kernels::kQueryBlock) * kernels::kQueryBlock;
-    machine.pool().run(n_head * n_parts, [&](int64_t task, int worker) {
+    machine.pool().run_shares(n_head * n_parts, [&](int64_t task, int worker) {
         const int64_t head = task / n_parts * kHeadSize, first = task % n_parts * n_queries;
         if (first >= n_ctx) return;
         kernels_.attention(q + first * n_state + head, n_state, k + head, n_state, v + head, n_state,

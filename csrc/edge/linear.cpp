@@ -20,6 +20,11 @@ constexpr int64_t kStripsFromPacked = kernels::kPackedRows / kStripRows;
 // Tiles of a task then: enough to hide its start, few enough for every thread to get some and, where the input takes
 // several passes over them, to stay in a core's cache.
 constexpr int64_t kFewestPackedTiles = 8, kMostPackedTiles = 32;
+// With this many strips, each thread takes strips of its own, those that it has quantised or normalised itself, instead
+// of tiles of its own: to expand all tiles costs as much as one strip more.
+constexpr int64_t kFewestStripsOfThread = 16;
+// Strips that are multiplied with one tile after the other, from a second level cache.
+constexpr int64_t kNearStripBytes = 1024 * 1024;
 // Strips that are multiplied in one pass, from a first level cache or a little beyond: to go over the weights a second
 // time costs more than to fetch some of the input from the second level.
 constexpr size_t kNearBytes = 40 * 1024;
@@ -38,7 +43,7 @@ MachineNeeds normalised_needs(int64_t m, int64_t k) {
 Rows normalised(Machine& machine, const Rows& rows, const LayerNormWeights& norm) {
     const auto k = static_cast<int64_t>(norm.weight.size());
     float* to = machine.rows();
-    machine.pool().run(ceil_divide(rows.m, kStripRows), [&](int64_t i, int) {
+    machine.pool().run_shares(ceil_divide(rows.m, kStripRows), [&](int64_t i, int) {
         const int64_t first = i * kStripRows;
         machine.kernels().layer_norm(rows.data + first * rows.stride, std::min(kStripRows, rows.m - first), k,
                                      norm.weight.data(), norm.bias.data(), to + first * k);
@@ -80,7 +85,7 @@ class Input {
   private:
     void quantise() {
         const size_t bytes = kernels::strip_bytes(k_);
-        machine_.pool().run(n_strips(), [&](int64_t i, int worker) {
+        machine_.pool().run_shares(n_strips(), [&](int64_t i, int worker) {
             const float* from = rows_.data + i * kStripRows * rows_.stride;
             int64_t stride = rows_.stride;
             if (norm_) {
@@ -123,11 +128,10 @@ struct Part {
     }
 };
 
-// How the weights of a product are taken.
-struct Grain {
-    bool packed;    // as they are, or expanded first
-    int64_t tiles;  // of a task
-};
+// Whether weights are multiplied as they are packed: with few rows.
+bool takes_packed(const Linear& linear, int64_t n_strips) {
+    return n_strips <= kStripsFromPacked && linear.format != Format::f32;
+}
 
 // Whether packed weights are multiplied with all strips in one pass.
 bool takes_one_pass(const Linear& linear, int64_t n_strips) {
@@ -135,35 +139,54 @@ bool takes_one_pass(const Linear& linear, int64_t n_strips) {
     return is_block_format(linear) && static_cast<size_t>(n_strips) * kernels::strip_bytes(linear.k) <= kNearBytes;
 }
 
-Grain grain_of(const Linear& linear, int64_t n_strips, int64_t tiles_per_call, int64_t n_threads) {
-    if (n_strips > kStripsFromPacked || linear.format == Format::f32) return {false, tiles_per_call};
-    if (!takes_one_pass(linear, n_strips)) return {true, kFewestPackedTiles};
+int64_t packed_tiles_of_task(const Linear& linear, int64_t n_strips, int64_t n_threads) {
+    if (!takes_one_pass(linear, n_strips)) return kFewestPackedTiles;
     const int64_t share = kernels::n_tiles(linear.n) / (kTasksPerThread * n_threads);
-    return {true, std::clamp(share, kFewestPackedTiles, kMostPackedTiles)};
+    return std::clamp(share, kFewestPackedTiles, kMostPackedTiles);
+}
+
+void cut_packed(const Product& product, int64_t n_strips, int64_t n_threads, std::vector<Part>& parts) {
+    const int64_t n_tiles = kernels::n_tiles(product.linear->n);
+    const int64_t n_at_once = packed_tiles_of_task(*product.linear, n_strips, n_threads);
+    for (int64_t tile = 0; tile < n_tiles; tile += n_at_once) {
+        parts.push_back({&product, true, tile, std::min(n_at_once, n_tiles - tile), 0, n_strips});
+    }
+}
+
+// In how many groups the strips are multiplied with tiles that were expanded for each of them.
+int64_t n_strip_groups(const std::vector<Product>& products, int64_t n_strips, int64_t tiles_per_call,
+                       int64_t n_threads) {
+    if (n_strips >= kFewestStripsOfThread * n_threads) {
+        const auto bytes = static_cast<int64_t>(kernels::strip_bytes(products.front().linear->k));
+        return n_threads * ceil_divide(n_strips * bytes, n_threads * kNearStripBytes);
+    }
+    int64_t n_tile_groups = 0;
+    for (const Product& product : products) {
+        n_tile_groups += ceil_divide(kernels::n_tiles(product.linear->n), tiles_per_call);
+    }
+    return std::clamp<int64_t>(ceil_divide(kTasksPerThread * n_threads, n_tile_groups), 1, n_strips);
+}
+
+void cut_expanded(const Product& product, int64_t first_strip, int64_t n_strips, int64_t tiles_per_call,
+                  std::vector<Part>& parts) {
+    const int64_t n_tiles = kernels::n_tiles(product.linear->n);
+    for (int64_t tile = 0; tile < n_tiles; tile += tiles_per_call) {
+        parts.push_back({&product, false, tile, std::min(tiles_per_call, n_tiles - tile), first_strip, n_strips});
+    }
 }
 
 std::vector<Part> cut(const std::vector<Product>& products, int64_t n_strips, int64_t tiles_per_call,
                       int64_t n_threads) {
-    int64_t n_groups = 0;
-    for (const Product& product : products) {
-        const Grain grain = grain_of(*product.linear, n_strips, tiles_per_call, n_threads);
-        n_groups += ceil_divide(kernels::n_tiles(product.linear->n), grain.tiles);
-    }
-    const int64_t cuts = std::clamp<int64_t>(ceil_divide(kTasksPerThread * n_threads, n_groups), 1, n_strips);
-    const int64_t strips_at_once = ceil_divide(n_strips, cuts);
     std::vector<Part> parts;
     for (const Product& product : products) {
-        const int64_t n_tiles = kernels::n_tiles(product.linear->n);
-        const Grain grain = grain_of(*product.linear, n_strips, tiles_per_call, n_threads);
-        for (int64_t tile = 0; tile < n_tiles; tile += grain.tiles) {
-            const int64_t n = std::min(grain.tiles, n_tiles - tile);
-            if (grain.packed) {
-                parts.push_back({&product, true, tile, n, 0, n_strips});
-                continue;
-            }
-            for (int64_t strip = 0; strip < n_strips; strip += strips_at_once) {
-                parts.push_back({&product, false, tile, n, strip, std::min(strips_at_once, n_strips - strip)});
-            }
+        if (takes_packed(*product.linear, n_strips)) cut_packed(product, n_strips, n_threads, parts);
+    }
+    const int64_t n_groups = n_strip_groups(products, n_strips, tiles_per_call, n_threads);
+    for (int64_t group = 0; group < n_groups; ++group) {
+        const int64_t first = share_begin(n_strips, n_groups, group), end = share_begin(n_strips, n_groups, group + 1);
+        for (const Product& product : products) {
+            if (takes_packed(*product.linear, n_strips)) continue;
+            cut_expanded(product, first, end - first, tiles_per_call, parts);
         }
     }
     return parts;
@@ -228,7 +251,7 @@ void multiply_all(Machine& machine, const Rows& rows, const LayerNormWeights* no
     const Input input(machine, rows, norm, products);
     const int64_t tiles_per_call = machine.kernels().tiles_per_call;
     const std::vector<Part> parts = cut(products, input.n_strips(), tiles_per_call, machine.pool().size());
-    machine.pool().run(static_cast<int64_t>(parts.size()), [&](int64_t i, int worker) {
+    machine.pool().run_shares(static_cast<int64_t>(parts.size()), [&](int64_t i, int worker) {
         const Part& part = parts[static_cast<size_t>(i)];
         if (part.packed) {
             multiply_packed(machine, input, part);
@@ -326,7 +349,7 @@ void apply_mlp(Machine& machine, const MlpWeights& weights, int64_t m, float* x,
 
 void normalize(Machine& machine, const LayerNormWeights& norm, int64_t m, float* x) {
     const auto n = static_cast<int64_t>(norm.weight.size());
-    machine.pool().run(ceil_divide(m, kStripRows), [&](int64_t i, int) {
+    machine.pool().run_shares(ceil_divide(m, kStripRows), [&](int64_t i, int) {
         const int64_t first = i * kStripRows;
         float* rows = x + first * n;
         machine.kernels().layer_norm(rows, std::min(kStripRows, m - first), n, norm.weight.data(), norm.bias.data(),
