@@ -22,6 +22,7 @@ COMPILER = os.environ.get("CXX") or shutil.which("c++")
 CHECKS = [
     "each_task_once",
     "all_workers_work",
+    "shares",
     "exceptions",
     "nested",
     "callers_take_turns",
@@ -33,7 +34,7 @@ CHECKS = [
     "shared",
     "exit_under_load",
 ]
-NO_RACES = ["each_task_once", "exceptions", "nested", "callers_take_turns", "rest_and_go_on"]
+NO_RACES = ["each_task_once", "shares", "exceptions", "nested", "callers_take_turns", "rest_and_go_on"]
 
 needs_sources = pytest.mark.skipif(
     COMPILER is None or os.name != "posix" or not all(path.is_file() for path in SOURCES),

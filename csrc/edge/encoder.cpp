@@ -16,8 +16,8 @@ constexpr int64_t kLeastQueriesPerPart = 256;
 
 constexpr int64_t kFloatsPerLine = kCacheLine / sizeof(float);
 
-// bf16 keeps 8 bits of q, k, v and of the probabilities: nothing beside the noise of 8-bit weights and inputs, but a
-// hundred times that of an f16 or f32 model.
+// 8 bits are kept of q, k, v and the probabilities: nothing beside the noise of 8-bit weights and inputs, but a hundred
+// times that of an f16 or f32 model.
 bool wants_exact_attention(const EncoderWeights& weights) {
     for (const EncoderLayer& layer : weights.layers) {
         const AttentionWeights& attention = layer.attention;

@@ -140,8 +140,8 @@ inline constexpr int64_t kHeadSize = 64;
 
 // One head of attention for a range of queries: out = softmax(q k' / 8) v, over n_keys keys, without a matrix of all
 // scores. q, k, v and out have rows of kHeadSize values, `*_stride` floats apart; `scratch` (aligned) has
-// attention_scratch_floats(n_keys). Sums are f32. `exact` asks for f32 operands too; without it a table may round q, k,
-// v and the probabilities to bf16 (8 bits), which is less than what quantised weights cost.
+// attention_scratch_floats(n_keys). Sums are f32. `exact` asks for f32 operands too; without it a table may round q and
+// k to int8 with a scale a row, v and the probabilities to bf16, which is less than what quantised weights cost.
 inline constexpr int64_t kQueryBlock = 16;
 using Attention = void (*)(const float* q, int64_t q_stride, const float* k, int64_t k_stride, const float* v,
                            int64_t v_stride, int64_t n_queries, int64_t n_keys, bool exact, float* out,

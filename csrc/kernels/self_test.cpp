@@ -449,7 +449,8 @@ void test_layer_norm(const KernelTable& table, Findings& findings) {
 // ---- Attention
 // --------------------------------------------------------------------------------------------------------
 
-// 4 bf16 roundings, of a query, a key, a value and a probability, of 2^-8 each; int16's are smaller.
+// Roundings of a value and a probability to bf16, of 2^-8 each, and as much again for those of a query and a key to
+// int8, which add up in a score in random directions; int16's are smaller.
 constexpr double kHalfPrecision = 4 * 0x1p-8;
 
 void test_attention(const KernelTable& table, bool is_exact, Findings& findings) {

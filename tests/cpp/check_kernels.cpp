@@ -1065,27 +1065,30 @@ struct AttentionInput {
 // In float a score is off by sqrt(64) roundings of its terms, which (with exp's own error) scales the key's probability
 // by as much: out moves by p |v - out| times that, and by sqrt(n_keys) roundings of the sum.
 //
-// Rounding to bf16 moves each product in a score by at most 2^-8 twice, each probability and each value by 2^-8 once,
-// in random directions: variances add up. Eight standard deviations, since millions are compared.
+// Rounding to int8 moves each value of a query and of a key by an even distribution over one step, of which 127 are the
+// row's greatest; rounding to bf16 moves each probability and each value by 2^-8 at most. In random directions:
+// variances add up. Eight standard deviations, since millions are compared.
 struct AttentionTruth {
     std::vector<double> out, tolerance;
 
     AttentionTruth(const AttentionCase& shape, const AttentionInput& input, int64_t query)
         : out(k::kHeadSize), tolerance(k::kHeadSize) {
         const auto n = static_cast<size_t>(shape.n_keys);
-        std::vector<double> p(n), float_error(n), half_error(n);
+        std::vector<double> p(n), float_error(n), code_error(n);
         double greatest = -HUGE_VAL, sum = 0.0;
         for (size_t j = 0; j < n; ++j) {
-            double terms = 0.0, squares = 0.0;
+            double terms = 0.0;
+            Row q, key;
             for (int64_t i = 0; i < k::kHeadSize; ++i) {
-                const double term = static_cast<double>(input.q[query * kWide + i]) *
-                                    static_cast<double>(input.key[static_cast<int64_t>(j) * kWide + i]) / 8;
-                p[j] += term;
-                terms += std::fabs(term);
-                squares += term * term;
+                const auto a = static_cast<double>(input.q[query * kWide + i]);
+                const auto b = static_cast<double>(input.key[static_cast<int64_t>(j) * kWide + i]);
+                p[j] += a * b / 8;
+                terms += std::fabs(a * b / 8);
+                q.add(a);
+                key.add(b);
             }
             float_error[j] = kEps * 8 * (terms + 1);
-            half_error[j] = kHalfEps * std::sqrt(2 * squares);
+            code_error[j] = std::sqrt(q.step_variance() * key.squares + key.step_variance() * q.squares) / 8;
             greatest = std::max(greatest, p[j]);
         }
         for (double& score : p) {
@@ -1093,15 +1096,26 @@ struct AttentionTruth {
             sum += score;
         }
         for (double& score : p) score /= sum;
-        for (int64_t i = 0; i < k::kHeadSize; ++i) add_column(shape, input, p, float_error, half_error, i);
+        for (int64_t i = 0; i < k::kHeadSize; ++i) add_column(shape, input, p, float_error, code_error, i);
     }
 
   private:
     static constexpr double kHalfEps = 0x1p-8;  // half an eps of bf16
     static constexpr double kDeviations = 8;
 
+    // What a row of values is known by.
+    struct Row {
+        double squares = 0.0, greatest = 0.0;
+
+        void add(double value) {
+            squares += value * value;
+            greatest = std::max(greatest, std::fabs(value));
+        }
+        double step_variance() const { return greatest * greatest / (127.0 * 127.0) / 12; }
+    };
+
     void add_column(const AttentionCase& shape, const AttentionInput& input, const std::vector<double>& p,
-                    const std::vector<double>& float_error, const std::vector<double>& half_error, int64_t i) {
+                    const std::vector<double>& float_error, const std::vector<double>& code_error, int64_t i) {
         const auto column = static_cast<size_t>(i);
         double magnitude = 0.0, moved = 0.0, variance = 0.0;
         for (size_t j = 0; j < p.size(); ++j) {
@@ -1112,7 +1126,7 @@ struct AttentionTruth {
             const double distance = std::fabs(v) + std::fabs(out[column]);
             magnitude += p[j] * std::fabs(v);
             moved += p[j] * distance * std::expm1(float_error[j]);
-            const double score = std::expm1(kDeviations * half_error[j]) * distance;
+            const double score = std::expm1(kDeviations * code_error[j]) * distance;
             const double rounding = kDeviations * kHalfEps * (distance + std::fabs(v));
             variance += p[j] * p[j] * (score * score + rounding * rounding);
         }

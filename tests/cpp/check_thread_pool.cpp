@@ -70,16 +70,17 @@ void check_child(const pid_t child) {
 
 void each_task_once(int size) {
     ThreadPool pool(size);
-    for (int repeat = 0; repeat < 3000; ++repeat) {
-        const int n = repeat % 41;
+    for (int repeat = 0; repeat < 6000; ++repeat) {
+        const int n = repeat / 2 % 41;
         std::vector<int> count(static_cast<size_t>(n));
         std::vector<std::atomic<int>> busy(static_cast<size_t>(size));
-        pool.run(n, [&](int64_t i, int worker) {
+        const auto task = [&](int64_t i, int worker) {
             CHECK(worker >= 0 && worker < size);
             CHECK(busy[static_cast<size_t>(worker)].exchange(1) == 0);
             ++count[static_cast<size_t>(i)];
             busy[static_cast<size_t>(worker)] = 0;
-        });
+        };
+        repeat % 2 == 0 ? pool.run(n, task) : pool.run_shares(n, task);
         for (const int one : count) CHECK(one == 1);
     }
     CHECK(ThreadPool(0).size() == 1 && ThreadPool(-5).size() == 1 && pool.size() == size);
@@ -92,22 +93,55 @@ void all_workers_work(int size) {
     CHECK(workers_seen(pool) == size);
 }
 
+// A worker that starts in time has its own share to itself; what one does not get to, others do.
+void shares(int size) {
+    ThreadPool pool(size);
+    constexpr int64_t kTasksOfShare = 6;
+    const int64_t n = kTasksOfShare * size;
+    CHECK(whisperq::share_begin(n, size, 0) == 0 && whisperq::share_begin(n, size, size) == n);
+    std::vector<std::atomic<int64_t>> first(static_cast<size_t>(size));
+    for (auto& one : first) one = -1;
+    std::atomic<int> n_workers{0};
+    pool.run_shares(n, [&](int64_t i, int worker) {
+        int64_t none = -1;
+        if (first[static_cast<size_t>(worker)].compare_exchange_strong(none, i)) ++n_workers;
+        for (int ms = 0; n_workers < size && ms < 2000; ++ms) sleep_us(1000);
+    });
+    CHECK(n_workers == size);
+    for (int worker = 0; worker < size; ++worker) {
+        CHECK(first[static_cast<size_t>(worker)] == whisperq::share_begin(n, size, worker));
+    }
+    std::vector<int> done_by(static_cast<size_t>(n), -1);
+    const int64_t held_up = n - kTasksOfShare;  // in the last worker's share
+    pool.run_shares(n, [&](int64_t i, int worker) {
+        done_by[static_cast<size_t>(i)] = worker;
+        if (i == held_up) sleep_us(100'000);
+    });
+    for (const int worker : done_by) CHECK(worker >= 0);
+    const int busy = done_by[static_cast<size_t>(held_up)];
+    if (size > 1) CHECK(done_by.back() != busy);
+}
+
 void exceptions(int size) {
     ThreadPool pool(size);
-    for (int repeat = 0; repeat < 200; ++repeat) {
+    for (int repeat = 0; repeat < 400; ++repeat) {
+        const bool in_shares = repeat % 2 != 0;
+        const int bad = repeat / 2;
         std::atomic<int> begun{0};
         std::string caught;
+        const auto task = [&](int64_t i, int) {
+            ++begun;
+            if (i == bad) throw std::runtime_error("task " + std::to_string(i));
+        };
         try {
-            pool.run(1000, [&](int64_t i, int) {
-                ++begun;
-                if (i == repeat) throw std::runtime_error("task " + std::to_string(i));
-            });
+            in_shares ? pool.run_shares(1000, task) : pool.run(1000, task);
         } catch (const std::runtime_error& error) {
             caught = error.what();
         }
-        CHECK(caught == "task " + std::to_string(repeat));
-        CHECK(begun > repeat);
-        if (size == 1) CHECK(begun == repeat + 1);
+        CHECK(caught == "task " + std::to_string(bad));
+        CHECK(begun > 0);
+        if (!in_shares) CHECK(begun > bad);
+        if (size == 1) CHECK(begun == bad + 1);
         CHECK(sum_of(pool, 100) == 4950);
     }
 }
@@ -263,6 +297,7 @@ constexpr struct {
 } kChecks[] = {
     {"each_task_once", each_task_once},
     {"all_workers_work", all_workers_work},
+    {"shares", shares},
     {"exceptions", exceptions},
     {"nested", nested},
     {"callers_take_turns", callers_take_turns},

@@ -4,19 +4,20 @@
 //
 //   scores    lanes are queries, so that greatest, exp and sum need no exchange between lanes:
 //
-//               queries: 3 registers         8 keys x 3 registers of sums; a step takes one word (an f32, or a pair
-//             +------+------+------+         of bf16) of each key in every lane. Keys need no transposition, the few
-//    8 keys   |      |      |      |         queries are transposed.
+//               queries: 3 registers         8 keys x 3 registers of sums; a step takes one word (an f32, or four int8)
+//             +------+------+------+         of each key in every lane. Keys need no transposition, the few queries
+//    8 keys   |      |      |      |         are transposed.
 //             +------+------+------+
 //
 //   output    lanes are the 64 values of the head:
 //
 //               values: 4 registers          6 queries x 4 registers of sums; a step takes one word of probabilities
-//             +-----+-----+-----+-----+      (a key, or a pair of keys in bf16), which the layout of the scores has
+//             +-----+-----+-----+-----+      (of a key, or a pair of keys in bf16), which the layout of the scores has
 //    6        |     |     |     |     |      ready, in every lane.
 //    queries  +-----+-----+-----+-----+
 //
-// The product's operands are an `Operands`: F32 or (avx512_bf16.h) Bf16. A word holds Operands::kPack of them.
+// Queries and keys are a `Keys`: F32Keys or Int8Keys. Probabilities and values are a `Values`: F32Values or
+// (avx512_bf16.h) Bf16Values. A word holds kPack of them.
 #pragma once
 
 #include <immintrin.h>
@@ -38,26 +39,107 @@ constexpr float kNoScore = -3.402823466e38f;
 
 static_assert(kChunkKeys % kKeyGroup == 0 && 64 % kKeyGroup == 0, "a chunk has whole groups, and scratch has room");
 
-struct F32 {
+struct F32Keys {
+    static constexpr int kPack = 1;
+    using Sum = __m512;
+
+    // What is known of a key beside its words.
+    struct Number {};
+
+    // A query into kHeadSize words; returns what its scores are to be multiplied with.
+    static float pack_query(const float* from, float* words) {
+        pack_key(from, words);
+        return kQueryScale;
+    }
+    static Number pack_key(const float* from, float* words) {
+#pragma GCC unroll 4
+        for (int v = 0; v < kHeadVectors; ++v) _mm512_storeu_ps(words + v * kLanes, _mm512_loadu_ps(from + v * kLanes));
+        return {};
+    }
+
+    static Sum start(Number) {
+        return _mm512_setzero_ps();
+    }
+    static Sum dot(Sum sum, __m512i queries, __m512i key) {
+        return _mm512_fmadd_ps(_mm512_castsi512_ps(queries), _mm512_castsi512_ps(key), sum);
+    }
+    static __m512 score(Sum sum, Number, __m512 query_scales) {
+        return _mm512_mul_ps(sum, query_scales);
+    }
+};
+
+// Four to a word, with a scale for each query and each key. The instruction wants one side unsigned: queries are codes
+// + 128, so that sums start with -128 * sum(key's codes).
+struct Int8Keys {
+    static constexpr int kPack = 4;
+    using Sum = __m512i;
+
+    struct Number {
+        float scale;
+        int32_t start;
+    };
+
+    static float pack_query(const float* from, float* words) {
+        float scale;
+        const Codes codes = quantize(from, scale);
+        store(codes, 128, words);
+        return scale * kQueryScale;
+    }
+    static Number pack_key(const float* from, float* words) {
+        Number number;
+        const Codes codes = quantize(from, number.scale);
+        store(codes, 0, words);
+        number.start = -128 * _mm512_reduce_add_epi32(_mm512_add_epi32(_mm512_add_epi32(codes.of[0], codes.of[1]),
+                                                                       _mm512_add_epi32(codes.of[2], codes.of[3])));
+        return number;
+    }
+
+    static Sum start(Number number) { return _mm512_set1_epi32(number.start); }
+    static Sum dot(Sum sum, __m512i queries, __m512i key) { return _mm512_dpbusd_epi32(sum, queries, key); }
+    static __m512 score(Sum sum, Number number, __m512 query_scales) {
+        return _mm512_mul_ps(_mm512_mul_ps(_mm512_cvtepi32_ps(sum), _mm512_set1_ps(number.scale)), query_scales);
+    }
+
+  private:
+    struct Codes {
+        __m512i of[kHeadVectors];  // int32
+    };
+
+    static Codes quantize(const float* from, float& scale) {
+        constexpr float kLeastNormal = 1.17549435e-38f;
+        __m512 values[kHeadVectors], greatest = _mm512_setzero_ps();
+#pragma GCC unroll 4
+        for (int v = 0; v < kHeadVectors; ++v) {
+            values[v] = _mm512_loadu_ps(from + v * kLanes);
+            greatest = _mm512_max_ps(greatest, _mm512_abs_ps(values[v]));
+        }
+        scale = _mm512_reduce_max_ps(greatest) / 127.0f;
+        if (scale < kLeastNormal) scale = 0.0f;
+        const __m512 inverse = _mm512_set1_ps(scale == 0.0f ? 0.0f : 1.0f / scale);
+        Codes codes;
+#pragma GCC unroll 4
+        for (int v = 0; v < kHeadVectors; ++v) codes.of[v] = _mm512_cvtps_epi32(_mm512_mul_ps(values[v], inverse));
+        return codes;
+    }
+
+    static void store(const Codes& codes, int zero_point, float* words) {
+        auto* to = reinterpret_cast<__m128i*>(words);
+#pragma GCC unroll 4
+        for (int v = 0; v < kHeadVectors; ++v) {
+            const __m512i shifted = _mm512_add_epi32(codes.of[v], _mm512_set1_epi32(zero_point));
+            _mm_storeu_si128(to + v, _mm512_cvtepi32_epi8(shifted));
+        }
+    }
+};
+
+struct F32Values {
     static constexpr int kPack = 1;
     static constexpr int kExp2Degree = kExp2Exact;
 
-    static __m512 dot(__m512 sum, __m512i a, __m512i b) {
-        return _mm512_fmadd_ps(_mm512_castsi512_ps(a), _mm512_castsi512_ps(b), sum);
-    }
-
-    // A row of the head into kHeadSize / kPack words.
-    static void pack_row(const float* from, float factor, float* words) {
-#pragma GCC unroll 4
-        for (int v = 0; v < kHeadVectors; ++v) {
-            _mm512_storeu_ps(words + v * kLanes,
-                             _mm512_mul_ps(_mm512_loadu_ps(from + v * kLanes), _mm512_set1_ps(factor)));
-        }
-    }
-
     // kPack rows of values, of which `n` exist, into kHeadSize words.
-    static void pack_values(const float* from, int64_t, int64_t, float* words) {
-        pack_row(from, 1.0f, words);
+    static void pack(const float* from, int64_t, int64_t, float* words) {
+#pragma GCC unroll 4
+        for (int v = 0; v < kHeadVectors; ++v) _mm512_storeu_ps(words + v * kLanes, _mm512_loadu_ps(from + v * kLanes));
     }
 
     // kPack registers of probabilities into one of words; adds what they are as operands to `total`.
@@ -65,15 +147,20 @@ struct F32 {
         total = _mm512_add_ps(total, p[0]);
         return _mm512_castps_si512(p[0]);
     }
+
+    static __m512 dot(__m512 sum, __m512i values, __m512i probability) {
+        return _mm512_fmadd_ps(_mm512_castsi512_ps(values), _mm512_castsi512_ps(probability), sum);
+    }
 };
 
 // What a block of queries needs while it goes over the keys. Words and scores lie [step][query].
-template <class Operands, int kVectors>
+template <class Keys, int kVectors>
 struct QueryBlock {
     static constexpr int64_t kQueries = kVectors * kLanes;
-    static constexpr int64_t kSteps = kHeadSize / Operands::kPack;
+    static constexpr int64_t kSteps = kHeadSize / Keys::kPack;
 
     alignas(64) float queries[kSteps][kQueries];
+    alignas(64) float scales[kQueries];              // of the queries
     alignas(64) float scores[kChunkKeys][kQueries];  // then, from the beginning, the words of the probabilities
     alignas(64) float sums[kQueries][kHeadSize];     // of values by probabilities
     alignas(64) float factors[kQueries];             // what the sums are worth beside the new greatest score
@@ -81,15 +168,15 @@ struct QueryBlock {
     __m512 totals[kVectors];  // of the probabilities
 };
 
-template <class Operands, int kVectors>
-static inline void start_block(QueryBlock<Operands, kVectors>& block, const float* q, int64_t q_stride,
-                               int64_t n_queries) {
-    using Block = QueryBlock<Operands, kVectors>;
+template <class Keys, int kVectors>
+static inline void start_block(QueryBlock<Keys, kVectors>& block, const float* q, int64_t q_stride, int64_t n_queries) {
+    using Block = QueryBlock<Keys, kVectors>;
     memset(block.queries, 0, sizeof block.queries);
+    memset(block.scales, 0, sizeof block.scales);
     memset(block.sums, 0, sizeof block.sums);
     for (int64_t m = 0; m < n_queries; ++m) {
         alignas(64) float words[Block::kSteps];
-        Operands::pack_row(q + m * q_stride, kQueryScale, words);
+        block.scales[m] = Keys::pack_query(q + m * q_stride, words);
         for (int64_t s = 0; s < Block::kSteps; ++s) memcpy(&block.queries[s][m], words + s, sizeof(float));
     }
     for (int v = 0; v < kVectors; ++v) {
@@ -98,18 +185,18 @@ static inline void start_block(QueryBlock<Operands, kVectors>& block, const floa
     }
 }
 
-// Scores of all queries with kKeyGroup keys.
-template <class Operands, int kVectors>
-static inline void score_keys(const QueryBlock<Operands, kVectors>& block, const float* keys, float* scores,
-                              __m512 (&greatest)[kVectors]) {
-    using Block = QueryBlock<Operands, kVectors>;
-    __m512 sums[kKeyGroup][kVectors];
+// Scores of all queries with kKeyGroup keys. Unrolled all the way for int8, or GCC copies every sum in every step.
+template <class Keys, int kVectors>
+static inline void score_keys(const QueryBlock<Keys, kVectors>& block, const float* keys,
+                              const typename Keys::Number* numbers, float* scores, __m512 (&greatest)[kVectors]) {
+    using Block = QueryBlock<Keys, kVectors>;
+    typename Keys::Sum sums[kKeyGroup][kVectors];
 #pragma GCC unroll 8
     for (int i = 0; i < kKeyGroup; ++i) {
 #pragma GCC unroll 3
-        for (int v = 0; v < kVectors; ++v) sums[i][v] = _mm512_setzero_ps();
+        for (int v = 0; v < kVectors; ++v) sums[i][v] = Keys::start(numbers[i]);
     }
-#pragma GCC unroll 2
+#pragma GCC unroll 16
     for (int64_t s = 0; s < Block::kSteps; ++s) {
         __m512i queries[kVectors];
 #pragma GCC unroll 3
@@ -118,24 +205,25 @@ static inline void score_keys(const QueryBlock<Operands, kVectors>& block, const
         for (int i = 0; i < kKeyGroup; ++i) {
             const __m512i key = broadcast_word(keys + i * Block::kSteps + s);
 #pragma GCC unroll 3
-            for (int v = 0; v < kVectors; ++v) sums[i][v] = Operands::dot(sums[i][v], queries[v], key);
+            for (int v = 0; v < kVectors; ++v) sums[i][v] = Keys::dot(sums[i][v], queries[v], key);
         }
     }
-#pragma GCC unroll 8
-    for (int i = 0; i < kKeyGroup; ++i) {
 #pragma GCC unroll 3
-        for (int v = 0; v < kVectors; ++v) {
-            _mm512_store_ps(scores + i * Block::kQueries + v * kLanes, sums[i][v]);
-            greatest[v] = _mm512_max_ps(greatest[v], sums[i][v]);
+    for (int v = 0; v < kVectors; ++v) {
+        const __m512 scales = _mm512_load_ps(block.scales + v * kLanes);
+#pragma GCC unroll 8
+        for (int i = 0; i < kKeyGroup; ++i) {
+            const __m512 score = Keys::score(sums[i][v], numbers[i], scales);
+            _mm512_store_ps(scores + i * Block::kQueries + v * kLanes, score);
+            greatest[v] = _mm512_max_ps(greatest[v], score);
         }
     }
 }
 
 // Scores of a chunk into probabilities, relative to the greatest score so far.
-template <class Operands, int kVectors>
-static inline void weigh_keys(QueryBlock<Operands, kVectors>& block, const __m512 (&greatest)[kVectors],
-                              int64_t n_keys) {
-    constexpr int kPack = Operands::kPack;
+template <class Values, class Keys, int kVectors>
+static inline void weigh_keys(QueryBlock<Keys, kVectors>& block, const __m512 (&greatest)[kVectors], int64_t n_keys) {
+    constexpr int kPack = Values::kPack;
 #pragma GCC unroll 3
     for (int v = 0; v < kVectors; ++v) {
         const __m512 factor = exp2_of<kExp2Exact>(_mm512_sub_ps(block.greatest[v], greatest[v]));
@@ -147,19 +235,18 @@ static inline void weigh_keys(QueryBlock<Operands, kVectors>& block, const __m51
 #pragma GCC unroll 2
             for (int i = 0; i < kPack; ++i) {
                 const __m512 score = _mm512_load_ps(&block.scores[n + i][v * kLanes]);
-                p[i] = exp2_of<Operands::kExp2Degree>(_mm512_sub_ps(score, greatest[v]));
+                p[i] = exp2_of<Values::kExp2Degree>(_mm512_sub_ps(score, greatest[v]));
                 if (i > 0) p[i] = _mm512_maskz_mov_ps(n + i < n_keys ? 0xffff : 0, p[i]);  // a pair may lack its second
             }
-            _mm512_store_si512(&block.scores[n / kPack][v * kLanes], Operands::pack_probabilities(p, total));
+            _mm512_store_si512(&block.scores[n / kPack][v * kLanes], Values::pack_probabilities(p, total));
         }
         block.totals[v] = total;
     }
 }
 
 // sums = sums * factor + probabilities * values of a chunk, for kRows queries from `first` on.
-template <class Operands, int kVectors, int kBlockRows>
-static inline void add_values(QueryBlock<Operands, kVectors>& block, int64_t first, const float* values,
-                              int64_t n_steps) {
+template <class Values, int kBlockRows, class Keys, int kVectors>
+static inline void add_values(QueryBlock<Keys, kVectors>& block, int64_t first, const float* values, int64_t n_steps) {
     __m512 sums[kBlockRows][kHeadVectors];
 #pragma GCC unroll 6
     for (int r = 0; r < kBlockRows; ++r) {
@@ -177,7 +264,7 @@ static inline void add_values(QueryBlock<Operands, kVectors>& block, int64_t fir
         for (int r = 0; r < kBlockRows; ++r) {
             const __m512i probability = broadcast_word(&block.scores[s][first + r]);
 #pragma GCC unroll 4
-            for (int c = 0; c < kHeadVectors; ++c) sums[r][c] = Operands::dot(sums[r][c], value[c], probability);
+            for (int c = 0; c < kHeadVectors; ++c) sums[r][c] = Values::dot(sums[r][c], value[c], probability);
         }
     }
 #pragma GCC unroll 6
@@ -187,8 +274,8 @@ static inline void add_values(QueryBlock<Operands, kVectors>& block, int64_t fir
     }
 }
 
-template <class Operands, int kVectors>
-static inline void finish_block(const QueryBlock<Operands, kVectors>& block, int64_t n_queries, float* out,
+template <class Keys, int kVectors>
+static inline void finish_block(const QueryBlock<Keys, kVectors>& block, int64_t n_queries, float* out,
                                 int64_t out_stride) {
     alignas(64) float inverses[kVectors * kLanes];
     for (int v = 0; v < kVectors; ++v) {
@@ -204,52 +291,69 @@ static inline void finish_block(const QueryBlock<Operands, kVectors>& block, int
     }
 }
 
+// A head's keys and values as words. Keys are packed row by row, up to a whole group with copies of the last one, whose
+// scores change no maximum; values key by key, or two keys together.
+template <class Keys>
+struct PackedHead {
+    const float* keys;
+    const typename Keys::Number* numbers;
+    const float* values;
+    int64_t n_keys;
+};
+
+template <class Keys, class Values>
+static PackedHead<Keys> pack_head(const float* k, int64_t k_stride, const float* v, int64_t v_stride, int64_t n_keys,
+                                  float* scratch) {
+    using Number = typename Keys::Number;
+    constexpr int64_t kKeyWords = kHeadSize / Keys::kPack, kValueWords = kHeadSize / Values::kPack;
+    const int64_t n_padded = (n_keys + kKeyGroup - 1) / kKeyGroup * kKeyGroup;
+    float* keys = scratch;
+    float* values = keys + n_padded * kKeyWords;
+    auto* numbers = reinterpret_cast<Number*>(values + (n_keys + Values::kPack - 1) / Values::kPack * kHeadSize);
+    for (int64_t n = 0; n < n_padded; ++n) {
+        numbers[n] = Keys::pack_key(k + (n < n_keys ? n : n_keys - 1) * k_stride, keys + n * kKeyWords);
+    }
+    for (int64_t n = 0; n < n_keys; n += Values::kPack) {
+        Values::pack(v + n * v_stride, v_stride, n_keys - n, values + n * kValueWords);
+    }
+    return {keys, numbers, values, n_keys};
+}
+
 // Up to kVectors * 16 queries with all keys.
-template <class Operands, int kVectors>
-static void attend_block(const float* q, int64_t q_stride, const float* keys, const float* values, int64_t n_queries,
-                         int64_t n_keys, float* out, int64_t out_stride) {
+template <class Keys, class Values, int kVectors>
+static void attend_block(const float* q, int64_t q_stride, const PackedHead<Keys>& head, int64_t n_queries, float* out,
+                         int64_t out_stride) {
     constexpr int kBlockRows = kVectors == 3 ? 6 : 4;  // 48 = 8 x 6, 32 = 8 x 4, 16 = 4 x 4
-    constexpr int64_t kKeyWords = kHeadSize / Operands::kPack;
-    QueryBlock<Operands, kVectors> block;
+    constexpr int64_t kKeyWords = kHeadSize / Keys::kPack, kValueWords = kHeadSize / Values::kPack;
+    QueryBlock<Keys, kVectors> block;
     start_block(block, q, q_stride, n_queries);
-    for (int64_t first = 0; first < n_keys; first += kChunkKeys) {
-        const int64_t n_chunk = n_keys - first < kChunkKeys ? n_keys - first : kChunkKeys;
+    for (int64_t first = 0; first < head.n_keys; first += kChunkKeys) {
+        const int64_t n_chunk = head.n_keys - first < kChunkKeys ? head.n_keys - first : kChunkKeys;
         __m512 greatest[kVectors];
         for (int v = 0; v < kVectors; ++v) greatest[v] = block.greatest[v];
         for (int64_t n = 0; n < n_chunk; n += kKeyGroup) {
-            score_keys(block, keys + (first + n) * kKeyWords, block.scores[n], greatest);
+            score_keys(block, head.keys + (first + n) * kKeyWords, head.numbers + first + n, block.scores[n], greatest);
         }
-        weigh_keys(block, greatest, n_chunk);
-        const int64_t n_steps = (n_chunk + Operands::kPack - 1) / Operands::kPack;
+        weigh_keys<Values>(block, greatest, n_chunk);
+        const int64_t n_steps = (n_chunk + Values::kPack - 1) / Values::kPack;
         for (int64_t m = 0; m < n_queries; m += kBlockRows) {
-            add_values<Operands, kVectors, kBlockRows>(block, m, values + first / Operands::kPack * kHeadSize, n_steps);
+            add_values<Values, kBlockRows>(block, m, head.values + first * kValueWords, n_steps);
         }
     }
     finish_block(block, n_queries, out, out_stride);
 }
 
-// Keys are packed row by row, up to a whole group with copies of the last one, whose scores change no maximum; values
-// key by key, or two keys together.
-template <class Operands>
+template <class Keys, class Values>
 static void attend(const float* q, int64_t q_stride, const float* k, int64_t k_stride, const float* v, int64_t v_stride,
                    int64_t n_queries, int64_t n_keys, float* out, int64_t out_stride, float* scratch) {
-    constexpr int64_t kKeyWords = kHeadSize / Operands::kPack;
-    const int64_t n_padded = (n_keys + kKeyGroup - 1) / kKeyGroup * kKeyGroup;
-    float* keys = scratch;
-    float* values = scratch + n_padded * kKeyWords;
-    for (int64_t n = 0; n < n_padded; ++n) {
-        Operands::pack_row(k + (n < n_keys ? n : n_keys - 1) * k_stride, 1.0f, keys + n * kKeyWords);
-    }
-    for (int64_t n = 0; n < n_keys; n += Operands::kPack) {
-        Operands::pack_values(v + n * v_stride, v_stride, n_keys - n, values + n * kKeyWords);
-    }
+    const PackedHead<Keys> head = pack_head<Keys, Values>(k, k_stride, v, v_stride, n_keys, scratch);
     for (int64_t m = 0; m < n_queries; m += kQueryVectors * kLanes) {
         const int64_t rest = n_queries - m;
-        const auto attend_some = rest > 2 * kLanes ? attend_block<Operands, 3>
-                                 : rest > kLanes   ? attend_block<Operands, 2>
-                                                   : attend_block<Operands, 1>;
+        const auto attend_some = rest > 2 * kLanes ? attend_block<Keys, Values, 3>
+                                 : rest > kLanes   ? attend_block<Keys, Values, 2>
+                                                   : attend_block<Keys, Values, 1>;
         const int64_t count = rest < kQueryVectors * kLanes ? rest : kQueryVectors * kLanes;
-        attend_some(q + m * q_stride, q_stride, keys, values, count, n_keys, out + m * out_stride, out_stride);
+        attend_some(q + m * q_stride, q_stride, head, count, out + m * out_stride, out_stride);
     }
 }
 

@@ -1,4 +1,4 @@
-// Operands of attention in bf16, two to a word: vdpbf16ps multiplies twice as many as an FMA.
+// Probabilities and values of attention in bf16, two to a word: vdpbf16ps multiplies twice as many as an FMA.
 #pragma once
 
 #include <immintrin.h>
@@ -10,7 +10,7 @@
 namespace whisperq::kernels {
 namespace {
 
-struct Bf16 {
+struct Bf16Values {
     static constexpr int kPack = 2;
     static constexpr int kExp2Degree = kExp2ForBf16;
 
@@ -26,17 +26,7 @@ struct Bf16 {
         return _mm512_permutexvar_epi16(order, round_two(b, a));
     }
 
-    static void pack_row(const float* from, float factor, float* words) {
-        const __m512 by = _mm512_set1_ps(factor);
-#pragma GCC unroll 2
-        for (int v = 0; v < kHeadVectors; v += 2) {
-            const __m512 low = _mm512_mul_ps(_mm512_loadu_ps(from + v * kLanes), by);
-            const __m512 high = _mm512_mul_ps(_mm512_loadu_ps(from + (v + 1) * kLanes), by);
-            _mm512_storeu_si512(words + v / 2 * kLanes, round_two(high, low));
-        }
-    }
-
-    static void pack_values(const float* from, int64_t stride, int64_t n, float* words) {
+    static void pack(const float* from, int64_t stride, int64_t n, float* words) {
         const __mmask16 second = n > 1 ? 0xffff : 0;
 #pragma GCC unroll 4
         for (int v = 0; v < kHeadVectors; ++v) {

@@ -25,8 +25,8 @@ namespace {
 
 void attention(const float* q, int64_t q_stride, const float* k, int64_t k_stride, const float* v, int64_t v_stride,
                int64_t n_queries, int64_t n_keys, bool exact, float* out, int64_t out_stride, float* scratch) {
-    (exact ? attend<F32> : attend<Bf16>)(q, q_stride, k, k_stride, v, v_stride, n_queries, n_keys, out, out_stride,
-                                         scratch);
+    (exact ? attend<F32Keys, F32Values> : attend<Int8Keys, Bf16Values>)(q, q_stride, k, k_stride, v, v_stride,
+                                                                        n_queries, n_keys, out, out_stride, scratch);
 }
 
 }  // namespace
