@@ -150,7 +150,7 @@ using Attention = void (*)(const float* q, int64_t q_stride, const float* k, int
 // Room for what an implementation packs of k and v, and for a block's scores.
 static constexpr size_t attention_scratch_floats(int64_t n_keys) {
     const int64_t padded = (n_keys + 63) / 64 * 64;
-    return static_cast<size_t>(2 * padded * kHeadSize + 2 * kQueryBlock * padded + 4096);
+    return static_cast<size_t>(2 * padded * kHeadSize + 2 * kQueryBlock * padded + 4352);
 }
 
 // ---- Attention over a cache, for a decoder's few queries

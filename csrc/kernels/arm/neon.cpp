@@ -181,6 +181,12 @@ struct Dot {
     WHISPERQ_INLINE static int64_t code_at(int64_t row, int64_t group) { return row * kBlock + group * kGroup; }
 };
 
+// Products of int8 are no faster here than those of f32, so that it is always exact.
+void attention(const float* q, int64_t q_stride, const float* k, int64_t k_stride, const float* v, int64_t v_stride,
+               int64_t n_queries, int64_t n_keys, bool, float* out, int64_t out_stride, float* scratch) {
+    attend<FloatKeys>(q, q_stride, k, k_stride, v, v_stride, n_queries, n_keys, out, out_stride, scratch);
+}
+
 }  // namespace
 
 extern const KernelTable kNeonTable = {

@@ -1,13 +1,18 @@
-// Attention of one head, in f32, without a matrix of scores: keys are taken in chunks, and each query keeps the
-// greatest score so far, the sum of exp(score - greatest), and its weighted sum of values, which are scaled down when a
-// greater score comes.
+// Attention of one head, without a matrix of scores: keys are taken in chunks, and each query keeps the greatest score
+// so far, the sum of exp(score - greatest), and its weighted sum of values, which are scaled down when a greater score
+// comes.
+//
+// Scores are products of f32 (FloatKeys), or of int8 (CodedKeys): keys as an expanded tile of weights and queries as a
+// strip of the input, so that they are the table's own product. All else is f32.
 //
 // Loops, from the outside: some queries, whose sums stay in the second-level cache; a chunk of packed keys and values,
 // which stays in the first-level cache and is read from memory once for all of these queries; a strip of queries.
 #pragma once
 
+#include "kernels/arm/neon_expand.h"
 #include "kernels/arm/neon_float.h"
 #include "kernels/arm/neon_math.h"
+#include "kernels/arm/neon_quantize.h"
 
 namespace whisperq::kernels {
 namespace {
@@ -22,7 +27,7 @@ constexpr float kNoScore = -3e38f;
 
 // What is kept in `scratch`.
 //
-//   keys    [tile of 16 keys][kHeadSize][16], keys that do not exist being zeros
+//   keys    [tile of 16 keys], as `Keys` packs them; keys that do not exist are zeros
 //   values  [tile of 16 of kHeadSize][n_keys][16]
 struct AttentionScratch {
     float* keys;
@@ -30,24 +35,39 @@ struct AttentionScratch {
     float* sums;      // [kQueriesAtOnce][kHeadSize]
     float* greatest;  // [kQueriesAtOnce], of the scaled scores
     float* totals;    // [kQueriesAtOnce]
+    float* strips;    // of queries, as `Keys` packs them
 };
-constexpr int64_t kQueryFloats = kQueriesAtOnce * (kHeadSize + 2);
+constexpr int64_t kStripsAtOnce = kQueriesAtOnce / kStripRows;
+constexpr int64_t kHeadBlocks = kHeadSize / kBlock;
+constexpr int64_t kCodedStripFloats = kHeadBlocks * kStripBlock / 4;
+constexpr int64_t kQueryFloats = kQueriesAtOnce * (kHeadSize + 2) + kStripsAtOnce * kCodedStripFloats;
 static_assert(attention_scratch_floats(1) >= static_cast<size_t>(2 * 64 * kHeadSize + kQueryFloats), "fits");
 
 WHISPERQ_INLINE int64_t least(int64_t a, int64_t b) {
     return a < b ? a : b;
 }
 
+// Every part begins on a cache line, as the scratch does.
 AttentionScratch divide_scratch(float* scratch, int64_t n_keys) {
     const int64_t padded = (n_keys + kTileColumns - 1) / kTileColumns * kTileColumns;
     AttentionScratch s;
     s.keys = scratch;
     s.values = s.keys + padded * kHeadSize;
-    s.sums = s.values + padded * kHeadSize;
+    s.strips = s.values + padded * kHeadSize;
+    s.sums = s.strips + kStripsAtOnce * kCodedStripFloats;
     s.greatest = s.sums + kQueriesAtOnce * kHeadSize;
     s.totals = s.greatest + kQueriesAtOnce;
     return s;
 }
+
+// Up to kStripRows queries.
+struct QueryStrip {
+    const float* first;
+    int64_t stride, n;
+    const float* packed;
+};
+
+// ---- Keys
 
 // Four values of four keys, transposed: to[i] has value i of each.
 WHISPERQ_INLINE void transpose(const float32x4_t (&from)[4], float32x4_t (&to)[4]) {
@@ -61,22 +81,107 @@ WHISPERQ_INLINE void transpose(const float32x4_t (&from)[4], float32x4_t (&to)[4
     to[3] = vreinterpretq_f32_f64(vtrn2q_f64(b, d));
 }
 
-void pack_keys(const float* k, int64_t k_stride, int64_t n_keys, float* packed) {
-    static const float kZeros[kHeadSize] = {};
-    const int64_t n_tiles = (n_keys + kTileColumns - 1) / kTileColumns;
-    for (int64_t n = 0; n < n_tiles * kTileColumns; n += kLanes) {
-        float* tile = packed + n / kTileColumns * kTileColumns * kHeadSize + n % kTileColumns;
-        const float* keys[kLanes];
-        for (int64_t j = 0; j < kLanes; ++j) keys[j] = n + j < n_keys ? k + (n + j) * k_stride : kZeros;
-        for (int64_t i = 0; i < kHeadSize; i += kLanes) {
-            const float32x4_t rows[] = {vld1q_f32(keys[0] + i), vld1q_f32(keys[1] + i), vld1q_f32(keys[2] + i),
-                                        vld1q_f32(keys[3] + i)};
-            float32x4_t columns[kLanes];
-            transpose(rows, columns);
-            for (int64_t j = 0; j < kLanes; ++j) vst1q_f32(tile + (i + j) * kTileColumns, columns[j]);
+struct FloatKeys {
+    static constexpr int64_t kTileFloats = kTileColumns * kHeadSize;
+
+    // A tile is float[kHeadSize][16].
+    static void pack(const float* k, int64_t k_stride, int64_t n_keys, float* packed) {
+        static const float kZeros[kHeadSize] = {};
+        const int64_t n_tiles = (n_keys + kTileColumns - 1) / kTileColumns;
+        for (int64_t n = 0; n < n_tiles * kTileColumns; n += kLanes) {
+            float* tile = packed + n / kTileColumns * kTileColumns * kHeadSize + n % kTileColumns;
+            const float* keys[kLanes];
+            for (int64_t j = 0; j < kLanes; ++j) keys[j] = n + j < n_keys ? k + (n + j) * k_stride : kZeros;
+            for (int64_t i = 0; i < kHeadSize; i += kLanes) {
+                const float32x4_t rows[] = {vld1q_f32(keys[0] + i), vld1q_f32(keys[1] + i), vld1q_f32(keys[2] + i),
+                                            vld1q_f32(keys[3] + i)};
+                float32x4_t columns[kLanes];
+                transpose(rows, columns);
+                for (int64_t j = 0; j < kLanes; ++j) vst1q_f32(tile + (i + j) * kTileColumns, columns[j]);
+            }
         }
     }
-}
+
+    static void pack_strip(const QueryStrip&, float*) {}  // rows are multiplied where they lie
+
+    template <int kRows>
+    static void score_tile(const QueryStrip& strip, const float* tile, TileSums& scores) {
+        const float* queries[kRows];
+        point_to_rows(strip.first, strip.stride, strip.n, queries);
+        multiply_float_tile(queries, tile, kHeadSize, scores);
+    }
+};
+
+// `Order` and `Product` are a table's own, which its products of int8 have.
+template <class Order, class Product>
+struct CodedKeys {
+    using Part = typename Order::Part;
+    static constexpr int64_t kColumns = kTileColumns / Part::kPerTile;
+    static constexpr int64_t kTileFloats = kHeadBlocks * kExpandedBlockBytes / 4;
+    static_assert(kTileFloats <= FloatKeys::kTileFloats, "fits");
+
+    static void pack(const float* k, int64_t k_stride, int64_t n_keys, float* packed) {
+        for (int64_t n = 0; n < n_keys; n += kLanes) {
+            auto* tile = reinterpret_cast<uint8_t*>(packed + n / kTileColumns * kTileFloats);
+            const int64_t column = n % kTileColumns;
+            for (int64_t b = 0; b < kHeadBlocks; ++b) {
+                uint8_t* block = tile + (column / kColumns * kHeadBlocks + b) * Part::kBlockBytes;
+                pack_quad(k + n * k_stride + b * kBlock, k_stride, least(kLanes, n_keys - n), column % kColumns, block);
+            }
+        }
+        clear_rest(n_keys, packed);
+    }
+
+    static void pack_strip(const QueryStrip& strip, float* packed) {
+        quantize_strip<Order>(strip.first, strip.stride, strip.n, kHeadSize, reinterpret_cast<uint8_t*>(packed));
+    }
+
+    template <int kRows>
+    static void score_tile(const QueryStrip& strip, const float* tile, TileSums& scores) {
+        const auto* part = reinterpret_cast<const uint8_t*>(tile);
+        for (int64_t p = 0; p < Part::kPerTile; ++p, part += kHeadBlocks * Part::kBlockBytes) {
+            Product::multiply_part(reinterpret_cast<const uint8_t*>(strip.packed), part, kHeadBlocks, false, kRows,
+                                   &scores.rows[0][p * kColumns]);
+        }
+    }
+
+  private:
+    // A block of four keys, of which n exist, from `column` of the part on.
+    static void pack_quad(const float* k, int64_t k_stride, int64_t n, int64_t column, uint8_t* block) {
+        int8_t codes[kLanes][kBlock] = {};
+        float scales[kLanes] = {};
+        for (int64_t j = 0; j < n; ++j) {
+            const BlockCodes row = quantize_block(k + j * k_stride);
+            vst1q_s8(codes[j], row.low);
+            vst1q_s8(codes[j] + 16, row.high);
+            scales[j] = row.scale;
+        }
+        QuadCodes quad;
+        for (int64_t g = 0; g < kGroups; ++g) {
+            int8_t group[kLanes * kGroup];
+            for (int64_t j = 0; j < kLanes; ++j) memcpy(group + j * kGroup, codes[j] + g * kGroup, kGroup);
+            quad.group[g] = vld1q_s8(group);
+        }
+        Order::store_quad(reinterpret_cast<int8_t*>(block), column, quad);
+        float* to = reinterpret_cast<float*>(block + kColumns * kBlock) + column;
+        memcpy(to, scales, sizeof scales);
+        vst1q_f32(to + kColumns, vdupq_n_f32(kWideCodes));
+    }
+
+    // Whole quads of the last tile that no key is in.
+    static void clear_rest(int64_t n_keys, float* packed) {
+        auto* tile = reinterpret_cast<uint8_t*>(packed + n_keys / kTileColumns * kTileFloats);
+        for (int64_t n = (n_keys + kLanes - 1) / kLanes * kLanes; n % kTileColumns != 0; n += kLanes) {
+            const int64_t column = n % kTileColumns;
+            for (int64_t b = 0; b < kHeadBlocks; ++b) {
+                uint8_t* block = tile + (column / kColumns * kHeadBlocks + b) * Part::kBlockBytes;
+                pack_quad(nullptr, 0, 0, column % kColumns, block);
+            }
+        }
+    }
+};
+
+// ---- Values, scores and sums
 
 void pack_values(const float* v, int64_t v_stride, int64_t n_keys, float* packed) {
     for (int64_t n = 0; n < n_keys; ++n) {
@@ -95,11 +200,11 @@ struct Scores {
     alignas(16) float rows[kStripRows][kChunkKeys];
 };
 
-template <int kRows>
-void score(const float* const (&queries)[kRows], const float* keys, const Chunk& chunk, Scores& scores) {
+template <class Keys, int kRows>
+void score(const QueryStrip& strip, const float* keys, const Chunk& chunk, Scores& scores) {
     for (int64_t t = 0; t < chunk.n_tiles(); ++t) {
         TileSums sums;
-        multiply_float_tile(queries, keys + (chunk.first_key + t * kTileColumns) * kHeadSize, kHeadSize, sums);
+        Keys::template score_tile<kRows>(strip, keys + (chunk.first_key / kTileColumns + t) * Keys::kTileFloats, sums);
         for (int r = 0; r < kRows; ++r) store_row(scores.rows[r] + t * kTileColumns, load_row(sums.rows[r]));
     }
     for (int64_t n = chunk.n_keys; n < chunk.n_tiles() * kTileColumns; ++n) {
@@ -166,25 +271,16 @@ void add_values(const Scores& weights, const float (&factors)[kStripRows], const
 }
 
 // A strip of queries and a chunk of keys. The strip's sums and what goes with them start at `first`.
-template <int kRows>
-void attend_chunk(const float* const (&queries)[kRows], const AttentionScratch& s, int64_t first, int64_t n_keys,
+template <class Keys, int kRows>
+void attend_chunk(const QueryStrip& strip, const AttentionScratch& s, int64_t first, int64_t n_keys,
                   const Chunk& chunk) {
     Scores scores;
     float factors[kStripRows] = {};
-    score(queries, s.keys, chunk, scores);
+    score<Keys, kRows>(strip, s.keys, chunk, scores);
     for (int r = 0; r < kRows; ++r) {
         factors[r] = weigh(scores.rows[r], chunk.n_tiles(), s.greatest + first + r, s.totals + first + r);
     }
     add_values<kRows>(scores, factors, s.values, n_keys, chunk, s.sums + first * kHeadSize);
-}
-
-void attend_strip(const float* q, int64_t q_stride, int64_t n_queries, const AttentionScratch& s, int64_t first,
-                  int64_t n_keys, const Chunk& chunk) {
-    with_row_count(n_queries, [&](auto count) {
-        const float* queries[decltype(count)::kRows];
-        point_to_rows(q, q_stride, n_queries, queries);
-        attend_chunk(queries, s, first, n_keys, chunk);
-    });
 }
 
 void start_queries(const AttentionScratch& s) {
@@ -204,23 +300,40 @@ void store_queries(const AttentionScratch& s, int64_t n_queries, float* out, int
     }
 }
 
-void attention(const float* q, int64_t q_stride, const float* k, int64_t k_stride, const float* v, int64_t v_stride,
-               int64_t n_queries, int64_t n_keys, bool /*exact: it always is*/, float* out, int64_t out_stride,
-               float* scratch) {
+template <class Keys>
+void attend(const float* q, int64_t q_stride, const float* k, int64_t k_stride, const float* v, int64_t v_stride,
+            int64_t n_queries, int64_t n_keys, float* out, int64_t out_stride, float* scratch) {
     const AttentionScratch s = divide_scratch(scratch, n_keys);
-    pack_keys(k, k_stride, n_keys, s.keys);
+    Keys::pack(k, k_stride, n_keys, s.keys);
     pack_values(v, v_stride, n_keys, s.values);
     for (int64_t first = 0; first < n_queries; first += kQueriesAtOnce) {
         const int64_t n_some = least(kQueriesAtOnce, n_queries - first);
+        const auto strip_at = [&](int64_t m) -> QueryStrip {
+            return {q + (first + m) * q_stride, q_stride, least(kStripRows, n_some - m),
+                    s.strips + m / kStripRows * kCodedStripFloats};
+        };
         start_queries(s);
+        for (int64_t m = 0; m < n_some; m += kStripRows) {
+            Keys::pack_strip(strip_at(m), s.strips + m / kStripRows * kCodedStripFloats);
+        }
         for (int64_t key = 0; key < n_keys; key += kChunkKeys) {
             const Chunk chunk = {key, least(kChunkKeys, n_keys - key)};
             for (int64_t m = 0; m < n_some; m += kStripRows) {
-                attend_strip(q + (first + m) * q_stride, q_stride, least(kStripRows, n_some - m), s, m, n_keys, chunk);
+                const QueryStrip strip = strip_at(m);
+                with_row_count(strip.n, [&](auto count) {
+                    attend_chunk<Keys, decltype(count)::kRows>(strip, s, m, n_keys, chunk);
+                });
             }
         }
         store_queries(s, n_some, out + first * out_stride, out_stride);
     }
+}
+
+template <class Order, class Product>
+void attention(const float* q, int64_t q_stride, const float* k, int64_t k_stride, const float* v, int64_t v_stride,
+               int64_t n_queries, int64_t n_keys, bool exact, float* out, int64_t out_stride, float* scratch) {
+    (exact ? attend<FloatKeys> : attend<CodedKeys<Order, Product>>)(q, q_stride, k, k_stride, v, v_stride, n_queries,
+                                                                    n_keys, out, out_stride, scratch);
 }
 
 }  // namespace

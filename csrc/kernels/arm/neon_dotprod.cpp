@@ -150,10 +150,22 @@ struct Dot {
 }  // namespace
 
 extern const KernelTable kNeonDotprodTable = {
-    "neon_dotprod",    quantize_strip<Order>, expand_tile<Order>, multiply_strip<Product>,
-    kTilesPerCall,     multiply_packed<Dot>,  multiply_float,     multiply_half,
-    half_to_float,     float_to_half,         layer_norm,         gelu,
-    attention,         quantize_head<Lanes>,  score_keys<Lanes>,  softmax<Lanes>,
+    "neon_dotprod",
+    quantize_strip<Order>,
+    expand_tile<Order>,
+    multiply_strip<Product>,
+    kTilesPerCall,
+    multiply_packed<Dot>,
+    multiply_float,
+    multiply_half,
+    half_to_float,
+    float_to_half,
+    layer_norm,
+    gelu,
+    attention<Order, Product>,
+    quantize_head<Lanes>,
+    score_keys<Lanes>,
+    softmax<Lanes>,
     mix_values<Lanes>,
 };
 

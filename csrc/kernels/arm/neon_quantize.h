@@ -32,9 +32,13 @@ WHISPERQ_INLINE int8x16_t narrow(const int32x4_t* codes) {
     return vmovn_high_s16(vmovn_s16(low), high);
 }
 
-// One row of one block. `Order::store_row(codes, row, low, high)` puts its 32 codes in their places.
-template <class Order>
-WHISPERQ_INLINE void quantize_row(const float* input, int64_t row, uint8_t* block) {
+// kBlock values: codes 0 to 15 and 16 to 31.
+struct BlockCodes {
+    int8x16_t low, high;
+    float scale;
+};
+
+WHISPERQ_INLINE BlockCodes quantize_block(const float* input) {
     float32x4_t values[kBlockQuads];
     for (int64_t i = 0; i < kBlockQuads; ++i) values[i] = vld1q_f32(input + i * kLanes);
     const float wanted = greatest_magnitude(values) / kGreatestCode;
@@ -43,13 +47,18 @@ WHISPERQ_INLINE void quantize_row(const float* input, int64_t row, uint8_t* bloc
     const float reciprocal = wanted < FLT_MIN ? 0.0f : 1.0f / wanted;
     int32x4_t codes[kBlockQuads];
     for (int64_t i = 0; i < kBlockQuads; ++i) codes[i] = code_of(values[i], scale, reciprocal);
-    const int8x16_t low = narrow(codes), high = narrow(codes + 4);
-    const int sum = vaddvq_s16(vpadalq_s8(vpaddlq_s8(low), high));  // at most 32 * 127
+    return {narrow(codes), narrow(codes + 4), scale};
+}
 
-    Order::store_row(reinterpret_cast<int8_t*>(block), row, low, high);
+// One row of one block. `Order::store_row(codes, row, low, high)` puts its 32 codes in their places.
+template <class Order>
+WHISPERQ_INLINE void quantize_row(const float* input, int64_t row, uint8_t* block) {
+    const BlockCodes codes = quantize_block(input);
+    const int sum = vaddvq_s16(vpadalq_s8(vpaddlq_s8(codes.low), codes.high));  // at most 32 * 127
+    Order::store_row(reinterpret_cast<int8_t*>(block), row, codes.low, codes.high);
     float* scales = reinterpret_cast<float*>(block + kStripCodes);
-    scales[row] = scale;
-    scales[kPaddedRows + row] = scale * static_cast<float>(sum);
+    scales[row] = codes.scale;
+    scales[kPaddedRows + row] = codes.scale * static_cast<float>(sum);
 }
 
 template <class Order>
