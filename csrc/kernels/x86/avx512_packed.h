@@ -115,7 +115,7 @@ static inline void add_packed_block(const InputBlock<kCount>& input, const uint8
 // Rows from which on a core computes for as long as it waits for memory. Its prefetcher does not look far enough ahead
 // then; fewer rows leave it the time to, and lose by what is fetched beside it.
 constexpr int kRowsToFetchFor = 3;
-constexpr int64_t kBlocksAhead = 8;
+constexpr int64_t kBlocksAhead = 16;
 
 template <Format kFormat>
 static inline void fetch_ahead(const uint8_t* packed) {
