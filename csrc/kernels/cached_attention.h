@@ -133,7 +133,7 @@ constexpr int64_t kCodeRow = 4 * kKeyBlock;
 // How many blocks ahead of what is read the audio's keys and values are fetched, which for a batch come from memory: a
 // core's own prefetcher alone reads keys a tenth slower. Blocks of a head lie side by side, and its values behind its
 // keys.
-constexpr int64_t kBlocksToFetch = 4;
+constexpr int64_t kBlocksToFetch = 6;
 
 // Four rows at a time: their codes, or in six bits, codes + kSixBitZero.
 template <class Lanes, CacheType kType>
