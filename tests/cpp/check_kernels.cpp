@@ -1025,6 +1025,7 @@ void check_gelu(Checker& checker) {
 struct AttentionCase {
     int64_t n_queries, n_keys;
     double spread;  // of the scores: their standard deviation; 0: all values the same
+    double common;  // what is added to one dimension of all keys
     bool exact;
 };
 
@@ -1039,6 +1040,7 @@ struct AttentionInput {
         fill_rows(q, shape.n_queries, shape.spread, random);
         fill_rows(key, shape.n_keys, 1.0, random);
         fill_rows(value, shape.n_keys, 1.0, random);
+        for (int64_t r = 0; r < shape.n_keys; ++r) key[r * kWide + 5] += static_cast<float>(shape.common);
         if (shape.spread == 0.0) {
             for (auto* all : {&q, &key, &value}) {
                 for (int64_t i = 0; i < all->size(); ++i) (*all)[i] = 1.25f;
@@ -1065,16 +1067,21 @@ struct AttentionInput {
 // In float a score is off by sqrt(64) roundings of its terms, which (with exp's own error) scales the key's probability
 // by as much: out moves by p |v - out| times that, and by sqrt(n_keys) roundings of the sum.
 //
-// Rounding to int8 moves each value of a query and of a key by an even distribution over one step, of which 127 are the
-// row's greatest; rounding to bf16 moves each probability and each value by 2^-8 at most. In random directions:
-// variances add up. Eight standard deviations, since millions are compared.
+// Rounding to int8 moves each value of a query and of a key, less the mean of the keys, by an even distribution over
+// one step, of which 127 are the row's greatest; rounding to bf16 moves each probability and each value by 2^-8 at
+// most. In random directions: variances add up. Eight standard deviations, since millions are compared.
 struct AttentionTruth {
     std::vector<double> out, tolerance;
 
     AttentionTruth(const AttentionCase& shape, const AttentionInput& input, int64_t query)
         : out(k::kHeadSize), tolerance(k::kHeadSize) {
         const auto n = static_cast<size_t>(shape.n_keys);
-        std::vector<double> p(n), float_error(n), code_error(n);
+        std::vector<double> p(n), float_error(n), code_error(n), mean(k::kHeadSize);
+        for (int64_t i = 0; i < k::kHeadSize; ++i) {
+            for (int64_t j = 0; j < shape.n_keys; ++j) {
+                mean[static_cast<size_t>(i)] += static_cast<double>(input.key[j * kWide + i]) / static_cast<double>(n);
+            }
+        }
         double greatest = -HUGE_VAL, sum = 0.0;
         for (size_t j = 0; j < n; ++j) {
             double terms = 0.0;
@@ -1085,7 +1092,7 @@ struct AttentionTruth {
                 p[j] += a * b / 8;
                 terms += std::fabs(a * b / 8);
                 q.add(a);
-                key.add(b);
+                key.add(b - mean[static_cast<size_t>(i)]);
             }
             float_error[j] = kEps * 8 * (terms + 1);
             code_error[j] = std::sqrt(q.step_variance() * key.squares + key.step_variance() * q.squares) / 8;
@@ -1136,8 +1143,8 @@ struct AttentionTruth {
 };
 
 void check_attention_case(Checker& checker, const AttentionCase& shape, Report& report) {
-    report.at("%d queries, %d keys, scores +-%g%s", static_cast<int>(shape.n_queries), static_cast<int>(shape.n_keys),
-              3 * shape.spread, shape.exact ? ", exact" : "");
+    report.at("%d queries, %d keys, scores +-%g, all keys +%g%s", static_cast<int>(shape.n_queries),
+              static_cast<int>(shape.n_keys), 3 * shape.spread, shape.common, shape.exact ? ", exact" : "");
     const AttentionInput input(shape);
     const int64_t stride = k::kHeadSize + kGap;
     Guarded<float> out((shape.n_queries - 1) * stride + k::kHeadSize), scalar(out.size());
@@ -1176,8 +1183,9 @@ void check_attention(Checker& checker) {
                 if (checker.quick && n_queries != 1 && n_queries != 17) continue;
                 for (const double spread : {0.0, 1.0, 20.0}) {
                     if (checker.quick && large && (n_queries == 1 || spread == 0.0)) continue;
-                    check_attention_case(checker, {n_queries, n_keys, spread, exact}, report);
+                    check_attention_case(checker, {n_queries, n_keys, spread, 0.0, exact}, report);
                 }
+                if (n_keys == 200) check_attention_case(checker, {n_queries, n_keys, 1.0, 50.0, exact}, report);
             }
         }
         checker.close(report);

@@ -113,6 +113,9 @@ struct FloatKeys {
 };
 
 // `Order` and `Product` are a table's own, which its products of int8 have.
+//
+// Keys are taken less their mean, which adds the same to all scores of a query and so nothing to its probabilities: a
+// dimension in which all are large would leave the others few codes.
 template <class Order, class Product>
 struct CodedKeys {
     using Part = typename Order::Part;
@@ -121,12 +124,14 @@ struct CodedKeys {
     static_assert(kTileFloats <= FloatKeys::kTileFloats, "fits");
 
     static void pack(const float* k, int64_t k_stride, int64_t n_keys, float* packed) {
+        const Mean mean(k, k_stride, n_keys);
         for (int64_t n = 0; n < n_keys; n += kLanes) {
             auto* tile = reinterpret_cast<uint8_t*>(packed + n / kTileColumns * kTileFloats);
             const int64_t column = n % kTileColumns;
             for (int64_t b = 0; b < kHeadBlocks; ++b) {
                 uint8_t* block = tile + (column / kColumns * kHeadBlocks + b) * Part::kBlockBytes;
-                pack_quad(k + n * k_stride + b * kBlock, k_stride, least(kLanes, n_keys - n), column % kColumns, block);
+                pack_quad(k + n * k_stride + b * kBlock, k_stride, mean.values + b * kBlock, least(kLanes, n_keys - n),
+                          column % kColumns, block);
             }
         }
         clear_rest(n_keys, packed);
@@ -146,12 +151,29 @@ struct CodedKeys {
     }
 
   private:
+    struct Mean {
+        float values[kHeadSize];
+
+        Mean(const float* k, int64_t k_stride, int64_t n_keys) {
+            for (int64_t i = 0; i < kHeadSize; i += kLanes) {
+                float32x4_t sum = vdupq_n_f32(0.0f);
+                for (int64_t n = 0; n < n_keys; ++n) sum = vaddq_f32(sum, vld1q_f32(k + n * k_stride + i));
+                vst1q_f32(values + i, vdivq_f32(sum, vdupq_n_f32(static_cast<float>(n_keys))));
+            }
+        }
+    };
+
     // A block of four keys, of which n exist, from `column` of the part on.
-    static void pack_quad(const float* k, int64_t k_stride, int64_t n, int64_t column, uint8_t* block) {
+    static void pack_quad(const float* k, int64_t k_stride, const float* mean, int64_t n, int64_t column,
+                          uint8_t* block) {
         int8_t codes[kLanes][kBlock] = {};
         float scales[kLanes] = {};
         for (int64_t j = 0; j < n; ++j) {
-            const BlockCodes row = quantize_block(k + j * k_stride);
+            float values[kBlock];
+            for (int64_t i = 0; i < kBlock; i += kLanes) {
+                vst1q_f32(values + i, vsubq_f32(vld1q_f32(k + j * k_stride + i), vld1q_f32(mean + i)));
+            }
+            const BlockCodes row = quantize_block(values);
             vst1q_s8(codes[j], row.low);
             vst1q_s8(codes[j] + 16, row.high);
             scales[j] = row.scale;
@@ -175,7 +197,7 @@ struct CodedKeys {
             const int64_t column = n % kTileColumns;
             for (int64_t b = 0; b < kHeadBlocks; ++b) {
                 uint8_t* block = tile + (column / kColumns * kHeadBlocks + b) * Part::kBlockBytes;
-                pack_quad(nullptr, 0, 0, column % kColumns, block);
+                pack_quad(nullptr, 0, nullptr, 0, column % kColumns, block);
             }
         }
     }

@@ -43,36 +43,57 @@ struct F32Keys {
     static constexpr int kPack = 1;
     using Sum = __m512;
 
-    // What is known of a key beside its words.
+    // What all keys of a head have in common, and what is known of one beside its words.
+    struct Common {
+        Common(const float*, int64_t, int64_t) {}
+    };
     struct Number {};
 
     // A query into kHeadSize words; returns what its scores are to be multiplied with.
     static float pack_query(const float* from, float* words) {
-        pack_key(from, words);
+        copy(from, words);
         return kQueryScale;
     }
-    static Number pack_key(const float* from, float* words) {
-#pragma GCC unroll 4
-        for (int v = 0; v < kHeadVectors; ++v) _mm512_storeu_ps(words + v * kLanes, _mm512_loadu_ps(from + v * kLanes));
+    static Number pack_key(const float* from, const Common&, float* words) {
+        copy(from, words);
         return {};
     }
 
-    static Sum start(Number) {
-        return _mm512_setzero_ps();
-    }
+    static Sum start(Number) { return _mm512_setzero_ps(); }
     static Sum dot(Sum sum, __m512i queries, __m512i key) {
         return _mm512_fmadd_ps(_mm512_castsi512_ps(queries), _mm512_castsi512_ps(key), sum);
     }
-    static __m512 score(Sum sum, Number, __m512 query_scales) {
-        return _mm512_mul_ps(sum, query_scales);
+    static __m512 score(Sum sum, Number, __m512 query_scales) { return _mm512_mul_ps(sum, query_scales); }
+
+  private:
+    static void copy(const float* from, float* words) {
+#pragma GCC unroll 4
+        for (int v = 0; v < kHeadVectors; ++v) _mm512_storeu_ps(words + v * kLanes, _mm512_loadu_ps(from + v * kLanes));
     }
 };
 
 // Four to a word, with a scale for each query and each key. The instruction wants one side unsigned: queries are codes
 // + 128, so that sums start with -128 * sum(key's codes).
+//
+// Keys are taken less their mean, which adds the same to all scores of a query and so nothing to its probabilities: a
+// dimension in which all are large would leave the others few codes.
 struct Int8Keys {
     static constexpr int kPack = 4;
     using Sum = __m512i;
+
+    struct Common {
+        __m512 mean[kHeadVectors];
+
+        Common(const float* k, int64_t k_stride, int64_t n_keys) {
+            for (int v = 0; v < kHeadVectors; ++v) {
+                __m512 sum = _mm512_setzero_ps();
+                for (int64_t n = 0; n < n_keys; ++n) {
+                    sum = _mm512_add_ps(sum, _mm512_loadu_ps(k + n * k_stride + v * kLanes));
+                }
+                mean[v] = _mm512_div_ps(sum, _mm512_set1_ps(static_cast<float>(n_keys)));
+            }
+        }
+    };
 
     struct Number {
         float scale;
@@ -81,44 +102,58 @@ struct Int8Keys {
 
     static float pack_query(const float* from, float* words) {
         float scale;
-        const Codes codes = quantize(from, scale);
+        const Codes codes = quantize(load(from), scale);
         store(codes, 128, words);
         return scale * kQueryScale;
     }
-    static Number pack_key(const float* from, float* words) {
+    static Number pack_key(const float* from, const Common& common, float* words) {
         Number number;
-        const Codes codes = quantize(from, number.scale);
+        Values values = load(from);
+#pragma GCC unroll 4
+        for (int v = 0; v < kHeadVectors; ++v) values.of[v] = _mm512_sub_ps(values.of[v], common.mean[v]);
+        const Codes codes = quantize(values, number.scale);
         store(codes, 0, words);
         number.start = -128 * _mm512_reduce_add_epi32(_mm512_add_epi32(_mm512_add_epi32(codes.of[0], codes.of[1]),
                                                                        _mm512_add_epi32(codes.of[2], codes.of[3])));
         return number;
     }
 
-    static Sum start(Number number) { return _mm512_set1_epi32(number.start); }
-    static Sum dot(Sum sum, __m512i queries, __m512i key) { return _mm512_dpbusd_epi32(sum, queries, key); }
+    static Sum start(Number number) {
+        return _mm512_set1_epi32(number.start);
+    }
+    static Sum dot(Sum sum, __m512i queries, __m512i key) {
+        return _mm512_dpbusd_epi32(sum, queries, key);
+    }
     static __m512 score(Sum sum, Number number, __m512 query_scales) {
         return _mm512_mul_ps(_mm512_mul_ps(_mm512_cvtepi32_ps(sum), _mm512_set1_ps(number.scale)), query_scales);
     }
 
   private:
+    struct Values {
+        __m512 of[kHeadVectors];
+    };
     struct Codes {
         __m512i of[kHeadVectors];  // int32
     };
 
-    static Codes quantize(const float* from, float& scale) {
-        constexpr float kLeastNormal = 1.17549435e-38f;
-        __m512 values[kHeadVectors], greatest = _mm512_setzero_ps();
+    static Values load(const float* from) {
+        Values values;
 #pragma GCC unroll 4
-        for (int v = 0; v < kHeadVectors; ++v) {
-            values[v] = _mm512_loadu_ps(from + v * kLanes);
-            greatest = _mm512_max_ps(greatest, _mm512_abs_ps(values[v]));
-        }
+        for (int v = 0; v < kHeadVectors; ++v) values.of[v] = _mm512_loadu_ps(from + v * kLanes);
+        return values;
+    }
+
+    static Codes quantize(const Values& values, float& scale) {
+        constexpr float kLeastNormal = 1.17549435e-38f;
+        __m512 greatest = _mm512_setzero_ps();
+#pragma GCC unroll 4
+        for (int v = 0; v < kHeadVectors; ++v) greatest = _mm512_max_ps(greatest, _mm512_abs_ps(values.of[v]));
         scale = _mm512_reduce_max_ps(greatest) / 127.0f;
         if (scale < kLeastNormal) scale = 0.0f;
         const __m512 inverse = _mm512_set1_ps(scale == 0.0f ? 0.0f : 1.0f / scale);
         Codes codes;
 #pragma GCC unroll 4
-        for (int v = 0; v < kHeadVectors; ++v) codes.of[v] = _mm512_cvtps_epi32(_mm512_mul_ps(values[v], inverse));
+        for (int v = 0; v < kHeadVectors; ++v) codes.of[v] = _mm512_cvtps_epi32(_mm512_mul_ps(values.of[v], inverse));
         return codes;
     }
 
@@ -310,8 +345,9 @@ static PackedHead<Keys> pack_head(const float* k, int64_t k_stride, const float*
     float* keys = scratch;
     float* values = keys + n_padded * kKeyWords;
     auto* numbers = reinterpret_cast<Number*>(values + (n_keys + Values::kPack - 1) / Values::kPack * kHeadSize);
+    const typename Keys::Common common(k, k_stride, n_keys);
     for (int64_t n = 0; n < n_padded; ++n) {
-        numbers[n] = Keys::pack_key(k + (n < n_keys ? n : n_keys - 1) * k_stride, keys + n * kKeyWords);
+        numbers[n] = Keys::pack_key(k + (n < n_keys ? n : n_keys - 1) * k_stride, common, keys + n * kKeyWords);
     }
     for (int64_t n = 0; n < n_keys; n += Values::kPack) {
         Values::pack(v + n * v_stride, v_stride, n_keys - n, values + n * kValueWords);
