@@ -23,8 +23,6 @@ constexpr int64_t kFewestPackedTiles = 8, kMostPackedTiles = 32;
 // With this many strips, each thread takes strips of its own, those that it has quantised or normalised itself, instead
 // of tiles of its own: to expand all tiles costs as much as one strip more.
 constexpr int64_t kFewestStripsOfThread = 16;
-// Strips that are multiplied with one tile after the other, from a second level cache.
-constexpr int64_t kNearStripBytes = 1024 * 1024;
 // Strips that are multiplied in one pass, from a first level cache or a little beyond: to go over the weights a second
 // time costs more than to fetch some of the input from the second level.
 constexpr size_t kNearBytes = 40 * 1024;
@@ -156,10 +154,7 @@ void cut_packed(const Product& product, int64_t n_strips, int64_t n_threads, std
 // In how many groups the strips are multiplied with tiles that were expanded for each of them.
 int64_t n_strip_groups(const std::vector<Product>& products, int64_t n_strips, int64_t tiles_per_call,
                        int64_t n_threads) {
-    if (n_strips >= kFewestStripsOfThread * n_threads) {
-        const auto bytes = static_cast<int64_t>(kernels::strip_bytes(products.front().linear->k));
-        return n_threads * ceil_divide(n_strips * bytes, n_threads * kNearStripBytes);
-    }
+    if (n_strips >= kFewestStripsOfThread * n_threads) return n_threads;
     int64_t n_tile_groups = 0;
     for (const Product& product : products) {
         n_tile_groups += ceil_divide(kernels::n_tiles(product.linear->n), tiles_per_call);

@@ -125,16 +125,17 @@ struct CodedKeys {
 
     static void pack(const float* k, int64_t k_stride, int64_t n_keys, float* packed) {
         const Mean mean(k, k_stride, n_keys);
-        for (int64_t n = 0; n < n_keys; n += kLanes) {
+        const int64_t n_padded = (n_keys + kTileColumns - 1) / kTileColumns * kTileColumns;
+        for (int64_t n = 0; n < n_padded; n += kLanes) {
+            const float* first = k + least(n, n_keys - 1) * k_stride;
             auto* tile = reinterpret_cast<uint8_t*>(packed + n / kTileColumns * kTileFloats);
             const int64_t column = n % kTileColumns;
             for (int64_t b = 0; b < kHeadBlocks; ++b) {
                 uint8_t* block = tile + (column / kColumns * kHeadBlocks + b) * Part::kBlockBytes;
-                pack_quad(k + n * k_stride + b * kBlock, k_stride, mean.values + b * kBlock, least(kLanes, n_keys - n),
+                pack_quad(first + b * kBlock, k_stride, mean.values + b * kBlock, least(kLanes, n_keys - n),
                           column % kColumns, block);
             }
         }
-        clear_rest(n_keys, packed);
     }
 
     static void pack_strip(const QueryStrip& strip, float* packed) {
@@ -163,7 +164,7 @@ struct CodedKeys {
         }
     };
 
-    // A block of four keys, of which n exist, from `column` of the part on.
+    // A block of four keys, of which n exist (0 or fewer: none), from `column` of the part on.
     static void pack_quad(const float* k, int64_t k_stride, const float* mean, int64_t n, int64_t column,
                           uint8_t* block) {
         int8_t codes[kLanes][kBlock] = {};
@@ -188,18 +189,6 @@ struct CodedKeys {
         float* to = reinterpret_cast<float*>(block + kColumns * kBlock) + column;
         memcpy(to, scales, sizeof scales);
         vst1q_f32(to + kColumns, vdupq_n_f32(kWideCodes));
-    }
-
-    // Whole quads of the last tile that no key is in.
-    static void clear_rest(int64_t n_keys, float* packed) {
-        auto* tile = reinterpret_cast<uint8_t*>(packed + n_keys / kTileColumns * kTileFloats);
-        for (int64_t n = (n_keys + kLanes - 1) / kLanes * kLanes; n % kTileColumns != 0; n += kLanes) {
-            const int64_t column = n % kTileColumns;
-            for (int64_t b = 0; b < kHeadBlocks; ++b) {
-                uint8_t* block = tile + (column / kColumns * kHeadBlocks + b) * Part::kBlockBytes;
-                pack_quad(nullptr, 0, nullptr, 0, column % kColumns, block);
-            }
-        }
     }
 };
 

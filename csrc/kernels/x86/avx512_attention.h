@@ -25,7 +25,9 @@
 #include <cstdint>
 #include <cstring>
 
+#include "kernels/cached_attention.h"
 #include "kernels/x86/avx512_math.h"
+#include "kernels/x86/avx512_rows.h"
 
 namespace whisperq::kernels {
 namespace {
@@ -102,19 +104,21 @@ struct Int8Keys {
 
     static float pack_query(const float* from, float* words) {
         float scale;
-        const Codes codes = quantize(load(from), scale);
-        store(codes, 128, words);
+        const __m512i codes = quantize(from, scale);
+        _mm512_storeu_si512(words, _mm512_xor_si512(codes, _mm512_set1_epi8(-128)));
         return scale * kQueryScale;
     }
     static Number pack_key(const float* from, const Common& common, float* words) {
-        Number number;
-        Values values = load(from);
+        alignas(64) float values[kHeadSize];
 #pragma GCC unroll 4
-        for (int v = 0; v < kHeadVectors; ++v) values.of[v] = _mm512_sub_ps(values.of[v], common.mean[v]);
-        const Codes codes = quantize(values, number.scale);
-        store(codes, 0, words);
-        number.start = -128 * _mm512_reduce_add_epi32(_mm512_add_epi32(_mm512_add_epi32(codes.of[0], codes.of[1]),
-                                                                       _mm512_add_epi32(codes.of[2], codes.of[3])));
+        for (int v = 0; v < kHeadVectors; ++v) {
+            _mm512_store_ps(values + v * kLanes, _mm512_sub_ps(_mm512_loadu_ps(from + v * kLanes), common.mean[v]));
+        }
+        Number number;
+        const __m512i codes = quantize(values, number.scale);
+        _mm512_storeu_si512(words, codes);
+        const __m512i sums = _mm512_dpbusd_epi32(_mm512_setzero_si512(), _mm512_set1_epi8(1), codes);
+        number.start = -128 * _mm512_reduce_add_epi32(sums);
         return number;
     }
 
@@ -129,41 +133,10 @@ struct Int8Keys {
     }
 
   private:
-    struct Values {
-        __m512 of[kHeadVectors];
-    };
-    struct Codes {
-        __m512i of[kHeadVectors];  // int32
-    };
-
-    static Values load(const float* from) {
-        Values values;
-#pragma GCC unroll 4
-        for (int v = 0; v < kHeadVectors; ++v) values.of[v] = _mm512_loadu_ps(from + v * kLanes);
-        return values;
-    }
-
-    static Codes quantize(const Values& values, float& scale) {
-        constexpr float kLeastNormal = 1.17549435e-38f;
-        __m512 greatest = _mm512_setzero_ps();
-#pragma GCC unroll 4
-        for (int v = 0; v < kHeadVectors; ++v) greatest = _mm512_max_ps(greatest, _mm512_abs_ps(values.of[v]));
-        scale = _mm512_reduce_max_ps(greatest) / 127.0f;
-        if (scale < kLeastNormal) scale = 0.0f;
-        const __m512 inverse = _mm512_set1_ps(scale == 0.0f ? 0.0f : 1.0f / scale);
-        Codes codes;
-#pragma GCC unroll 4
-        for (int v = 0; v < kHeadVectors; ++v) codes.of[v] = _mm512_cvtps_epi32(_mm512_mul_ps(values.of[v], inverse));
-        return codes;
-    }
-
-    static void store(const Codes& codes, int zero_point, float* words) {
-        auto* to = reinterpret_cast<__m128i*>(words);
-#pragma GCC unroll 4
-        for (int v = 0; v < kHeadVectors; ++v) {
-            const __m512i shifted = _mm512_add_epi32(codes.of[v], _mm512_set1_epi32(zero_point));
-            _mm_storeu_si128(to + v, _mm512_cvtepi32_epi8(shifted));
-        }
+    static __m512i quantize(const float* from, float& scale) {
+        alignas(64) int8_t codes[kHeadSize];
+        quantize_head<Lanes>(from, most_code(CacheType::int8), codes, &scale);
+        return _mm512_load_si512(codes);
     }
 };
 
