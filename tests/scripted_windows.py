@@ -75,6 +75,9 @@ class NumberedMel:
         padded[:, :n_frames] = self._mel[:, seek : seek + n_frames]
         return padded
 
+    def keep_from(self, seek: int) -> None:
+        pass
+
 
 def window_of(mel: Floats) -> tuple[int, int]:
     """First frame and number of frames."""

@@ -32,9 +32,28 @@ def numbered_mel(monkeypatch: pytest.MonkeyPatch) -> None:
 # ---- openai/whisper says the same ------------------------------------------------------------------------------------
 
 
+def as_ours(theirs: Sequence[dict[str, Any]], duration_s: float, options: dict[str, Any]) -> list[dict[str, Any]]:
+    """openai/whisper's segments as far as they say something, with no time behind the audio of their window."""
+    n_frames = round(duration_s * 16000) // 160
+    clips = TranscribeOptions.from_arguments(options).clips_s(n_frames / 100)
+    expected = []
+    for segment in theirs:
+        ends = [end for start, end in clips if round(start * 100) <= segment["seek"] < round(end * 100)]
+        latest_s = min([segment["seek"] / 100 + 30, n_frames / 100, *ends])
+        if segment["text"].strip():
+            times = {name: min(segment[name], latest_s) for name in ("start", "end")}
+            expected.append({**segment, **times, "id": len(expected)})
+    return expected
+
+
 def assert_equal(
-    ours: Sequence[Segment], theirs: Sequence[dict[str, Any]], duration_s: float, tolerance_s: float
+    ours: Sequence[Segment],
+    theirs: Sequence[dict[str, Any]],
+    duration_s: float,
+    options: dict[str, Any],
+    tolerance_s: float,
 ) -> None:
+    theirs = as_ours(theirs, duration_s, options)
     assert len(ours) == len(theirs)
     for mine, other in zip(ours, theirs):
         for name in FIELDS:
@@ -63,7 +82,7 @@ def test_equal_to_openai_whisper_on_golden_data() -> None:
         rankings: list[Any] = []
         segments, _ = transcribe(Script(case["seed"]), duration_s, options, on_languages=rankings.append)
         assert [ranking[0][0] for ranking in rankings] == [case["language"]]
-        assert_equal(segments, case["segments"], duration_s, tolerance_s=0.021)
+        assert_equal(segments, case["segments"], duration_s, options, tolerance_s=0.021)
 
 
 @pytest.mark.filterwarnings("ignore")  # torch's and openai/whisper's own
@@ -78,7 +97,7 @@ def test_equal_to_openai_whisper_on_random_scripts(first: int) -> None:
         ours, theirs = Script(seed), Script(seed)
         segments, _ = transcribe(ours, duration_s, options)
         expected = scripted_openai.transcribe(theirs, duration_s, options)
-        assert_equal(segments, expected["segments"], duration_s, tolerance_s=0)
+        assert_equal(segments, expected["segments"], duration_s, options, tolerance_s=0)
         assert ours.asked == theirs.asked
         n_segments += len(segments)
     assert n_segments > 20
@@ -143,7 +162,8 @@ def test_hotwords_stand_before_the_text_and_give_way_to_a_prefix() -> None:
     run(model, hotwords="Wug, blick", prefix="It began")
     begin = VOCABULARY.encode(" It began")
     assert model.requests[0][1][-len(begin) :] == begin
-    assert prompts(model) == ["", "<|startofprev|> Wug, blick word", "<|startofprev|> Wug, blick word word"]
+    told = "<|startofprev|> Wug, blick It began word"
+    assert prompts(model) == ["", told, f"{told} word"]
 
 
 def test_hotwords_and_text_share_the_room() -> None:
@@ -214,7 +234,8 @@ def test_batches_decode_chunks_of_speech_together() -> None:
     windows = [window for window, _ in model.requests]
     # Neighbours that fit into 30 s share a window; what is longer is cut, where the voice detector is asked next.
     assert windows == [(0, 2496), (4000, 2998), (7001, 2999), (10560, 480)]
-    assert model.batches == [3, 1]
+    # The first region ends at its longest pause. The second one begins beside it, and ends alone.
+    assert model.batches == [2, 1, 1]
     assert set(prompts(model)) == {"<|startofprev|> Say"}
     assert [segment.id for segment in segments] == list(range(len(windows)))
     assert [(segment.start, segment.seek) for segment in segments] == [(seek / 100, seek) for seek, _ in windows]
@@ -234,21 +255,106 @@ def test_a_batch_is_the_same_as_one_by_one() -> None:
 def test_only_those_windows_fall_back_that_have_to() -> None:
     good, bad = said(0, " good", 1500), said(0, " bad" * 40, 1500)
     model = Recorder([good, bad, said(0, " better", 1500)])
-    segments, _ = run(model, 60, batch_size=2, temperature=[0.0, 0.4])
+    segments, _ = run(model, 60, batch_size=2, temperature=[0.0, 0.4], clip_timestamps=[0, 30, 30, 60])
     assert model.batches == [2, 1]
     assert [(segment.text, segment.temperature) for segment in segments] == [(" good", 0.0), (" better", 0.4)]
 
 
-def test_a_batch_keeps_a_segment_that_did_not_end() -> None:
-    model = Recorder([said(0, " one", 100, 120, " two")])
+def test_a_batch_listens_again_to_speech_behind_the_last_timestamp() -> None:
+    model = Recorder([said(0, " one", 100, 120, " two"), said(0, " two", 600)])
     segments, _ = run(model, 20, batch_size=2)
-    assert [(segment.text, segment.start, segment.end) for segment in segments] == [(" one", 0, 2), (" two", 2.4, 20)]
+    assert [window for window, _ in model.requests] == [(0, 2000), (200, 1800), (1400, 600)]
+    assert [(segment.text, segment.start, segment.end) for segment in segments] == [
+        (" one", 0, 2),
+        (" two", 2, 14),
+        (" word", 14, 20),
+    ]
+
+
+def test_a_batch_goes_on_where_the_sequential_loop_does_and_fills_the_window_again() -> None:
+    spans = speech_in((0, 25), (26, 50), (51, 80))
+    answers = [said(0, " one", 1000, 1000), said(0, " two", 1400, 1400), said(0, " three", 1500)]
+    model = Recorder(answers)
+    options = {"language": "en", "batch_size": 4, "vad_parameters": {"speech_pad_ms": 0}}
+    segments, _ = transcribe(Script(0), 80, options, model=model, hear_speech=spans)
+    # The second window would hold five seconds if it ended with its chunk, so it is cut amid the next one.
+    assert [window for window, _ in model.requests] == [(0, 2502), (2000, 3000), (4800, 3000), (7800, 200)]
+    assert [segment.start for segment in segments] == [0, 20, 48, 78]
+
+
+@pytest.mark.parametrize("rest", [(" two",), (960, " two"), ()], ids=str)
+def test_a_short_rest_is_not_worth_a_window(rest: tuple[Any, ...]) -> None:
+    """Text that stands behind the last pair of timestamps is kept, up to the end of the window."""
+    model = Recorder([said(0, " one", 955, 955, *rest)])
+    segments, _ = run(model, 20, batch_size=2)
+    assert [window for window, _ in model.requests] == [(0, 2000)]
+    assert [segment.text for segment in segments] == [" one", " two"][: 2 if rest else 1]
+    assert segments[-1].end == (20 if rest else 19.1)
+
+
+def test_without_timestamps_a_batch_goes_on_behind_the_last_word() -> None:
+    """The script's alignment spreads the words over the window: the last one ends before the window does."""
+    model = Recorder([said(" Hello world"), said(" two")])
+    run(model, 20, batch_size=2, without_timestamps=True)
+    first, second = [window for window, _ in model.requests][:2]
+    assert first == (0, 2000) and 0 < second[0] < 1900 and sum(second) == 2000
+
+
+def test_answers_that_keep_ending_early_end_in_a_warning(caplog: pytest.LogCaptureFixture) -> None:
+    model = Recorder([said(0, " one", 10, 10, " two")] * 20)
+    segments, _ = run(model, 20, batch_size=2)
+    assert [window for window, _ in model.requests] == [(0, 2000), (20, 1980), (40, 1960)]
+    assert [segment.text for segment in segments] == [" one", " one", " one", " two"]
+    assert "from 0.60 to 20.00 s" in caplog.text
+
+
+def test_what_max_new_tokens_cuts_is_not_heard_again() -> None:
+    model = Recorder([said(0, " one two", 100, 120)])
+    run(model, 20, batch_size=2, max_new_tokens=5)
+    assert [window for window, _ in model.requests] == [(0, 2000)]
+
+
+def test_a_window_that_leads_nowhere_ends_in_a_batch_too() -> None:
+    model = Recorder([said(0, 0, " one")])
+    run(model, 20, batch_size=2)
+    assert [window for window, _ in model.requests] == [(0, 2000)]
+
+
+def test_segments_of_a_batch_come_in_the_order_of_the_audio() -> None:
+    segments, _ = run(Recorder(), 400, batch_size=3, clip_timestamps=[0, 100, 100, 130, 130, 300, 300, 320, 320, 400])
+    assert [segment.id for segment in segments] == list(range(len(segments)))
+    starts = [segment.start for segment in segments]
+    assert starts == sorted(starts) and segments[-1].end == 400
+
+
+# ---- What a result never holds ---------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("batch_size", [None, 2])
+def test_no_segment_without_text_leaves(batch_size: Any) -> None:
+    model = Recorder([said(0, " ", 100, 100, " one", 1200, 1200, 1250), said(0, " two", 50)])
+    segments, _ = run(model, 25, batch_size=batch_size)
+    assert [(segment.id, segment.text) for segment in segments] == [(0, " one"), (1, " two")]
+
+
+@pytest.mark.parametrize("batch_size", [None, 2])
+@pytest.mark.parametrize(("duration_s", "chunk_length"), [(0.3, None), (4.7, None), (12.0, 5)])
+def test_no_time_lies_behind_the_audio(duration_s: float, chunk_length: Any, batch_size: Any) -> None:
+    late = said(0, " word", 1000)
+    model = Recorder([late] * 3)
+    segments, _ = run(model, duration_s, batch_size=batch_size, chunk_length=chunk_length)
+    length_s = chunk_length or duration_s
+    assert [segment.end for segment in segments] == [
+        min(segment.seek / 100 + length_s, duration_s) for segment in segments
+    ]
+    assert len(segments) == (3 if chunk_length else 1)
 
 
 def test_a_batch_hears_clips() -> None:
     model = Recorder()
     run(model, 70, batch_size=4, clip_timestamps=[1, 2, 10, 50])
     assert [window for window, _ in model.requests] == [(100, 100), (1000, 3000), (4000, 1000)]
+    assert model.batches == [2, 1]
 
 
 def test_the_prefix_of_a_batch_is_of_the_first_chunk_that_is_heard() -> None:

@@ -54,6 +54,12 @@ void check(const WindowRequest& request, size_t window, const LanguageModel& mod
         throw std::invalid_argument(window_field(window, "sot_index") + " is " + std::to_string(request.sot_index) +
                                     "; it has to be from 0 to " + std::to_string(n_tokens - 1));
     }
+    const int64_t most_prefix = n_tokens - 1 - request.sot_index;
+    if (request.n_prefix < 0 || request.n_prefix > most_prefix) {
+        throw std::invalid_argument(window_field(window, "n_prefix") + " is " + std::to_string(request.n_prefix) +
+                                    "; it has to be from 0 to " + std::to_string(most_prefix) +
+                                    ", the tokens behind sot_index");
+    }
 }
 
 // A window that is being decoded. sequences[i] holds all tokens of search->live()[i] but the last.
@@ -192,7 +198,7 @@ class Task {
     void sample(Window& window, float* logits) {
         std::vector<FilteredRow> rows;
         for (const LiveSequence& sequence : window.search->live()) {
-            rows.push_back(filters_.apply(sequence.tokens, logits));
+            rows.push_back(filters_.apply(behind_prefix(window, sequence.tokens), logits));
             logits += n_vocab_;
         }
         window.search->update(rows);
@@ -205,6 +211,14 @@ class Task {
         } else {
             follow(window);
         }
+    }
+
+    // The tokens that the rules know of: those of the prefix, as if they had been sampled, and those that were.
+    std::vector<int32_t> behind_prefix(const Window& window, const std::vector<int32_t>& sampled) const {
+        const std::vector<int32_t>& prompt = window.request->tokens;
+        std::vector<int32_t> tokens(prompt.end() - window.request->n_prefix, prompt.end());
+        tokens.insert(tokens.end(), sampled.begin(), sampled.end());
+        return tokens;
     }
 
     // The sequences become those of the search: each goes on as the first that continues it, the others get copies, in

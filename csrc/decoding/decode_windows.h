@@ -16,6 +16,7 @@ struct WindowRequest {
     std::vector<int32_t> tokens;  // the prompt: of the text before, <|startoftranscript|>, language, task, prefix
     int64_t sot_index = 0;        // of <|startoftranscript|> in it
     uint64_t stream = 0;          // of random numbers: whatever names the window, its place in the audio for one
+    int64_t n_prefix = 0;         // the last tokens of the prompt that the filters take for sampled ones
 };
 
 struct WindowResult {

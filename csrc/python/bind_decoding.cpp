@@ -140,13 +140,14 @@ void bind_options(py::module_& m) {
 
 void bind_windows(py::module_& m) {
     py::class_<WindowRequest>(m, "WindowRequest", "The prompt of a window.")
-        .def(py::init([](std::vector<int32_t> tokens, int64_t sot_index, uint64_t stream) {
-                 return WindowRequest{std::move(tokens), sot_index, stream};
+        .def(py::init([](std::vector<int32_t> tokens, int64_t sot_index, uint64_t stream, int64_t n_prefix) {
+                 return WindowRequest{std::move(tokens), sot_index, stream, n_prefix};
              }),
-             py::arg("tokens"), py::arg("sot_index"), py::arg("stream") = 0)
+             py::arg("tokens"), py::arg("sot_index"), py::arg("stream") = 0, py::arg("n_prefix") = 0)
         .def_readonly("tokens", &WindowRequest::tokens)
         .def_readonly("sot_index", &WindowRequest::sot_index)
-        .def_readonly("stream", &WindowRequest::stream);
+        .def_readonly("stream", &WindowRequest::stream)
+        .def_readonly("n_prefix", &WindowRequest::n_prefix);
     py::class_<WindowResult>(m, "WindowResult", "What was decoded from a window.")
         .def_readonly("tokens", &WindowResult::tokens)
         .def_readonly("sum_logprob", &WindowResult::sum_logprob)

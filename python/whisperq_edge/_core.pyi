@@ -167,15 +167,18 @@ class DecodeOptions:
     seed: int
 
 class WindowRequest:
-    """The prompt of a window; ``stream`` is of random numbers, and names the window among all of this seed."""
+    """The prompt of a window; ``stream`` is of random numbers, and names the window among all of this seed. The last
+    ``n_prefix`` tokens count as sampled for the rules of what may follow."""
 
-    def __init__(self, tokens: list[int], sot_index: int, stream: int = 0) -> None: ...
+    def __init__(self, tokens: list[int], sot_index: int, stream: int = 0, n_prefix: int = 0) -> None: ...
     @property
     def tokens(self) -> list[int]: ...
     @property
     def sot_index(self) -> int: ...
     @property
     def stream(self) -> int: ...
+    @property
+    def n_prefix(self) -> int: ...
 
 class WindowResult:
     """What was decoded from a window: tokens without prompt and eot. ``is_complete`` is False where it was stopped."""

@@ -23,12 +23,14 @@ from ._longform import (
     Answer,
     Chunk,
     Prompt,
+    Region,
     Step,
     Window,
-    chunks_of_clips,
-    chunks_of_speech,
     frames_per_window,
     needs_fallback,
+    prefix_tokens,
+    regions_of_clips,
+    regions_of_speech,
     transcribe_in_batches,
     transcribe_sequentially,
     window_tokens,
@@ -89,11 +91,15 @@ class DecodeOptions:
 
 
 class WindowRequest(NamedTuple):
-    """What a window begins with, where sot is in it, and its name among the streams of random numbers."""
+    """What a window begins with, where sot is in it, and its name among the streams of random numbers.
+
+    The last ``n_prefix`` tokens are text that the answer begins with: the rules for what follows take them for sampled.
+    """
 
     tokens: list[int]
     sot_index: int
     stream: int
+    n_prefix: int = 0
 
 
 class AlignRequest(NamedTuple):
@@ -282,7 +288,7 @@ class EdgeEngine:
                 return call.result(stopped=False)
             clips = _clips(clips_s or (), call.n_frames)
             if not call.is_silent_throughout(clips):
-                on_languages(call.choose_language())
+                on_languages(call.choose_language(clips))
             for step in self._steps(call, clips):
                 for segment in step.segments:
                     on_segment(segment)
@@ -295,8 +301,10 @@ class EdgeEngine:
         prompt = Prompt(call.tokenizer, call.options, self._hparams["n_text_ctx"])
         if call.options.batch_size is None:
             return transcribe_sequentially(call.decode, call.options, prompt, clips, call.n_frames, call.is_silent)
-        chunks = chunks_of_clips(clips, call.options) if call.chunks is None else call.chunks
-        return transcribe_in_batches(call.decode, call.options, prompt, chunks, call.n_frames, call.is_silent)
+        regions = regions_of_clips(clips, call.options) if call.regions is None else call.regions
+        return transcribe_in_batches(
+            call.decode, call.options, prompt, regions, call.n_frames, call.is_silent, call.keep_from
+        )
 
     def check(self, options: TranscribeOptions) -> None:
         """Raises ``OptionError`` for the first option that this engine cannot honour."""
@@ -393,7 +401,7 @@ class _Call:
     ) -> None:
         self.options = options
         self.tokenizer = Tokenizer(vocabulary, options.language, options.task)
-        self.chunks: Optional[list[Chunk]] = None  # that voice detection has cut for batches
+        self.regions: Optional[list[Region]] = None  # that voice detection has cut for batches
         self._vocabulary = vocabulary
         self._native = native
         self._hparams = hparams
@@ -402,6 +410,7 @@ class _Call:
         self._clock = _Clock(audio)
         self._heads = alignment_heads(hparams)
         self._silence: list[tuple[int, int]] = []
+        self._speech: Optional[list[Chunk]] = None  # for the choice of the language; None: nobody looked for speech
         self._dropped: list[Dropped] = []
         self._short_mels: dict[int, Floats] = {}  # of windows that may be done again: the audio has gone on meanwhile
         self._n_short = 0
@@ -421,7 +430,7 @@ class _Call:
         return self._audio.duration_s
 
     def result(self, stopped: bool) -> EdgeResult:
-        return EdgeResult(self._clock.stages, stopped, tuple(self._dropped), self._n_short, self._n_redone)
+        return EdgeResult(self._clock.stages, stopped, _joined(self._dropped), self._n_short, self._n_redone)
 
     def _go_on(self) -> None:
         if self._should_stop():
@@ -439,6 +448,8 @@ class _Call:
         silence = find() if find is not None and hear is not None and drops else None
         cuts = self.options.batch_size is not None and not is_clipped and hear is not None
         scan = SpeechScan(_vad_for_batches(self.options)) if cuts else None
+        speech = SpeechScan(VadOptions()) if silence is not None and self._has_to_detect else None
+        scans = [each for each in (scan, speech) if each is not None]
         stream = hear() if hear is not None and (silence is not None or cuts) else None
 
         def listen(samples: Floats, is_last: bool = False) -> None:
@@ -448,8 +459,8 @@ class _Call:
                 probabilities = stream.finish() if is_last else stream.feed(samples)
                 if silence is not None:
                     silence.push(samples, probabilities)
-                if scan is not None:
-                    scan.push(probabilities)
+                for each in scans:
+                    each.push(probabilities)
 
         self._go_on()
         for block in self._audio.blocks():
@@ -463,8 +474,12 @@ class _Call:
             self._mel = WindowMel(self._audio, self._hparams["n_mels"], n_threads=n_threads, loudest=loudest)
         if silence is not None:
             self._silence = [(start, end) for start, end, _ in silence.finish()]
+        if speech is not None:
+            self._speech = [
+                (start // HOP_SAMPLES, (end - start) // HOP_SAMPLES) for start, end in speech.finish(self._audio.size)
+            ]
         if scan is not None:
-            self.chunks = chunks_of_speech(scan.finish(self._audio.size), self.options)
+            self.regions = regions_of_speech(scan.finish(self._audio.size), self.options)
 
     def _check_memory(self, n_windows: int, n_ctx: int) -> None:
         if self.check_batch is not None:
@@ -479,10 +494,7 @@ class _Call:
         """Whether a window needs no decoding; if so, it is noted as dropped."""
         if not self._lies_in_silence(seek, n_frames):
             return False
-        start_s, end_s = seek / 100, (seek + n_frames) / 100
-        if self._dropped and self._dropped[-1].end == start_s:
-            start_s = self._dropped.pop().start
-        self._dropped.append(Dropped(start_s, end_s, "silence"))
+        self._dropped.append(Dropped(seek / 100, (seek + n_frames) / 100, "silence"))
         return True
 
     def _lies_in_silence(self, seek: int, n_frames: int) -> bool:
@@ -490,28 +502,53 @@ class _Call:
         last = bisect.bisect_right(self._silence, (begin, math.inf)) - 1  # that begins no later
         return last >= 0 and end <= self._silence[last][1]
 
+    def keep_from(self, frame: int) -> None:
+        """Keep the audio from this frame on in reach: lanes of a batch read at several places in turn."""
+        self._mel.keep_from(frame)
+
     # -- Language
 
-    def choose_language(self) -> list[tuple[str, float]]:
+    @property
+    def _has_to_detect(self) -> bool:
+        return self.options.language is None and self.tokenizer.language is not None
+
+    def choose_language(self, clips: Sequence[Chunk]) -> list[tuple[str, float]]:
         """The language that was given, or the likeliest: (code, probability), likeliest first."""
-        if self.options.language is not None or self.tokenizer.language is None:
+        if not self._has_to_detect:
             return [(self.options.language or "en", 1.0)]
-        ranking = self._detect_language()
+        ranking = self._detect_language(self._windows_to_detect_from(clips))
         self.tokenizer = self._tokenizer_of(ranking[0][0])
         return ranking
 
-    def _detect_language(self) -> list[tuple[str, float]]:
-        """faster-whisper's: listens to up to ``language_detection_segments`` windows, until one is sure enough; if none
-        is, the language that was the likeliest most often. The first window decides alone by default, as it does for
-        openai/whisper."""
+    def _windows_to_detect_from(self, clips: Sequence[Chunk]) -> list[int]:
+        """The first frames of up to ``language_detection_segments`` windows: the first ones of the clips that hold
+        speech; where none does, the first ones that are not silent."""
+        windows = [
+            (seek, begin + n_frames)
+            for begin, n_frames in clips
+            for seek in range(begin, begin + n_frames, FRAMES_PER_WINDOW)
+        ]
+        audible = [
+            (seek, end) for seek, end in windows if not self._lies_in_silence(seek, min(FRAMES_PER_WINDOW, end - seek))
+        ]
+        spoken = [(seek, end) for seek, end in audible if self._holds_speech(seek, min(FRAMES_PER_WINDOW, end - seek))]
+        chosen = spoken or audible or windows or [(0, 0)]  # less than a frame of audio is no window
+        return [seek for seek, _ in chosen[: self.options.language_detection_segments]]
+
+    def _holds_speech(self, seek: int, n_frames: int) -> bool:
+        if self._speech is None:
+            return True
+        return any(begin < seek + n_frames and seek < begin + n for begin, n in self._speech)
+
+    def _detect_language(self, windows: Sequence[int]) -> list[tuple[str, float]]:
+        """faster-whisper's: listens to the windows until one is sure enough; if none is, the language that was the
+        likeliest most often. One window decides alone by default, as it does for openai/whisper."""
         votes: dict[str, list[float]] = {}
         ranking: list[tuple[str, float]] = []
-        for i in range(self.options.language_detection_segments):
-            if i > 0 and i * FRAMES_PER_WINDOW >= self.n_frames:
-                break
+        for seek in windows:
             self._check_memory(1, self._hparams["n_audio_ctx"])
             with self._clock.timed("mel"):
-                mel = self._mel.window(i * FRAMES_PER_WINDOW)
+                mel = self._mel.window(seek)
             ranking = self._languages(self._hear(mel, self._hparams["n_audio_ctx"]))
             threshold = self.options.language_detection_threshold
             if threshold is None or ranking[0][1] > threshold:
@@ -564,7 +601,7 @@ class _Call:
         times = [token - answer.tokenizer.timestamp_begin for token in answer.tokens]
         limit = self.options.compression_ratio_threshold
         return (
-            len(answer.tokens) >= most
+            len(answer.tokens) - len(self._prefix(window, answer.tokenizer)) >= most
             or (limit is not None and answer.compression_ratio > limit)
             or max(times, default=0) * _FRAMES_PER_AUDIO_TOKEN > window.n_frames + _FRAMES_PER_AUDIO_TOKEN
         )
@@ -584,7 +621,7 @@ class _Call:
             requests = [self._request(windows[i], tokenizers[i]) for i in waiting]
             results = self._decode_at(temperature, [audios[i] for i in waiting], requests)
             for i, result in zip(waiting, results):
-                answers[i] = self._answer(result, temperature, tokenizers[i], audios[i])
+                answers[i] = self._answer(windows[i], result, temperature, tokenizers[i], audios[i])
             waiting = [i for i in waiting if needs_fallback(answers[i], self.options)]
             if not waiting:
                 break
@@ -614,7 +651,10 @@ class _Call:
 
     def _request(self, window: Window, tokenizer: Tokenizer) -> WindowRequest:
         tokens, sot_index = window_tokens(tokenizer, self.options, window, self._hparams["n_text_ctx"])
-        return WindowRequest(tokens, sot_index, window.seek)
+        return WindowRequest(tokens, sot_index, window.seek, len(self._prefix(window, tokenizer)))
+
+    def _prefix(self, window: Window, tokenizer: Tokenizer) -> tuple[int, ...]:
+        return prefix_tokens(tokenizer, self.options, window, self._hparams["n_text_ctx"])
 
     def _decode_at(
         self, temperature: float, audios: Sequence[Any], requests: Sequence[WindowRequest]
@@ -630,8 +670,11 @@ class _Call:
             self._clock.add(stage, ms, runs)
         self._go_on()
 
-    def _answer(self, result: WindowResult, temperature: float, tokenizer: Tokenizer, audio: Any) -> Answer:
-        text = tokenizer.decode(result.tokens).strip()
+    def _answer(
+        self, window: Window, result: WindowResult, temperature: float, tokenizer: Tokenizer, audio: Any
+    ) -> Answer:
+        tokens = (*self._prefix(window, tokenizer), *result.tokens)
+        text = tokenizer.decode(tokens).strip()
 
         def align(sot_sequence: Sequence[int], text_tokens: Sequence[int], n_audio_tokens: int) -> Path:
             request = AlignRequest(list(sot_sequence), list(text_tokens), n_audio_tokens)
@@ -640,7 +683,7 @@ class _Call:
             return Path(np.asarray(aligned.text_indices), np.asarray(aligned.time_indices), aligned.probabilities)
 
         return Answer(
-            tokens=tuple(result.tokens),
+            tokens=tokens,
             text=text,
             avg_logprob=result.avg_logprob,
             no_speech_prob=result.no_speech_prob,
@@ -649,6 +692,16 @@ class _Call:
             tokenizer=tokenizer,
             align=align,
         )
+
+
+def _joined(dropped: Sequence[Dropped]) -> tuple[Dropped, ...]:
+    """Return the parts in the order of the audio, with neighbours of one reason as one."""
+    joined: list[Dropped] = []
+    for part in sorted(dropped, key=lambda part: part.start):
+        if joined and (joined[-1].end, joined[-1].reason) == (part.start, part.reason):
+            part = replace(part, start=joined.pop().start)
+        joined.append(part)
+    return tuple(joined)
 
 
 def _whole(computed: Optional[_T]) -> _T:

@@ -1,36 +1,40 @@
 """From windows of 30 s to a transcript: what to decode next, with which prompt, and which segments an answer holds.
 
 Two ways over the audio share their parts. ``transcribe_sequentially`` is openai/whisper's ``transcribe()``: each window
-begins where the segments of the one before ended, and knows its text. ``transcribe_in_batches`` is faster-whisper's
-``BatchedInferencePipeline``: chunks that voice detection has cut are decoded together, each for itself.
+begins where the segments of the one before ended, and knows its text. ``transcribe_in_batches`` is for speed, as
+faster-whisper's ``BatchedInferencePipeline``: regions that voice detection has cut are heard side by side, each window
+for itself. There, too, a window begins where the segments before it ended, so that no speech is lost.
 
 Nothing here knows how a window is decoded; see ``WindowDecoder``. Tokens and times only, so Python is fast enough.
 """
 
 from __future__ import annotations
 
+import logging
+import math
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass
-from itertools import islice
+from dataclasses import dataclass, replace
 from typing import Callable, Optional, Protocol
 
 from ._options import APPEND_PUNCTUATIONS, PREPEND_PUNCTUATIONS, TranscribeOptions
 from ._result import Segment
 from ._tokenizer import Tokenizer
 from ._window_mel import FRAMES_PER_WINDOW, HOP_SAMPLES
-from ._word_times import Alignment, Draft, WordTiming, add_word_times, last_word_end, steady_words
+from ._word_times import Alignment, Draft, WordTiming, add_word_times, find_word_timings, last_word_end, steady_words
 
 __all__ = [
     "Answer",
     "Chunk",
     "Prompt",
+    "Region",
     "Step",
     "Window",
     "WindowDecoder",
-    "chunks_of_clips",
-    "chunks_of_speech",
     "frames_per_window",
     "needs_fallback",
+    "prefix_tokens",
+    "regions_of_clips",
+    "regions_of_speech",
     "transcribe_in_batches",
     "transcribe_sequentially",
     "window_tokens",
@@ -39,6 +43,7 @@ __all__ = [
 Chunk = tuple[int, int]
 """First frame and number of frames (10 ms each)."""
 
+_LOG = logging.getLogger("whisperq_edge")
 _FRAMES_PER_SECOND = 100
 _FRAMES_PER_TOKEN = 2
 _TOKEN_S = 0.02
@@ -99,7 +104,8 @@ class WindowDecoder(Protocol):
 
 @dataclass(frozen=True)
 class Step:
-    """Segments that are ready, and the frame up to which all is heard."""
+    """Segments that are ready, and the frame up to which all is heard. In batches it is the number of frames that are
+    heard, as if they were the first ones."""
 
     segments: list[Segment]
     seek: int
@@ -143,13 +149,8 @@ def window_tokens(
     begin = [*tokenizer.sot_sequence]
     if options.without_timestamps:
         begin.append(tokenizer.no_timestamps)
-    prefix = options.prefix if window.is_first else None
-    if prefix:
-        longest_prefix = n_text_ctx // 2 - (options.max_new_tokens or n_text_ctx // 2)
-        # No room is all the room there is: openai/whisper leaves its slice [-0:] whole.
-        begin += tokenizer.encode(" " + prefix.strip())[
-            -(longest_prefix if longest_prefix > 0 else n_text_ctx // 2 - 8) :
-        ]
+    prefix = prefix_tokens(tokenizer, options, window, n_text_ctx)
+    begin += prefix
     longest = n_text_ctx // 2 - 1
     before = list(window.prompt[-longest:])
     if options.hotwords and not prefix:
@@ -158,6 +159,22 @@ def window_tokens(
     if not before:
         return begin, 0
     return [tokenizer.sot_prev, *before, *begin], 1 + len(before)
+
+
+def prefix_tokens(
+    tokenizer: Tokenizer, options: TranscribeOptions, window: Window, n_text_ctx: int
+) -> tuple[int, ...]:
+    """Return the tokens that a window's answer begins with: ``prefix`` in the first window, else none.
+
+    They begin with ``<|0.00|>``, as faster-whisper's do. Without it, the rule that a window begins with a timestamp
+    would put one behind the prefix, and Whisper takes the text for complete there.
+    """
+    if not window.is_first or not options.prefix or not options.prefix.strip():
+        return ()
+    longest = n_text_ctx // 2 - (options.max_new_tokens or n_text_ctx // 2)
+    # No room is all the room there is: openai/whisper leaves its slice [-0:] whole.
+    text = tokenizer.encode(" " + options.prefix.strip())[-(longest if longest > 0 else n_text_ctx // 2 - 8) :]
+    return (*text,) if options.without_timestamps else (tokenizer.timestamp_begin, *text)
 
 
 class Prompt:
@@ -201,12 +218,14 @@ class _Split:
 
     Attributes:
         n_frames: how far into the window they reach: where the next one begins.
+        n_timed_frames: where the last timestamp is that ends a segment; ``n_frames`` without one.
         rest: tokens after the last pair of timestamps: a segment that did not end.
         ends_in_silence: the model closed its last segment and said nothing more.
     """
 
     drafts: list[Draft]
     n_frames: int
+    n_timed_frames: int
     rest: tuple[int, ...]
     ends_in_silence: bool
 
@@ -218,20 +237,28 @@ def _split(window: Window, answer: Answer) -> _Split:
     is_time = [token >= first_time for token in tokens]
     ends_in_silence = is_time[-2:] == [False, True]
     cuts = [i for i in range(1, len(tokens)) if is_time[i - 1] and is_time[i]]
+
+    def frames_before(token: int) -> int:
+        """Up to a timestamp, which may lie in the zeros behind the window's audio."""
+        return min((token - first_time) * _FRAMES_PER_TOKEN, window.n_frames)
+
+    n_timed = frames_before(tokens[-1]) if ends_in_silence else window.n_frames
     if not cuts:
         times = [token - first_time for token in tokens if token >= first_time]
         duration_s = times[-1] * _TOKEN_S if times and times[-1] > 0 else window.duration_s
         draft = _draft(window, answer, window.start_s, window.start_s + duration_s, tokens)
-        return _Split([draft], window.n_frames, (), ends_in_silence)
+        return _Split([draft], window.n_frames, n_timed, (), ends_in_silence)
     if ends_in_silence:
         cuts.append(len(tokens))
+    else:
+        n_timed = frames_before(tokens[cuts[-1] - 1])
     drafts = []
     for begin, end in zip([0, *cuts], cuts):
         start_s = window.start_s + (tokens[begin] - first_time) * _TOKEN_S
         end_s = window.start_s + (tokens[end - 1] - first_time) * _TOKEN_S
         drafts.append(_draft(window, answer, start_s, end_s, tokens[begin:end]))
-    n_frames = window.n_frames if ends_in_silence else (tokens[cuts[-1] - 1] - first_time) * _FRAMES_PER_TOKEN
-    return _Split(drafts, n_frames, tokens[cuts[-1] :], ends_in_silence)
+    n_frames = window.n_frames if ends_in_silence else n_timed
+    return _Split(drafts, n_frames, n_timed, tokens[cuts[-1] :], ends_in_silence)
 
 
 def _draft(window: Window, answer: Answer, start_s: float, end_s: float, tokens: Sequence[int]) -> Draft:
@@ -241,30 +268,32 @@ def _draft(window: Window, answer: Answer, start_s: float, end_s: float, tokens:
 
 
 class _Writer:
-    """Makes segments out of drafts and counts them."""
+    """Makes segments out of drafts and numbers them."""
 
     def __init__(self, options: TranscribeOptions, duration_s: float) -> None:
         self._options = options
         self._duration_s = duration_s
         self._n_segments = 0
 
-    def write(self, drafts: Sequence[Draft], answer: Answer) -> list[Segment]:
-        """As openai/whisper does, a segment without text or duration stays, but says nothing."""
+    def write(self, drafts: Sequence[Draft], answer: Answer, window: Window) -> list[Segment]:
+        """Leave out drafts without text or duration, of which openai/whisper makes segments that say nothing, and clear
+        their tokens, so that they prompt nothing. No time lies behind the window's audio."""
         for draft in drafts:
             if draft.start == draft.end or not draft.text.strip():
                 draft.text, draft.tokens, draft.words = "", [], []
-        return [self._segment(draft, answer) for draft in drafts]
+        end_s = min(window.start_s + window.duration_s, self._duration_s)
+        return [self._segment(draft, answer, end_s) for draft in drafts if draft.text]
 
-    def _segment(self, draft: Draft, answer: Answer) -> Segment:
+    def _segment(self, draft: Draft, answer: Answer, latest_s: float) -> Segment:
         words = None
+        start_s, end_s = min(draft.start, latest_s), min(draft.end, latest_s)
         if self._options.word_timestamps:
-            words = steady_words(draft.words, min(draft.start, self._duration_s), min(draft.end, self._duration_s))
-        self._n_segments += 1
+            words = steady_words(draft.words, start_s, end_s)
         return Segment(
-            id=self._n_segments - 1,
+            id=0,
             seek=draft.seek,
-            start=draft.start,
-            end=draft.end,
+            start=start_s,
+            end=end_s,
             text=draft.text,
             tokens=draft.tokens,
             temperature=answer.temperature,
@@ -273,6 +302,12 @@ class _Writer:
             no_speech_prob=answer.no_speech_prob,
             words=words,
         )
+
+    def number(self, segments: Sequence[Segment]) -> list[Segment]:
+        """Give segments their ids, in the order in which they leave."""
+        first = self._n_segments
+        self._n_segments += len(segments)
+        return [replace(segment, id=i) for i, segment in enumerate(segments, first)]
 
 
 def _add_words(
@@ -348,7 +383,7 @@ class _Sequential:
             drafts, next_seek, is_heard = self._time_words(window, answer, split)
             if not is_heard:
                 return Step([], next_seek)
-        segments = self._writer.write(drafts, answer)
+        segments = self._writer.number(self._writer.write(drafts, answer, window))
         self._prompt.hear((token for draft in drafts for token in draft.tokens), answer.temperature)
         return Step(segments, next_seek)
 
@@ -438,65 +473,242 @@ def _anomaly(word: WordTiming) -> float:
 
 # ---- Many windows at once --------------------------------------------------------------------------------------------
 
+_REGION_WINDOWS = 3
+"""A region is up to this many windows long. At its end a window often covers a short rest only, so long regions waste
+less. Short ones fill a batch from shorter files, and a batch keeps the audio of all its regions (4 MB a minute)."""
 
-def chunks_of_speech(spans: Iterable[tuple[int, int]], options: TranscribeOptions) -> list[Chunk]:
-    """Windows to decode, from spans of speech in samples: neighbours share a window while they fit into it, with the
-    pause between them, and what is longer than a window is cut."""
-    longest = frames_per_window(options)
-    chunks: list[Chunk] = []
+_MOST_WINDOWS = 3
+"""Times the windows that a region is long: so many are listened to, at most, where answers keep ending early. Singing
+may do that, which the voice detector takes for speech and Whisper does not."""
+
+_LEAST_REST_FRAMES = 100
+"""Less speech than this behind a window's last timestamp is not worth a window of its own. The detector's spans reach
+0.4 s beyond speech, and Whisper hears words in what is much shorter than a second that nobody said."""
+
+Region = Sequence[Chunk]
+"""Chunks of speech that windows go through in order, apart from other regions. Pauses between them are left out."""
+
+
+def regions_of_speech(spans: Iterable[tuple[int, int]], options: TranscribeOptions) -> list[Region]:
+    """Group spans of speech (start, end in samples) into regions.
+
+    A region ends at the longest pause in its second half.
+    """
+    longest = _REGION_WINDOWS * frames_per_window(options)
+    regions: list[Region] = []
+    waiting: list[Chunk] = []
     for start, end in spans:
         first, last = start // HOP_SAMPLES, end // HOP_SAMPLES
-        if chunks and last - chunks[-1][0] <= longest:
-            chunks[-1] = (chunks[-1][0], last - chunks[-1][0])
-        else:
-            chunks.extend(chunks_of_clips([(first, last - first)], options))
-    return chunks
+        while waiting and last - waiting[0][0] > longest:
+            n_chunks = _longest_pause(waiting)
+            regions.append(waiting[:n_chunks])
+            waiting = waiting[n_chunks:]
+        waiting.append((first, last - first))
+    return [*regions, waiting] if waiting else regions
 
 
-def chunks_of_clips(clips: Iterable[Chunk], options: TranscribeOptions) -> list[Chunk]:
-    """The clips, cut where they are longer than a window."""
-    longest = frames_per_window(options)
+def _longest_pause(chunks: Sequence[Chunk]) -> int:
+    """Return how many chunks stand before the longest pause in the second half; all of them, where none has one."""
+    middle = (chunks[0][0] + sum(chunks[-1])) / 2
+    pauses = [(seek - sum(chunks[i]), i + 1) for i, (seek, _) in enumerate(chunks[1:]) if seek >= middle]
+    return max(pauses, default=(0, len(chunks)))[1]
+
+
+def regions_of_clips(clips: Iterable[Chunk], options: TranscribeOptions) -> list[Region]:
+    """Make each clip a region of its own, and several of a clip that is too long."""
+    longest = _REGION_WINDOWS * frames_per_window(options)
     return [
-        (seek, min(longest, begin + n_frames - seek))
+        [(seek, min(longest, begin + n_frames - seek))]
         for begin, n_frames in clips
         for seek in range(begin, begin + n_frames, longest)
     ]
+
+
+class _Lane:
+    """Goes through one region, window by window, as the sequential loop goes through the audio.
+
+    Attributes:
+        seek: all before this frame is heard.
+        segments: those that nobody has taken yet.
+    """
+
+    def __init__(self, region: Region, last_speech_s: float, options: TranscribeOptions) -> None:
+        self._chunks = [(seek, seek + n_frames) for seek, n_frames in region]
+        self._longest = frames_per_window(options)
+        # Timestamps tell where to go on after a window that ends amid speech. Without them, it shall end in a pause.
+        self._shortest = 0 if options.without_timestamps else self._longest // 2
+        self.begin = self.seek = self._chunks[0][0]
+        self.end = self._chunks[-1][1]
+        self._n_left = _MOST_WINDOWS * -(-(self.end - self.begin) // self._longest)
+        self.last_speech_s = last_speech_s
+        self.segments: list[Segment] = []
+
+    def next_chunk(self) -> Optional[Chunk]:
+        """Take the next window. It ends with a chunk, unless that leaves it half empty. None: the region is heard."""
+        rest = self._speech(self.seek, self.end)
+        if not rest:
+            return None
+        seek = rest[0][0]
+        fitting = [end - seek for _, end in rest if end - seek <= self._longest]
+        is_good = fitting and (fitting[-1] >= self._shortest or seek + fitting[-1] == self.end)
+        return seek, fitting[-1] if is_good else self._longest
+
+    def _speech(self, begin: int, end: int) -> list[tuple[int, int]]:
+        cut = [(max(first, begin), min(last, end)) for first, last in self._chunks]
+        return [(first, last) for first, last in cut if first < last]
+
+    def go_on(self, window: Window, n_heard: int) -> bool:
+        """Go on behind ``n_heard`` frames of the window that was heard last. False: nothing of it is left to hear."""
+        end, seek = window.seek + window.n_frames, window.seek + n_heard
+        n_rest = sum(last - first for first, last in self._speech(seek, end))
+        self._n_left -= 1
+        self.seek = end
+        if n_heard == 0 or n_rest < _LEAST_REST_FRAMES:
+            return False
+        if self._n_left <= 0:
+            _LOG.warning(
+                "from %.2f to %.2f s the voice detector hears speech and the model does not: it is left out",
+                *(seek / _FRAMES_PER_SECOND, end / _FRAMES_PER_SECOND),
+            )
+            return False
+        self.seek = seek
+        return True
 
 
 def transcribe_in_batches(
     decode: WindowDecoder,
     options: TranscribeOptions,
     prompt: Prompt,
-    chunks: Sequence[Chunk],
+    regions: Sequence[Region],
     n_frames: int,
     is_silent: IsSilent,
+    keep_from: Callable[[int], None] = lambda frame: None,
 ) -> Iterator[Step]:
-    """The transcript of ``chunks``, ``options.batch_size`` of them at a time; each gets the initial prompt and no text
-    of others. A segment that an answer leaves open ends with its chunk: nobody comes back for it."""
-    writer = _Writer(options, n_frames * HOP_SAMPLES / 16000)
-    heard = ((seek, n) for seek, n in chunks if n > 0 and not is_silent(seek, n))
-    windows = (Window(seek, n, prompt.tokens(), is_first=i == 0) for i, (seek, n) in enumerate(heard))
-    last_speech_s = 0.0
-    while batch := list(islice(windows, options.batch_size or 1)):
-        answers = decode(batch)[::-1]
-        for window in batch:
+    """Yield the transcript of ``regions``, of which ``options.batch_size`` are heard side by side.
+
+    Each window gets the initial prompt and no text of others. Where it begins depends on the answer before it in its
+    region, as in the sequential loop, so speech behind an answer's last timestamp is heard again.
+
+    Args:
+        keep_from: gets the first frame that may still be read, before each batch.
+    """
+    batches = _Batches(decode, options, prompt, regions, n_frames, is_silent)
+    while batches.fill():
+        keep_from(batches.first_frame)
+        batches.decode()
+        yield from batches.take()
+    yield from batches.take()
+
+
+class _Batches:
+    """Keeps as many lanes busy as a batch has windows, and hands out segments in the order of the audio."""
+
+    def __init__(
+        self,
+        decode: WindowDecoder,
+        options: TranscribeOptions,
+        prompt: Prompt,
+        regions: Sequence[Region],
+        n_frames: int,
+        is_silent: IsSilent,
+    ) -> None:
+        self._decode = decode
+        self._options = options
+        self._prompt = prompt
+        self._is_silent = is_silent
+        self._writer = _Writer(options, n_frames * HOP_SAMPLES / 16000)
+        self._regions = [region for region in regions if region]
+        self._next_region = 0
+        self._lanes: list[_Lane] = []  # in the order of the audio, those that wait for an earlier one included
+        self._windows: list[tuple[_Lane, Window]] = []
+        self._is_first = True
+
+    @property
+    def first_frame(self) -> int:
+        return min(window.seek for _, window in self._windows)
+
+    def fill(self) -> bool:
+        """Choose the windows of the next batch: one of each lane that goes on. False: everything is heard."""
+        self._windows = []
+        lanes = iter([*self._lanes])
+        while len(self._windows) < (self._options.batch_size or 1):
+            lane = next(lanes, None) or self._open_lane()
+            if lane is None:
+                break
+            chunk = self._next_audible(lane)
+            if chunk is not None:
+                self._windows.append((lane, Window(*chunk, self._prompt.tokens(), self._is_first)))
+                self._is_first = False
+        return bool(self._windows)
+
+    def _open_lane(self) -> Optional[_Lane]:
+        if self._next_region == len(self._regions):
+            return None
+        before, region = self._regions[self._next_region - 1], self._regions[self._next_region]
+        last_speech_s = sum(before[-1]) / _FRAMES_PER_SECOND if self._next_region > 0 else 0.0
+        self._next_region += 1
+        self._lanes.append(_Lane(region, last_speech_s, self._options))
+        return self._lanes[-1]
+
+    def _next_audible(self, lane: _Lane) -> Optional[Chunk]:
+        while (chunk := lane.next_chunk()) is not None and self._is_silent(*chunk):
+            lane.seek = sum(chunk)
+        if chunk is None:
+            lane.seek = lane.end
+        return chunk
+
+    def decode(self) -> None:
+        answers = self._decode([window for _, window in self._windows])[::-1]
+        for lane, window in self._windows:
             # Each answer has its window's audio in its hands, which goes before that of the next batch comes.
-            answer = answers.pop()
-            drafts = [] if _says_no_speech(answer, options) else _whole(window, answer)
-            if options.word_timestamps and drafts:
-                _add_words(drafts, window, answer, options, last_speech_s)
-                last_speech_s = last_word_end(drafts) or last_speech_s
-            segments = writer.write(drafts, answer)
-            del answer
-            yield Step(segments, window.seek + window.n_frames)
+            self._hear(lane, window, answers.pop())
+
+    def _hear(self, lane: _Lane, window: Window, answer: Answer) -> None:
+        if _says_no_speech(answer, self._options):
+            lane.go_on(window, window.n_frames)
+            return
+        split = _split(window, answer)
+        drafts = split.drafts
+        if not lane.go_on(window, self._n_heard_frames(window, answer, split)):
+            drafts = [*drafts, *_open_segment(window, answer, split)]
+        if self._options.word_timestamps and drafts:
+            _add_words(drafts, window, answer, self._options, lane.last_speech_s)
+            lane.last_speech_s = last_word_end(drafts) or lane.last_speech_s
+        lane.segments += self._writer.write(drafts, answer, window)
+
+    def _n_heard_frames(self, window: Window, answer: Answer, split: _Split) -> int:
+        """Return how far into the window the answer reaches. It is the whole window where ``max_new_tokens`` ended the
+        answer: that much was asked for."""
+        if len(answer.tokens) >= (self._options.max_new_tokens or math.inf):
+            return window.n_frames
+        return _last_word_frame(window, answer) if self._options.without_timestamps else split.n_timed_frames
+
+    def take(self) -> Iterator[Step]:
+        """Hand out what is ready: all segments up to the first lane that goes on, its own included."""
+        while self._lanes:
+            lane = self._lanes[0]
+            segments, lane.segments = self._writer.number(lane.segments), []
+            is_over = lane.seek >= lane.end
+            if is_over:
+                self._lanes.pop(0)
+            yield Step(segments, lane.seek + sum(other.seek - other.begin for other in self._lanes[not is_over :]))
+            if not is_over:
+                return
 
 
-def _whole(window: Window, answer: Answer) -> list[Draft]:
-    split = _split(window, answer)
-    first_time = answer.tokenizer.timestamp_begin
+def _last_word_frame(window: Window, answer: Answer) -> int:
+    """Return the frame of the window at which its last word ends, by alignment: where no timestamp tells."""
+    text_tokens = [token for token in answer.tokens if token < answer.tokenizer.eot]
+    timings = find_word_timings(answer.align, answer.tokenizer, text_tokens, window.n_frames)
+    return round(timings[-1].end * _FRAMES_PER_SECOND) if timings else window.n_frames
+
+
+def _open_segment(window: Window, answer: Answer, split: _Split) -> list[Draft]:
+    """The text behind the last pair of timestamps as a segment that ends with the window, where there is text."""
     if not any(token < answer.tokenizer.eot for token in split.rest):
-        return split.drafts
-    begins = split.rest[0] - first_time if split.rest[0] >= first_time else split.n_frames // _FRAMES_PER_TOKEN
+        return []
+    first_time = answer.tokenizer.timestamp_begin
+    begins = split.rest[0] - first_time if split.rest[0] >= first_time else split.n_timed_frames // _FRAMES_PER_TOKEN
     start_s = window.start_s + begins * _TOKEN_S
     end_s = max(start_s, window.start_s + window.duration_s)
-    return [*split.drafts, _draft(window, answer, start_s, end_s, split.rest)]
+    return [_draft(window, answer, start_s, end_s, split.rest)]

@@ -101,6 +101,10 @@ class Samples(abc.ABC):
         cheap. Going back before the start of the last read begins anew. Raises as ``blocks`` does."""
 
     @abc.abstractmethod
+    def keep_from(self, start: int) -> None:
+        """Keep samples from ``start`` on in memory once they are read, so that going back to them is cheap."""
+
+    @abc.abstractmethod
     def whole(self) -> Floats:
         """All samples in one array. Raises as ``blocks`` does."""
 
@@ -157,6 +161,9 @@ class ArraySamples(Samples):
     def read(self, start: int, stop: int) -> Floats:
         return self._array[start:stop]
 
+    def keep_from(self, start: int) -> None:
+        pass
+
     def whole(self) -> Floats:
         if self._check is not None:
             for _ in self.blocks():
@@ -202,6 +209,7 @@ class DecodedSamples(Samples):
         self._first = 0  # the number of blocks that came before these
         self._end = 0  # samples up to the end of the last block
         self._whole: Optional[Floats] = None
+        self._kept_from: Optional[int] = None  # samples from here on are read in any order
 
     @property
     def n_known(self) -> int:
@@ -229,9 +237,13 @@ class DecodedSamples(Samples):
             return np.empty(0, np.float32) if self._whole is None else self._whole[start:stop]
         if self._pieces is None or start < self._first * BLOCK_SAMPLES:
             self._begin()
-        while self._end < stop and self._read_block(keep_from=start // BLOCK_SAMPLES):
+        oldest = start if self._kept_from is None else min(start, self._kept_from)
+        while self._end < stop and self._read_block(keep_from=oldest // BLOCK_SAMPLES):
             pass
         return self._joined(start, min(stop, self._end))
+
+    def keep_from(self, start: int) -> None:
+        self._kept_from = start
 
     def whole(self) -> Floats:
         if self._whole is None:

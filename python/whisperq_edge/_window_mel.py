@@ -109,6 +109,10 @@ class WindowMel:
         padded[:, :n_frames] = self._frames(seek, n_frames)
         return padded
 
+    def keep_from(self, seek: int) -> None:
+        """Windows from frame ``seek`` on will be asked for, in any order."""
+        self._samples.keep_from(max(seek - _WARM_UP_FRAMES, 0) * HOP_SAMPLES)
+
     def _frames(self, seek: int, n_frames: int) -> Floats:
         log10_mel = self._log10_frames(seek, n_frames)
         floor = self._largest - np.float32(8)
