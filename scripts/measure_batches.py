@@ -4,9 +4,10 @@
     python scripts/measure_batches.py ggml-base-q8_0.bin --data ../shared/data
     python scripts/measure_batches.py ggml-base-q8_0.bin --data ../shared/data --files 4 --modes timestamps-1
 
-Each file is made of utterances of one corpus, joined without a pause: pauses between them would end windows where
-segments end, and hide what batches lose. Words are normalised as openai/whisper does. "Runs" are places where the batch
-lacks three or more words in a row that the sequential text has. "WER" is against what was said, where the corpus tells.
+Each file is made of utterances of one corpus. Those of LibriSpeech are joined without a pause, since pauses would end
+windows where segments end, and hide what batches lose. Those of speechocean762 have pauses of 0.6 s. Words are
+normalised as openai/whisper does. "Runs" are places where the batch lacks three or more words in a row that the
+sequential text has. "WER" is against what was said, where the corpus tells.
 """
 
 from __future__ import annotations
@@ -24,7 +25,7 @@ from typing import Any
 import jiwer
 import numpy as np
 import numpy.typing as npt
-from whisperq_edge import WhisperModel
+from whisperq_edge import Transcript, WhisperModel
 from whisperq_edge._audio import SAMPLE_RATE, to_pcm
 from whisperq_edge._eval.normalise import normaliser
 
@@ -36,7 +37,8 @@ MODES: dict[str, dict[str, Any]] = {
     "timestamps-5": {"beam_size": 5},
     "text-5": {"beam_size": 5, "without_timestamps": True},
 }
-CORPORA = ("librispeech-train-clean-100", "speechocean762")
+PAUSES_S = {"librispeech-train-clean-100": 0.0, "speechocean762": 0.6}
+CORPORA = tuple(PAUSES_S)
 MINUTES = (3.0, 4.0, 5.0, 6.5, 10.0)
 
 
@@ -84,6 +86,7 @@ def long_files(data: Path, n_files: int) -> Iterator[tuple[str, Floats, str]]:
         while sum(part.size for part in parts) < minutes * 60 * SAMPLE_RATE:
             utterance = names[corpus].pop()
             parts.append(trimmed(to_pcm(data / corpus / utterance["file"]).samples))
+            parts.append(np.zeros(round(PAUSES_S[corpus] * SAMPLE_RATE), np.float32))
             texts.append(utterance["text"])
         yield f"{corpus} {minutes:g} min", np.concatenate(parts), " ".join(texts).strip()
 
@@ -93,16 +96,20 @@ def errors_in(heard: str, said: str) -> int:
     return int(output.substitutions + output.deletions + output.insertions)
 
 
-def compared(
-    name: str, mode: str, model: WhisperModel, samples: Floats, said_text: str, batch_size: int, words: Any
-) -> Row:
-    options = {"language": "en", "temperature": 0.0, **MODES[mode]}
+@dataclass(frozen=True)
+class Timed:
+    transcript: Transcript
+    seconds: float
+
+
+def timed(model: WhisperModel, samples: Floats, **options: Any) -> Timed:
     began_s = time.perf_counter()
-    # The reference has timestamps always: without them, the sequential loop moves on by whole windows, amid a word.
-    alone = model.transcribe(samples, **{**options, "without_timestamps": False})
-    middle_s = time.perf_counter()
-    batch = model.transcribe(samples, batch_size=batch_size, **options)
-    end_s = time.perf_counter()
+    transcript = model.transcribe(samples, language="en", **options)
+    return Timed(transcript, time.perf_counter() - began_s)
+
+
+def compared(name: str, mode: str, alone_timed: Timed, batch_timed: Timed, said_text: str, words: Any) -> Row:
+    alone, batch = alone_timed.transcript, batch_timed.transcript
     reference, heard, truth = words(alone.text), words(batch.text), words(said_text)
     output = jiwer.process_words(reference, heard)
     said = output.references[0]
@@ -123,8 +130,8 @@ def compared(
         len(truth.split()),
         errors_in(reference, truth) if truth else 0,
         errors_in(heard, truth) if truth else 0,
-        middle_s - began_s,
-        end_s - middle_s,
+        alone_timed.seconds,
+        batch_timed.seconds,
         alone.timings["encode"].runs,
         batch.timings["encode"].runs,
     )
@@ -177,8 +184,14 @@ def main() -> None:
             files = list(long_files(arguments.data, arguments.files))[arguments.first :]
             mine: list[Row] = []
             for name, samples, said in files:
+                sequential: dict[int, Timed] = {}
                 for mode in arguments.modes.split(","):
-                    mine.append(compared(name, mode, model, samples, said, arguments.batch_size, words))
+                    # The reference has timestamps always: without them, the sequential loop goes on amid words.
+                    n_beams = MODES[mode]["beam_size"]
+                    if n_beams not in sequential:
+                        sequential[n_beams] = timed(model, samples, beam_size=n_beams)
+                    batch = timed(model, samples, batch_size=arguments.batch_size, **MODES[mode])
+                    mine.append(compared(name, mode, sequential[n_beams], batch, said, words))
                     print_row(mine[-1])
             for mode in arguments.modes.split(","):
                 print_total(mode, [row for row in mine if row.mode == mode])

@@ -223,6 +223,33 @@ def test_samples_are_those_of_another_process(
     assert other.strip() == str(result.tokens)
 
 
+@pytest.mark.parametrize("changes", [{}, {"without_timestamps": True}, {"repetition_penalty": 1.5}], ids=str)
+def test_behind_its_own_beginning_an_answer_goes_on_the_same(
+    model: _core.EdgeModel, audios: list[_core.EdgeAudio], changes: dict[str, Any]
+) -> None:
+    """The rules take a prefix for sampled: no timestamp is forced behind it, and times go on from its own."""
+    asked, greedy = requests(len(audios)), options(**changes)
+    whole = [result.tokens for result in _core.decode_windows(model, audios, asked, greedy)[0]]
+    assert all(len(tokens) > 4 for tokens in whole)
+    for n in (1, 2, 4):
+        begun = [
+            _core.WindowRequest([*request.tokens, *tokens[:n]], request.sot_index, request.stream, n)
+            for request, tokens in zip(asked, whole)
+        ]
+        rests = [result.tokens for result in _core.decode_windows(model, audios, begun, greedy)[0]]
+        for tokens, rest in zip(whole, rests):
+            assert tokens[n:] == rest[: len(tokens) - n]
+
+
+@pytest.mark.parametrize("n_prefix", [-1, 3])
+def test_a_prefix_is_a_part_of_the_prompt(
+    model: _core.EdgeModel, audios: list[_core.EdgeAudio], n_prefix: int
+) -> None:
+    request = _core.WindowRequest([50258, 50259, 50359], 0, 0, n_prefix)
+    with pytest.raises(ValueError, match=f"n_prefix of window 0 is {n_prefix}; it has to be from 0 to 2"):
+        _core.decode_windows(model, audios[:1], [request], options())
+
+
 def test_stages_are_counted(model: _core.EdgeModel, audios: list[_core.EdgeAudio]) -> None:
     never_ends = options(suppress_tokens=[EOT], sample_len=5)
     _, stages = _core.decode_windows(model, audios[:1], requests(1), never_ends)

@@ -128,11 +128,13 @@ class Recorder(ScriptedModel):
         super().__init__(Script(0))
         self.requests: list[tuple[tuple[int, int], list[int]]] = []
         self.options: list[Any] = []
+        self.n_prefix: list[int] = []
         self._answers = list(answers)
 
     def _answer(self, audio: Any, request: Any, options: Any) -> Answer:
         self.requests.append((audio.window, request.tokens))
         self.options.append(options)
+        self.n_prefix.append(request.n_prefix)
         if self._answers:
             return self._answers.pop(0)
         end = min(audio.window[1] // 2, 1500)
@@ -164,6 +166,32 @@ def test_hotwords_stand_before_the_text_and_give_way_to_a_prefix() -> None:
     assert model.requests[0][1][-len(begin) :] == begin
     told = "<|startofprev|> Wug, blick It began word"
     assert prompts(model) == ["", told, f"{told} word"]
+
+
+@pytest.mark.parametrize("batch_size", [None, 2])
+def test_the_prefix_stays_in_the_text_behind_a_timestamp(batch_size: Any) -> None:
+    """Without ``<|0.00|>`` before it, Whisper would put a timestamp behind it, and say no more."""
+    model = Recorder([said(" at noon.", 500, 500, " Then it ended.", 1500)])
+    segments, _ = run(model, 30, prefix="It began", batch_size=batch_size)
+    prefix = [TIME, *VOCABULARY.encode(" It began")]
+    assert model.requests[0][1][-len(prefix) :] == prefix
+    assert model.n_prefix == [len(prefix)]
+    assert [segment.text for segment in segments] == [" It began at noon.", " Then it ended."]
+    assert segments[0].start == 0 and segments[0].end == 10
+
+
+def test_a_prefix_without_timestamps() -> None:
+    model = Recorder([said(" at noon.")])
+    segments, _ = run(model, 30, prefix="It began", without_timestamps=True)
+    assert model.requests[0][1][-2:] == VOCABULARY.encode(" It began")
+    assert [segment.text for segment in segments] == [" It began at noon."]
+
+
+def test_a_prefix_that_nothing_follows_loses_no_speech() -> None:
+    model = Recorder([said("!", 100), said(50, " Nobody said that.", 1500)])
+    segments, _ = run(model, 30, prefix="Hello")
+    assert model.n_prefix == [2, 0]
+    assert [(segment.text, segment.end) for segment in segments] == [(" Hello Nobody said that.", 30)]
 
 
 def test_hotwords_and_text_share_the_room() -> None:
@@ -473,6 +501,28 @@ def test_multilingual_asks_every_window() -> None:
     assert len({token for _, token in asked}) > 1
     for window, token in asked:
         assert token == int(np.argmax(Script(0).language_logits(window)))
+
+
+@pytest.mark.parametrize("batch_size", [None, 2])
+@pytest.mark.parametrize(
+    ("speech_s", "silence_s", "clips", "heard"),
+    [
+        ((70, 80), (0, 65), [0], 6000),  # the first windows are dropped
+        ((70, 80), (0, 0), [0], 6000),  # they hold noise, which is no silence
+        ((0, 0), (0, 40), [0], 3000),  # nothing sounds like speech
+        ((0, 0), (0, 0), [0], 0),
+        ((0, 90), (0, 0), [45, 80], 4500),
+    ],
+)
+def test_the_language_is_that_of_the_first_window_with_speech(
+    speech_s: Any, silence_s: Any, clips: list[float], heard: int, batch_size: Any
+) -> None:
+    rankings: list[Any] = []
+    tools = {**silent(silence_s), "hear_speech": speech_in(speech_s)}
+    options = {"batch_size": batch_size, "clip_timestamps": clips}
+    transcribe(Script(0), 90, options, model=Recorder(), on_languages=rankings.append, **tools)
+    expected = int(np.argmax(Script(0).language_logits((heard, 3000))))
+    assert rankings[0][0][0] == Tokenizer(VOCABULARY).language_codes[expected - 50259]
 
 
 def test_a_given_language_is_reported() -> None:

@@ -584,7 +584,19 @@ class _Call:
             redone = self._decode_with_fallback([windows[i] for i in suspects], [full] * len(suspects))
             for i, answer in zip(suspects, redone):
                 answers[i] = answer
-        return answers
+        return [self._heard_behind_prefix(window, answer) for window, answer in zip(windows, answers)]
+
+    def _heard_behind_prefix(self, window: Window, answer: Answer) -> Answer:
+        """Whisper may take the audio for said with the prefix and say no word behind it. The window is then decoded
+        without the prefix, which is put in front of what that gives."""
+        prefix = self._prefix(window, answer.tokenizer)
+        if not prefix or any(map(str.isalnum, answer.tokenizer.decode(answer.tokens[len(prefix) :]))):
+            return answer
+        [heard] = self._decode_with_fallback([replace(window, is_first=False)], [self._hparams["n_audio_ctx"]])
+        text = [token for token in prefix if token < answer.tokenizer.eot]
+        begins_with_time = bool(heard.tokens) and heard.tokens[0] >= answer.tokenizer.timestamp_begin
+        tokens = (heard.tokens[0], *text, *heard.tokens[1:]) if begins_with_time else (*prefix, *heard.tokens)
+        return replace(heard, tokens=tokens, text=answer.tokenizer.decode(tokens).strip())
 
     def _audio_ctx(self, window: Window) -> int:
         """Audio tokens to encode of a window."""

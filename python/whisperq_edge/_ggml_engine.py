@@ -109,8 +109,10 @@ class GgmlEngine:
 
         def hear_segment(data: Any) -> None:
             nonlocal n_segments
-            on_segment(_segment(n_segments, data, options, language))
-            n_segments += 1
+            segment = _segment(n_segments, data, options, language, opened.duration_s)
+            if segment.text.strip():
+                on_segment(segment)
+                n_segments += 1
 
         try:
             result = self._engine.transcribe(
@@ -255,16 +257,21 @@ def _or(value: Optional[float], instead: float) -> float:
     return instead if value is None else value
 
 
-def _segment(index: int, data: Any, options: TranscribeOptions, language: str) -> Segment:
+def _segment(index: int, data: Any, options: TranscribeOptions, language: str, duration_s: float) -> Segment:
+    """A segment in the audio: whisper.cpp's may end in the silence that it puts behind."""
+
+    def time_s(centiseconds: int) -> float:
+        return min(centiseconds / 100, duration_s)
+
     words = None
     if options.word_timestamps:
-        pieces = [Piece(p.bytes, p.start_cs / 100, p.end_cs / 100, p.probability) for p in data.pieces]
+        pieces = [Piece(p.bytes, time_s(p.start_cs), time_s(p.end_cs), p.probability) for p in data.pieces]
         words = group_words(pieces, language, options.prepend_punctuations, options.append_punctuations)
     return Segment(
         id=index,
         seek=data.seek_frames,
-        start=data.start_cs / 100,
-        end=data.end_cs / 100,
+        start=time_s(data.start_cs),
+        end=time_s(data.end_cs),
         text=_text(data.text),
         tokens=list(data.tokens),
         temperature=round(data.temperature, 6),
