@@ -61,7 +61,7 @@ class TranscribeOptions:
     """How to transcribe. Names and defaults are faster-whisper's; the last two groups are ours or openai/whisper's.
 
     Attributes:
-        language: code or English name; None detects it from the first 30 s.
+        language: code or English name; None detects it from the first window with speech.
         task: ``transcribe``, or ``translate`` to English.
         beam_size: beams at temperature 0; 1 decodes greedily.
         best_of: samples at temperatures above 0.
@@ -77,7 +77,7 @@ class TranscribeOptions:
         condition_on_previous_text: the text of a window is the prompt of the next one.
         prompt_reset_on_temperature: above this temperature the previous text is not used as a prompt.
         initial_prompt: text, or token ids, before the first window.
-        prefix: text that the first window starts with.
+        prefix: text that the first window starts with; it stays in the transcript.
         suppress_blank: no blank at the start of a window's text.
         suppress_tokens: token ids that are never sampled; -1 stands for the non-speech symbols. None or empty: none.
         without_timestamps: sample text only.
@@ -98,8 +98,9 @@ class TranscribeOptions:
         log_progress: a progress bar of the library's own.
         carry_initial_prompt: openai/whisper's: put ``initial_prompt`` before every window.
         seed: of the sampling at temperatures above 0.
-        batch_size: this many chunks of the audio, cut by voice detection, are decoded together, each for itself (as
-            faster-whisper's ``BatchedInferencePipeline``). None: window after window, each knowing the one before.
+        batch_size: this many windows are decoded together, from parts of the audio that voice detection has cut (as
+            faster-whisper's ``BatchedInferencePipeline``). No window knows another one's text. Speech behind an
+            answer's last timestamp is heard again. None: window after window, each knowing the one before.
         audio_ctx: ``auto`` encodes short audio up to its end and a margin only, and does a window again in full when
             its text looks wrong. None: always whole windows.
         drop_silence: False decodes also the windows that voice detection and energy both call silent. None: where the
