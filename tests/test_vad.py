@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import math
 from typing import Any, Optional
 
@@ -78,14 +79,37 @@ def test_the_last_window_may_reach_beyond_the_audio() -> None:
     assert spans_of("SS----", n_samples=W, speech_pad_ms=400) == [(0, 1)]
 
 
+# 0.4 s less the window are 11.5 windows: the excess shows in window 12.
+TOO_LONG: dict[str, Any] = {"max_speech_duration_s": 0.4, "min_silence_duration_ms": 2000}
+
+
 def test_too_long_speech_is_split_at_its_last_long_silence() -> None:
-    # 0.4 s less the window are 11.5 windows: the excess shows in window 12.
-    options = {"max_speech_duration_s": 0.4, "min_silence_duration_ms": 2000}
+    options = {**TOO_LONG, "use_max_poss_sil_at_max_speech": False}
     assert spans_of("SSS-----SSSSSSSSSS", **options) == [(0, 3), (8, 18)]  # five windows are more than 98 ms
     assert spans_of("SSS--SS-----SSSSSSS", **options) == [(0, 7), (12, 19)]
     assert spans_of("SSSSSS---------S", **options) == [(0, 6), (15, 16)]  # the silence lasts when the time is over
     assert spans_of("SSS----SSSSSSSSSSS", **options) == [(0, 12), (13, 18)]  # four are not: hard, and a window is lost
     assert spans_of("S" * 30, **options) == [(0, 12), (13, 25), (26, 30)]
+
+
+def test_too_long_speech_is_split_at_its_longest_silence() -> None:
+    assert spans_of("S-----SS----SSSSSS", **TOO_LONG) == [(0, 1), (6, 18)]
+    assert spans_of("S----SS-----SSSSSS", **TOO_LONG) == [(0, 7), (12, 18)]
+    equal = "S----SS----SSSSSSSS"  # the first of them splits; after it no silence is left to split at
+    assert spans_of(equal, **TOO_LONG) == [(0, 1), (5, 17), (18, 19)]
+    lasting = "SSSSSS---------S"  # a silence counts when speech has ended it: the cut is hard
+    assert spans_of(lasting, **TOO_LONG) == [(0, 12), (15, 16)]
+    assert spans_of("S" * 30, **TOO_LONG) == [(0, 12), (13, 25), (26, 30)]
+
+
+@pytest.mark.parametrize("at_longest", [False, True])
+@pytest.mark.parametrize(("shortest_ms", "splits"), [(0, True), (64, True), (127, True), (128, False), (500, False)])
+def test_a_silence_that_is_long_enough_splits_speech(at_longest: bool, shortest_ms: float, splits: bool) -> None:
+    # 128 ms are four windows: from the first silent window to the last one, or to the one that ends the silence.
+    pattern = "SSS----SSSSSSSSSSS" if at_longest else "SSS-----SSSSSSSSSS"
+    options = {"min_silence_at_max_speech": shortest_ms, "use_max_poss_sil_at_max_speech": at_longest}
+    first_end = spans_of(pattern, **TOO_LONG, **options)[0][1]
+    assert first_end == (3 if splits else 12)
 
 
 def test_probabilities_have_to_be_numbers() -> None:
@@ -103,6 +127,8 @@ vad_options = st.builds(
     max_speech_duration_s=st.sampled_from([math.inf, 30.0, 5.0, 1.0, 0.5]),
     min_silence_duration_ms=milliseconds,
     speech_pad_ms=milliseconds,
+    min_silence_at_max_speech=st.sampled_from([98, 0, 64, 400]) | st.floats(0.0, 1000.0),
+    use_max_poss_sil_at_max_speech=st.booleans(),
 )
 
 
@@ -135,17 +161,32 @@ def test_spans_are_sorted_disjoint_and_inside(probs: np.ndarray[Any, Any], missi
 @settings(deadline=None)
 @given(speech_like(), st.integers(1, W), vad_options)
 def test_against_faster_whisper(probs: np.ndarray[Any, Any], missing: int, options: VadOptions) -> None:
+    """Until 1.2.1 it knows no longest silence: the last one splits, when it is longer than 98 ms."""
     theirs = pytest.importorskip("faster_whisper.vad", reason="faster-whisper is not installed")
     n_samples = max(probs.size * W - missing, 0)
     probs = probs[: n_samples // W + 1]
+    known = {field.name for field in dataclasses.fields(theirs.VadOptions)}
+    if "use_max_poss_sil_at_max_speech" not in known:
+        options = dataclasses.replace(options, min_silence_at_max_speech=98, use_max_poss_sil_at_max_speech=False)
+    given = {name: value for name, value in vars(options).items() if name in known}
     kept = theirs.get_vad_model
     theirs.get_vad_model = lambda: lambda audio: probs
     try:
-        expected = theirs.get_speech_timestamps(np.zeros(n_samples, np.float32), theirs.VadOptions(**vars(options)))
+        expected = theirs.get_speech_timestamps(np.zeros(n_samples, np.float32), theirs.VadOptions(**given))
     finally:
         theirs.get_vad_model = kept
     ours = speech_spans(probs, n_samples, options)
     assert ours == [(span["start"], span["end"]) for span in expected]
+
+
+@settings(deadline=None)
+@given(speech_like(), st.integers(1, W), vad_options)
+def test_against_silero(probs: np.ndarray[Any, Any], missing: int, options: VadOptions) -> None:
+    theirs = pytest.importorskip("silero_vad.utils_vad", reason="silero-vad is not installed")
+    n_samples = max(probs.size * W - missing, 0)
+    probs = probs[: n_samples // W + 1]
+    expected = theirs.get_speech_timestamps_from_probs(probs.tolist(), audio_length_samples=n_samples, **vars(options))
+    assert speech_spans(probs, n_samples, options) == [(span["start"], span["end"]) for span in expected]
 
 
 @pytest.mark.parametrize(
@@ -164,6 +205,11 @@ def test_against_faster_whisper(probs: np.ndarray[Any, Any], missing: int, optio
         ("max_speech_duration_s", math.nan),
         ("min_silence_duration_ms", math.inf),
         ("speech_pad_ms", -0.5),
+        ("min_silence_at_max_speech", -1),
+        ("min_silence_at_max_speech", math.inf),
+        ("min_silence_at_max_speech", None),
+        ("use_max_poss_sil_at_max_speech", None),
+        ("use_max_poss_sil_at_max_speech", "yes"),
     ],
 )
 def test_wrong_options(field: str, value: Any) -> None:

@@ -46,9 +46,6 @@ _SAMPLE_RATE = 16_000
 _WINDOW_SAMPLES = 512
 _SAMPLES_PER_SEEK = 160  # one frame of 10 ms
 
-_SHORTEST_SPLIT_SAMPLES = 98 * _SAMPLE_RATE // 1000
-"""Speech that grows too long is split at a silence longer than this: 98 ms, three windows of Silero and a bit."""
-
 
 @dataclass(frozen=True)
 class VadOptions:
@@ -59,9 +56,13 @@ class VadOptions:
         neg_threshold: a window less likely than this is silence within speech, at most ``threshold`` (float). None:
             ``threshold`` - 0.15, but at least 0.01.
         min_speech_duration_ms: shorter speech is dropped (milliseconds).
-        max_speech_duration_s: longer speech is split, at its last silence of over 98 ms where it has one (seconds).
+        max_speech_duration_s: longer speech is split (seconds): at a silence of more than ``min_silence_at_max_speech``
+            where it has one, else right there.
         min_silence_duration_ms: silence has to be this long to end speech (milliseconds).
         speech_pad_ms: kept before and after each span (milliseconds).
+        min_silence_at_max_speech: a shorter silence splits no speech (milliseconds).
+        use_max_poss_sil_at_max_speech: speech that is too long is split at its longest silence; only a silence that
+            speech has ended counts. False: at its last silence, which may still last.
     """
 
     threshold: float = 0.5
@@ -70,6 +71,8 @@ class VadOptions:
     max_speech_duration_s: float = math.inf
     min_silence_duration_ms: float = 2000
     speech_pad_ms: float = 400
+    min_silence_at_max_speech: float = 98
+    use_max_poss_sil_at_max_speech: bool = True
 
     def __post_init__(self) -> None:
         _check("threshold", self.threshold, 0.0 < _number(self.threshold) <= 1.0, "a number above 0 and at most 1")
@@ -78,9 +81,11 @@ class VadOptions:
             _check("neg_threshold", self.neg_threshold, 0.0 <= _number(self.neg_threshold) <= self.threshold, allowed)
         longest_s = self.max_speech_duration_s
         _check("max_speech_duration_s", longest_s, _number(longest_s) > 0.0, "a number of seconds above 0, or inf")
-        for field in ("min_speech_duration_ms", "min_silence_duration_ms", "speech_pad_ms"):
+        for field in _MILLISECONDS:
             value = getattr(self, field)
             _check(field, value, 0.0 <= _number(value) < math.inf, "a finite number of milliseconds, at least 0")
+        at_longest = self.use_max_poss_sil_at_max_speech
+        _check("use_max_poss_sil_at_max_speech", at_longest, isinstance(at_longest, (bool, np.bool_)), "True or False")
 
     @classmethod
     def from_any(cls, given: Union[VadOptions, Mapping[str, Any], None]) -> VadOptions:
@@ -101,6 +106,9 @@ class VadOptions:
     def silence_threshold(self) -> float:
         """``neg_threshold``, or what it is by default."""
         return max(self.threshold - 0.15, 0.01) if self.neg_threshold is None else self.neg_threshold
+
+
+_MILLISECONDS = ("min_speech_duration_ms", "min_silence_duration_ms", "speech_pad_ms", "min_silence_at_max_speech")
 
 
 def _number(value: object) -> float:
@@ -170,10 +178,12 @@ class _Scan:
         # The padding and the window in which the excess is noticed belong to the span: with them it must not be longer.
         longest = options.max_speech_duration_s * _SAMPLE_RATE
         self._max_speech = longest - window_samples - 2 * _samples_of_ms(options.speech_pad_ms)
+        self._shortest_split = _samples_of_ms(options.min_silence_at_max_speech)
+        self._splits_at_longest = options.use_max_poss_sil_at_max_speech
         self._spans = array("q")  # start, end, start, end, ...
         self._start: Optional[int] = None  # of the speech we are in
         self._silence: Optional[int] = None  # start of the silence that may end it
-        self._split: Optional[int] = None  # start of the last silence that is long enough to split at
+        self._split: Optional[int] = None  # start of the silence to split at
         self._resumed: Optional[int] = None  # where speech went on after that silence
 
     def step(self, at: int, prob: float) -> None:
@@ -203,14 +213,24 @@ class _Scan:
         self._silence = self._split = self._resumed = None
 
     def _end_silence(self, at: int) -> None:
-        if self._silence is not None and self._split is not None and self._resumed is None:
+        if self._silence is not None and self._splits_at_longest:
+            self._keep_longest(self._silence, at)
+        elif self._silence is not None and self._split is not None and self._resumed is None:
             self._resumed = at
         self._silence = None
+
+    def _keep_longest(self, silence: int, at: int) -> None:
+        """Of silences of one length the first is kept."""
+        longest = self._shortest_split
+        if self._split is not None and self._resumed is not None:
+            longest = self._resumed - self._split
+        if at - silence > longest:
+            self._split, self._resumed = silence, at
 
     def _stay_silent(self, start: int, at: int) -> None:
         if self._silence is None:
             self._silence = at
-        if at - self._silence > _SHORTEST_SPLIT_SAMPLES:
+        if not self._splits_at_longest and at - self._silence > self._shortest_split:
             self._split, self._resumed = self._silence, None
         if at - self._silence >= self._min_silence:
             if self._silence - start > self._min_speech:
@@ -218,13 +238,13 @@ class _Scan:
             self._leave()
 
     def _break_up(self, start: int, at: int) -> None:
-        """Ends speech that is too long: at the last silence, else right here."""
+        """Ends speech that is too long: at the silence to split at, else right here."""
         if self._split is None:
             self._spans.extend((start, at))
             self._leave()
             return
         self._spans.extend((start, self._split))
-        self._start = self._resumed  # None while that silence lasts
+        self._start = self._resumed  # None while that silence lasts, which is never the longest
         self._forget_silences()
 
 
