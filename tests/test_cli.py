@@ -115,6 +115,12 @@ def test_a_wrong_option_is_one_sentence_whatever_the_files(arguments: list[str],
     assert result.stderr.startswith(f"whisperq-edge: {option} is not possible: ")
 
 
+def test_a_type_of_ctranslate2_is_int8_and_the_command_says_so(sample_path: Path) -> None:
+    result = transcribe(sample_path, "--compute-type", "int8_float16", "--json")
+    assert result.exit_code == 0 and "-q8_0-" in json.loads(result.stdout)["transcripts"][0]["model"]
+    assert result.stderr.startswith("whisperq-edge: compute_type=int8_float16 is taken as q8_0: ")
+
+
 def test_wrong_models_exit_with_3(sample_path: Path, tmp_path: Path) -> None:
     assert run("transcribe", "--model", "absent.bin", sample_path).exit_code == 3
     (tmp_path / "model.bin").write_bytes(b"GGUF" + bytes(100))

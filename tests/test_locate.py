@@ -110,6 +110,35 @@ def test_whisper_model_quantises_once(models: Path, folder: Path, compute_type: 
     assert {path: path.stat().st_mtime_ns for path in folder.iterdir()} == before
 
 
+@pytest.mark.parametrize(
+    ("given", "type"),
+    [
+        ("int8_float32", "q8_0"),
+        ("int8_float16", "q8_0"),
+        ("INT8_BFLOAT16", "q8_0"),
+        ("int16", "f16"),
+        ("bfloat16", "f16"),
+    ],
+)
+@pytest.mark.parametrize("field", ["compute_type", "WHISPERQ_COMPUTE_TYPE", "WL_COMPUTE_TYPE"])
+def test_types_of_ctranslate2_are_the_nearest_of_ours_with_a_note(
+    models: Path,
+    folder: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+    given: str,
+    type: str,
+    field: str,
+) -> None:
+    if field != "compute_type":
+        monkeypatch.setenv(field, given)
+    with caplog.at_level("WARNING", "whisperq_edge"):
+        path = locate_model(models / "micro-f16.bin", given if field == "compute_type" else "default")
+    assert ftype(path) == type
+    [note] = [record.getMessage() for record in caplog.records]
+    assert note.startswith(f"{field}={given} is taken as {type}: ")
+
+
 def test_the_bundled_model_quantises_too(folder: Path) -> None:
     path = locate_model("nano", "int4")
     assert ftype(path) == "q4_0" and path.name.startswith("ggml-nano.en-q4_0-")

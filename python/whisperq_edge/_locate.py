@@ -14,7 +14,7 @@ from ._catalog import ALIASES, BUNDLED_MODELS, MODELS, CatalogModel, find_model,
 from ._core import ModelFile, read_model_file
 from ._errors import ModelNotFoundError, OptionError
 from ._profile import find_profile, load_profiles
-from ._types import TYPES, fitting_type, resolve_type
+from ._types import NEAREST_TYPES, TYPES, fitting_type, resolve_type
 
 __all__ = ["locate_model"]
 
@@ -91,11 +91,11 @@ class _Wanted:
     @classmethod
     def from_option(cls, compute_type: str) -> _Wanted:
         if compute_type not in _OWN_TYPE:
-            return cls(resolve_type(compute_type, "compute_type"), compute_type)
+            return cls(_type_of(compute_type, "compute_type"), compute_type)
         for variable in _VARIABLES:
             value = os.environ.get(variable, "")
             if value and value not in _OWN_TYPE:
-                return cls(resolve_type(value, variable), value, variable)
+                return cls(_type_of(value, variable), value, variable)
         return cls(None, is_auto=compute_type == "auto")
 
     def tuned(self, hparams: Callable[[], Mapping[str, int]]) -> _Wanted:
@@ -111,6 +111,16 @@ class _Wanted:
         if type == "f32":
             raise OptionError(self.field, self.given, "f16 or a smaller type: whisper.cpp loads f32 but cannot run it")
         return type
+
+
+def _type_of(given: str, field: str) -> str:
+    """Return the type that a name means. Warn of a compute type of CTranslate2 that only has a nearest one."""
+    nearest = NEAREST_TYPES.get(given.lower()) if isinstance(given, str) else None
+    if nearest is None:
+        return resolve_type(given, field)
+    type, why = nearest
+    _LOG.warning("%s=%s is taken as %s: %s", field, given, type, why)
+    return type
 
 
 @dataclass(frozen=True)

@@ -67,7 +67,8 @@ class WhisperModel:
         device: ``auto`` (a GPU that the build supports and the machine has, else the CPU), ``cpu``, ``gpu``, ``cuda``,
             ``metal`` or ``vulkan``.
         device_index: which of several devices of that kind.
-        compute_type: ``q8_0``, ``int8``, ``f16``, … A file that holds another type is quantised once into the cache
+        compute_type: ``q8_0``, ``int8``, ``f16``, … CTranslate2's ``int8_float16`` and its kin are int8 and its
+            ``int16`` and ``bfloat16`` are f16, with a warning on the logger. A file that holds another type is quantised once into the cache
             (``whisperq-edge cache``). ``default`` or ``auto`` is ``$WHISPERQ_COMPUTE_TYPE`` or ``$WL_COMPUTE_TYPE``
             where that is set, else the type that a ggml file holds, and f16 for any other source. After
             ``whisperq-edge tune``, ``auto`` is the type that it chose for models of this shape, unless the file is

@@ -7,7 +7,17 @@ from dataclasses import dataclass
 
 from ._errors import OptionError
 
-__all__ = ["MIXED", "TYPES", "TYPE_ALIASES", "TensorType", "common_type", "fitting_type", "is_matrix", "resolve_type"]
+__all__ = [
+    "MIXED",
+    "NEAREST_TYPES",
+    "TYPES",
+    "TYPE_ALIASES",
+    "TensorType",
+    "common_type",
+    "fitting_type",
+    "is_matrix",
+    "resolve_type",
+]
 
 MIXED = "mixed"
 """In place of a type: the matrices of a model have several."""
@@ -81,6 +91,18 @@ TYPE_ALIASES = {
     "float32": "f32",
 }
 """Other packages' names, and the short ones."""
+
+_OWN_ACTIVATIONS = "the engine chooses the type of the activations itself"
+_NO_SUCH_WEIGHTS = "ggml files hold no weights of that type, and f16 takes as many bytes"
+
+NEAREST_TYPES = {
+    "int8_float32": ("q8_0", _OWN_ACTIVATIONS),
+    "int8_float16": ("q8_0", _OWN_ACTIVATIONS),
+    "int8_bfloat16": ("q8_0", _OWN_ACTIVATIONS),
+    "int16": ("f16", _NO_SUCH_WEIGHTS),
+    "bfloat16": ("f16", _NO_SUCH_WEIGHTS),
+}
+"""Compute types of CTranslate2 that are none of ours: the nearest type, and why it stands in."""
 
 
 def resolve_type(name: str, field: str = "type") -> str:

@@ -89,7 +89,7 @@ def _switch(name: str, help_text: str) -> Callable[[Any], Any]:
     "--compute-type",
     default="default",
     show_default=True,
-    help="Type of the weights: int8, int5, int4, q5_0, ... A file of another type is quantised once into the cache."
+    help="Type of the weights: int8, int5, int4, q5_0, ... (int8_float16 and its kin are int8). A file of another type is quantised once into the cache."
     " default: $WHISPERQ_COMPUTE_TYPE, else as the file has it. auto: what `whisperq-edge tune` chose, if it did.",
 )
 @click.option("--threads", type=int, default=0, help="CPU threads; 0: what `tune` found, else all that may be used.")
