@@ -578,7 +578,6 @@ def test_progress_goes_up_to_one() -> None:
         ({"hallucination_silence_threshold": 1.0, "word_timestamps": True, "batch_size": 2}, "hallucination_silence"),
         ({"batch_size": 0}, "batch_size"),
         ({"audio_ctx": "short"}, "audio_ctx"),
-        ({"log_progress": True}, "log_progress"),
     ],
 )
 def test_options_that_make_no_sense(options: dict[str, Any], field: str) -> None:

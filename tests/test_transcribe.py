@@ -325,6 +325,53 @@ def test_the_gil_is_released(nano: WhisperModel, sample_pcm: Samples) -> None:
     assert ticks > 10
 
 
+class _Terminal(io.StringIO):
+    def isatty(self) -> bool:
+        return True
+
+
+@pytest.mark.parametrize("options", [{}, {"batch_size": 2}, {"vad_filter": True}], ids=str)
+def test_a_progress_bar_on_a_terminal(
+    nano: WhisperModel, sample_path: Path, monkeypatch: pytest.MonkeyPatch, options: dict[str, Any]
+) -> None:
+    if options.get("batch_size") and nano.engine == "ggml":
+        pytest.skip("whisper.cpp has no batches")
+    heard: list[float] = []
+    with monkeypatch.context() as patch:
+        patch.setattr(sys, "stderr", _Terminal())
+        patch.setenv("COLUMNS", "80")
+        shown = sys.stderr
+        nano.transcribe(
+            sample_path, log_progress=True, on_progress=lambda done, left_s: heard.append(done), **QUICK, **options
+        )
+        assert sys.stderr is shown
+    bar = shown.getvalue()  # type: ignore[attr-defined]
+    assert sample_path.name in bar and "100%" in bar
+    assert heard  # a listener of one's own is told as well
+
+
+def test_no_progress_bar_where_nobody_looks(
+    nano: WhisperModel, sample_pcm: Samples, capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    nano.transcribe(sample_pcm, log_progress=True, **QUICK)
+    assert capfd.readouterr() == ("", "")
+    with monkeypatch.context() as patch:
+        patch.setattr(sys, "stderr", _Terminal())
+        nano.transcribe(sample_pcm, **QUICK)
+        assert sys.stderr.getvalue() == ""  # type: ignore[attr-defined]
+
+
+def test_a_call_that_fails_leaves_no_bar_behind(sample_pcm: Samples, monkeypatch: pytest.MonkeyPatch) -> None:
+    cancel = CancelToken()
+    cancel.cancel()
+    with monkeypatch.context() as patch, WhisperModel("nano", device="cpu") as model:
+        patch.setattr(sys, "stderr", _Terminal())
+        with pytest.raises(CancelledError):
+            model.transcribe(sample_pcm, log_progress=True, cancel=cancel)
+        shown = sys.stderr.getvalue()  # type: ignore[attr-defined]
+    assert "100%" not in shown and shown.count("\x1b[?25l") == shown.count("\x1b[?25h") == 1  # the cursor is back
+
+
 UNSUPPORTED: dict[str, Any] = {
     "patience": 2.0,
     "length_penalty": 0.5,
@@ -337,7 +384,6 @@ UNSUPPORTED: dict[str, Any] = {
     "hotwords": "zero",
     "language_detection_threshold": 0.9,
     "language_detection_segments": 3,
-    "log_progress": True,
     "seed": 1,
     "temperature": (0.0, 0.4),
     "beam_size": 9,

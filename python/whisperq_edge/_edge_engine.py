@@ -309,7 +309,6 @@ class EdgeEngine:
     def check(self, options: TranscribeOptions) -> None:
         """Raises ``OptionError`` for the first option that this engine cannot honour."""
         n_vocab, most_tokens = self._hparams["n_vocab"], self._hparams["n_text_ctx"] // 2
-        _check("log_progress", options.log_progress, not options.log_progress, "False: use on_progress")
         _check("chunk_length", options.chunk_length, (options.chunk_length or 1) <= 30, "seconds up to 30, or None")
         _check(
             "max_new_tokens",

@@ -39,7 +39,6 @@ _FIXED: dict[str, tuple[tuple[Any, ...], str]] = {
     "hotwords": ((None, ""), "whisper.cpp has no hotwords; use initial_prompt with carry_initial_prompt=True"),
     "language_detection_threshold": ((0.5, None), "whisper.cpp takes the likeliest language; allowed: 0.5, None"),
     "language_detection_segments": ((1,), "whisper.cpp listens to one window; allowed: 1"),
-    "log_progress": ((False,), "the library prints nothing; use on_progress"),
     "batch_size": ((None,), "whisper.cpp decodes a window after the other; allowed: None"),
     "audio_ctx": ((None,), "whisper.cpp encodes whole windows here; allowed: None"),
     "drop_silence": ((None, False), "whisper.cpp decodes silence as well; allowed: None, False"),

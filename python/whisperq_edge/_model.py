@@ -6,6 +6,7 @@ import math
 import os
 import threading
 import time
+from contextlib import nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
@@ -27,6 +28,7 @@ from ._mel import log_mel_spectrogram
 from ._native import build_info, load_ggml
 from ._options import TranscribeOptions
 from ._profile import find_profile
+from ._progress import ShowProgress, progress_bar
 from ._result import Dropped, EngineResult, Segment, StageTime, Timings, Transcript, join_text
 from ._samples import Samples, StoppedError, cut_samples
 from ._vad import SilenceScan, SpeechScan, SpeechTimeline, VadOptions, speech_stream
@@ -67,12 +69,12 @@ class WhisperModel:
         device: ``auto`` (a GPU that the build supports and the machine has, else the CPU), ``cpu``, ``gpu``, ``cuda``,
             ``metal`` or ``vulkan``.
         device_index: which of several devices of that kind.
-        compute_type: ``q8_0``, ``int8``, ``f16``, … CTranslate2's ``int8_float16`` and its kin are int8 and its
-            ``int16`` and ``bfloat16`` are f16, with a warning on the logger. A file that holds another type is quantised once into the cache
+        compute_type: ``q8_0``, ``int8``, ``f16``, … A file that holds another type is quantised once into the cache
             (``whisperq-edge cache``). ``default`` or ``auto`` is ``$WHISPERQ_COMPUTE_TYPE`` or ``$WL_COMPUTE_TYPE``
             where that is set, else the type that a ggml file holds, and f16 for any other source. After
             ``whisperq-edge tune``, ``auto`` is the type that it chose for models of this shape, unless the file is
-            quantised already.
+            quantised already. CTranslate2's ``int8_float16`` and its kin are int8, its ``int16`` and ``bfloat16`` are
+            f16; a warning on the logger says so.
         cpu_threads: 0 takes what ``whisperq-edge tune`` found best for this shape and type (engine edge), else every
             CPU that affinity and cgroup quota leave to the process.
         download_root: folder to fetch models into; None for the Hugging Face hub's own cache.
@@ -284,7 +286,8 @@ class WhisperModel:
         samples = open_samples(audio, sampling_rate=sampling_rate, should_stop=listeners.should_stop)
         call = _Call(self, engine, chosen, vad, samples, began_us, listeners)
         try:
-            return call.run()
+            with progress_bar(_label(audio)) if chosen.log_progress else nullcontext() as bar:
+                return call.run(bar)
         finally:
             samples.close()
             with self._lock:
@@ -359,10 +362,13 @@ class _Call:
         self._language_probability = 1.0 if options.language or not model.is_multilingual else 0.0
         self._stages: dict[str, StageTime] = {}
         self._fraction = 0.0
+        self._bar: Optional[ShowProgress] = None
         self._engine_began_s = time.perf_counter()
         self._ended_us: Optional[int] = None
 
-    def run(self) -> Transcript:
+    def run(self, bar: Optional[ShowProgress]) -> Transcript:
+        """``bar`` is told of the progress, as the listener is."""
+        self._bar = bar
         try:
             stopped = self._transcribe()
         except KeyboardInterrupt as interrupt:
@@ -455,11 +461,13 @@ class _Call:
         self._report(fraction)
 
     def _report(self, fraction: float) -> None:
-        if self._listeners.on_progress is None or fraction <= self._fraction:
+        if fraction <= self._fraction:
             return
         self._fraction = min(fraction, 1.0)
         elapsed_s = time.perf_counter() - self._engine_began_s
-        self._listeners.on_progress(self._fraction, elapsed_s * (1 - self._fraction) / self._fraction)
+        for tell in (self._listeners.on_progress, self._bar):
+            if tell is not None:
+                tell(self._fraction, elapsed_s * (1 - self._fraction) / self._fraction)
 
     def _transcript(self) -> Transcript:
         return Transcript(
@@ -473,6 +481,11 @@ class _Call:
             model=self._model_name,
             dropped=self._dropped,
         )
+
+
+def _label(audio: AudioLike) -> str:
+    """Return what a progress bar calls the audio: the name of its file, where it has one."""
+    return Path(os.fsdecode(audio)).name if isinstance(audio, (str, os.PathLike)) else "audio"
 
 
 def _check_timeout(timeout_s: Optional[float]) -> None:

@@ -95,7 +95,7 @@ class TranscribeOptions:
         hotwords: hint phrases.
         language_detection_threshold: probability above which a language is taken at once.
         language_detection_segments: how many windows to listen to for the language.
-        log_progress: a progress bar of the library's own.
+        log_progress: show a progress bar on stderr, where that is a terminal.
         carry_initial_prompt: openai/whisper's: put ``initial_prompt`` before every window.
         seed: of the sampling at temperatures above 0.
         batch_size: this many windows are decoded together, from parts of the audio that voice detection has cut (as

@@ -5,16 +5,13 @@ from __future__ import annotations
 import contextlib
 import sys
 from collections.abc import Collection, Iterator, Sequence
-from typing import IO, Callable, Optional
+from typing import Callable
 
 import click
 
+from .._progress import is_terminal
+
 __all__ = ["is_terminal", "print_table", "progress_bar"]
-
-
-def is_terminal(stream: Optional[IO[str]]) -> bool:
-    """Of a stream that was closed before Python began there is nothing, as with ``2>&-``."""
-    return stream is not None and stream.isatty()
 
 
 def print_table(

@@ -6,7 +6,6 @@ import math
 import os
 import sys
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Callable, Optional
 
@@ -15,12 +14,12 @@ import click
 from .._errors import AudioError, CancelledError, InterruptedByUser, OptionError, WhisperqError
 from .._model import DEVICES, ENGINES, WhisperModel
 from .._options import DEFAULT_TEMPERATURES, TranscribeOptions
+from .._progress import progress_bar
 from .._result import Transcript
 from .._vad import VadOptions
 from .._writers import FORMATS
 from .outputs import Outputs
 from .reports import print_json
-from .tables import is_terminal
 
 __all__ = ["transcribe_command"]
 
@@ -89,7 +88,8 @@ def _switch(name: str, help_text: str) -> Callable[[Any], Any]:
     "--compute-type",
     default="default",
     show_default=True,
-    help="Type of the weights: int8, int5, int4, q5_0, ... (int8_float16 and its kin are int8). A file of another type is quantised once into the cache."
+    help="Type of the weights: int8, int5, int4, q5_0, ... A file of another type is quantised once into the cache."
+    " int8_float16 and its kin are int8."
     " default: $WHISPERQ_COMPUTE_TYPE, else as the file has it. auto: what `whisperq-edge tune` chose, if it did.",
 )
 @click.option("--threads", type=int, default=0, help="CPU threads; 0: what `tune` found, else all that may be used.")
@@ -222,7 +222,8 @@ def _transcribe_one(
 def _transcript(model: WhisperModel, name: str, options: dict[str, Any], arguments: dict[str, Any]) -> Transcript:
     if name == "-" and sys.stdin is None:
         raise AudioError("stdin is closed: give it audio, or the name of a file")
-    with _progress(name) as on_progress:
+    label = "stdin" if name == "-" else Path(name).name
+    with progress_bar(label, transient=True, redirect_stderr=True) as on_progress:
         return model.transcribe(
             sys.stdin.buffer if name == "-" else name,
             on_progress=on_progress,
@@ -306,21 +307,6 @@ def _clock(time_s: float) -> str:
     minutes, seconds = divmod(time_s, 60)
     hours, minutes = divmod(int(minutes), 60)
     return f"{hours:02d}:{minutes:02d}:{seconds:06.3f}" if hours else f"{minutes:02d}:{seconds:06.3f}"
-
-
-@contextmanager
-def _progress(name: str) -> Iterator[Optional[Callable[[float, float], None]]]:
-    """A bar on stderr when that is a terminal, else nothing."""
-    if not is_terminal(sys.stderr):
-        yield None
-        return
-    from rich.console import Console
-    from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, TimeRemainingColumn
-
-    columns = (TextColumn("{task.description}", markup=False), BarColumn(), TaskProgressColumn(), TimeRemainingColumn())
-    with Progress(*columns, console=Console(stderr=True), transient=True) as bar:
-        task = bar.add_task(Path(name).name if name != "-" else "stdin", total=1.0)
-        yield lambda fraction, eta_s: bar.update(task, completed=fraction)
 
 
 def _layout(arguments: dict[str, Any]) -> dict[str, Any]:
