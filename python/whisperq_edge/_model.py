@@ -6,11 +6,12 @@ import math
 import os
 import threading
 import time
+from collections.abc import Iterable, Mapping, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
-from typing import Any, Callable, Optional, Union
+from typing import Any, Callable, NoReturn, Optional, Union
 
 import numpy as np
 
@@ -26,7 +27,13 @@ from ._locate import locate_model
 from ._locks import ThreadLock
 from ._mel import log_mel_spectrogram
 from ._native import build_info, load_ggml
-from ._options import TranscribeOptions
+from ._options import (
+    APPEND_PUNCTUATIONS,
+    DEFAULT_TEMPERATURES,
+    PREPEND_PUNCTUATIONS,
+    TranscribeOptions,
+    given_options,
+)
 from ._profile import find_profile
 from ._progress import ShowProgress, progress_bar
 from ._result import Dropped, EngineResult, Segment, StageTime, Timings, Transcript, join_text
@@ -199,9 +206,48 @@ class WhisperModel:
         on_progress: Optional[Callable[[float, float], None]] = None,
         cancel: Optional[CancelToken] = None,
         timeout_s: Optional[float] = None,
-        **options: Any,
+        beam_size: int = 5,
+        best_of: int = 5,
+        patience: float = 1,
+        length_penalty: float = 1,
+        repetition_penalty: float = 1,
+        no_repeat_ngram_size: int = 0,
+        temperature: Union[float, Sequence[float]] = DEFAULT_TEMPERATURES,
+        compression_ratio_threshold: Optional[float] = 2.4,
+        log_prob_threshold: Optional[float] = -1.0,
+        no_speech_threshold: Optional[float] = 0.6,
+        condition_on_previous_text: bool = True,
+        prompt_reset_on_temperature: float = 0.5,
+        initial_prompt: Union[str, Iterable[int], None] = None,
+        prefix: Optional[str] = None,
+        suppress_blank: bool = True,
+        suppress_tokens: Optional[Sequence[int]] = (-1,),
+        without_timestamps: bool = False,
+        max_initial_timestamp: float = 1.0,
+        word_timestamps: bool = False,
+        prepend_punctuations: str = PREPEND_PUNCTUATIONS,
+        append_punctuations: str = APPEND_PUNCTUATIONS,
+        multilingual: bool = False,
+        vad_filter: bool = False,
+        vad_parameters: Union[VadOptions, Mapping[str, Any], None] = None,
+        max_new_tokens: Optional[int] = None,
+        chunk_length: Optional[int] = None,
+        clip_timestamps: Union[str, Sequence[float]] = "0",
+        hallucination_silence_threshold: Optional[float] = None,
+        hotwords: Optional[str] = None,
+        language_detection_threshold: Optional[float] = 0.5,
+        language_detection_segments: int = 1,
+        log_progress: bool = False,
+        carry_initial_prompt: bool = False,
+        seed: Optional[int] = None,
+        batch_size: Optional[int] = None,
+        audio_ctx: Optional[str] = None,
+        drop_silence: Optional[bool] = None,
+        **unknown: NoReturn,
     ) -> Transcript:
         """Text of ``audio``.
+
+        The arguments that are not described here are the fields of ``TranscribeOptions``, which describes them.
 
         Args:
             audio: path, bytes or file object of an audio file, or an array of samples (see ``to_pcm`` for the rules).
@@ -212,17 +258,16 @@ class WhisperModel:
             on_progress: called with the fraction done (0 to 1) and the seconds that are left at this pace.
             cancel: a token that ends the call.
             timeout_s: seconds from the start of the call after which it ends; None: never.
-            options: fields of ``TranscribeOptions``: faster-whisper's names and defaults. An option that the engine
-                cannot honour is an error.
+            unknown: no option; a name that is none is an ``OptionError`` with the names that are near.
 
         Raises:
             AudioError: the audio cannot be used.
-            OptionError: an option has a value that is not possible.
+            OptionError: there is no such option, or its value is not possible, or the engine cannot honour it.
             CancelledError: the token was cancelled, or ``timeout_s`` went by; ``.partial`` has the transcript so far.
             InterruptedByUser: Ctrl-C; a ``KeyboardInterrupt`` with ``.partial``.
             InferenceError: the engine failed.
         """
-        given = {"language": language, "task": task, **options}
+        given = given_options(locals())
         return self._transcribe(
             audio,
             given,

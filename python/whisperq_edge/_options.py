@@ -9,14 +9,24 @@ import numbers
 import operator
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Callable, NamedTuple, Optional, Union
+from typing import TYPE_CHECKING, Any, Callable, NamedTuple, Optional, Union
 
 import numpy as np
 
 from ._errors import OptionError
 from ._languages import LANGUAGES
 
-__all__ = ["APPEND_PUNCTUATIONS", "DEFAULT_TEMPERATURES", "PREPEND_PUNCTUATIONS", "TranscribeOptions", "language_code"]
+if TYPE_CHECKING:
+    from ._vad import VadOptions
+
+__all__ = [
+    "APPEND_PUNCTUATIONS",
+    "DEFAULT_TEMPERATURES",
+    "PREPEND_PUNCTUATIONS",
+    "TranscribeOptions",
+    "given_options",
+    "language_code",
+]
 
 DEFAULT_TEMPERATURES = (0.0, 0.2, 0.4, 0.6, 0.8, 1.0)
 PREPEND_PUNCTUATIONS = "\"'“¿([{-"
@@ -87,7 +97,8 @@ class TranscribeOptions:
         append_punctuations: merged with the word before them.
         multilingual: detect the language of every segment anew.
         vad_filter: cut out what holds no speech before transcribing; times stay those of the whole audio.
-        vad_parameters: a ``VadOptions`` or a dict of its fields.
+        vad_parameters: a ``VadOptions`` or a dict of its fields. It is an error where no voice detection listens to it:
+            without ``vad_filter`` and without a ``batch_size`` that cuts the audio.
         max_new_tokens: per window. None: as many as the context holds.
         chunk_length: seconds of a window.
         clip_timestamps: ``"start,end,start,end,…"`` or a list of seconds: the parts to transcribe.
@@ -132,7 +143,7 @@ class TranscribeOptions:
     append_punctuations: str = APPEND_PUNCTUATIONS
     multilingual: bool = False
     vad_filter: bool = False
-    vad_parameters: Any = None
+    vad_parameters: Union[VadOptions, Mapping[str, Any], None] = None
     max_new_tokens: Optional[int] = None
     chunk_length: Optional[int] = None
     clip_timestamps: Union[str, Sequence[float]] = "0"
@@ -162,6 +173,7 @@ class TranscribeOptions:
                 raise OptionError(name, arguments[name], f"no such option; near: {', '.join(near) or ', '.join(names)}")
         options = cls(**{name: _plain(name, value) for name, value in arguments.items()})
         options._check_patience()
+        options._check_vad_parameters()
         return options
 
     @property
@@ -184,13 +196,31 @@ class TranscribeOptions:
         pairs = list(zip(times[::2], times[1::2]))
         return [(start, min(end, duration_s)) for start, end in pairs if start < duration_s]
 
+    def _check_vad_parameters(self) -> None:
+        """Refuse parameters that would do nothing. Batches are cut by voice detection unless clips cut them."""
+        cuts_batches = self.batch_size is not None and not self.is_clipped
+        if self.vad_parameters is not None and not self.vad_filter and not cuts_batches:
+            allowed = "None, or with vad_filter=True, or with a batch_size and no clip_timestamps; else it does nothing"
+            raise OptionError("vad_parameters", self.vad_parameters, allowed)
+
     def _check_patience(self) -> None:
-        """The one rule that takes several options. It holds where there are beams, as in native code."""
+        """Check what takes several options. It holds where there are beams, as in native code."""
         if self.beam_size == 1 or 0 not in self.temperatures:
             return
         if not 1 <= round(self.beam_size * self.patience) <= _MOST_SEQUENCES:
             allowed = f"patience * beam_size={self.beam_size}, rounded, has to be from 1 to {_MOST_SEQUENCES}"
             raise OptionError("patience", self.patience, allowed)
+
+
+def given_options(arguments: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the options of a call, for ``TranscribeOptions.from_arguments``.
+
+    Args:
+        arguments: the ``locals()`` of a function whose parameters are options by name, before its first other
+            statement. Its ``**unknown`` has names that are no option: ``from_arguments`` refuses them.
+    """
+    known = {name: arguments[name] for name in _RULES if name in arguments}
+    return {**known, **arguments["unknown"]}
 
 
 # ---- What an option may be -------------------------------------------------------------------------------------------

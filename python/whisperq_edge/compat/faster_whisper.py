@@ -24,13 +24,19 @@ import threading
 import weakref
 from collections.abc import Generator, Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Literal, Optional, Union, overload
+from typing import Any, Literal, NoReturn, Optional, Union, overload
 
 from .._audio import MAX_DURATION_S, SAMPLE_RATE, AudioLike, Floats, to_pcm, to_stereo
 from .._errors import AudioError, CancelledError, OptionError, UnsupportedModelError
 from .._model import CancelToken
 from .._model import WhisperModel as _WhisperModel
-from .._options import TranscribeOptions
+from .._options import (
+    APPEND_PUNCTUATIONS,
+    DEFAULT_TEMPERATURES,
+    PREPEND_PUNCTUATIONS,
+    TranscribeOptions,
+    given_options,
+)
 from .._result import Segment, Transcript
 from .._vad import VadOptions
 
@@ -156,10 +162,56 @@ class WhisperModel:
         return self.model.supported_languages
 
     def transcribe(
-        self, audio: AudioLike, language: Optional[str] = None, task: str = "transcribe", **options: Any
+        self,
+        audio: AudioLike,
+        language: Optional[str] = None,
+        task: str = "transcribe",
+        log_progress: bool = False,
+        beam_size: int = 5,
+        best_of: int = 5,
+        patience: float = 1,
+        length_penalty: float = 1,
+        repetition_penalty: float = 1,
+        no_repeat_ngram_size: int = 0,
+        temperature: Union[float, Sequence[float]] = DEFAULT_TEMPERATURES,
+        compression_ratio_threshold: Optional[float] = 2.4,
+        log_prob_threshold: Optional[float] = -1.0,
+        no_speech_threshold: Optional[float] = 0.6,
+        condition_on_previous_text: bool = True,
+        prompt_reset_on_temperature: float = 0.5,
+        initial_prompt: Union[str, Iterable[int], None] = None,
+        prefix: Optional[str] = None,
+        suppress_blank: bool = True,
+        suppress_tokens: Optional[Sequence[int]] = (-1,),
+        without_timestamps: bool = False,
+        max_initial_timestamp: float = 1.0,
+        word_timestamps: bool = False,
+        prepend_punctuations: str = PREPEND_PUNCTUATIONS,
+        append_punctuations: str = APPEND_PUNCTUATIONS,
+        multilingual: bool = False,
+        vad_filter: bool = False,
+        vad_parameters: Union[VadOptions, Mapping[str, Any], None] = None,
+        max_new_tokens: Optional[int] = None,
+        chunk_length: Optional[int] = None,
+        clip_timestamps: Union[str, Sequence[float]] = "0",
+        hallucination_silence_threshold: Optional[float] = None,
+        hotwords: Optional[str] = None,
+        language_detection_threshold: Optional[float] = 0.5,
+        language_detection_segments: int = 1,
+        *,
+        carry_initial_prompt: bool = False,
+        seed: Optional[int] = None,
+        audio_ctx: Optional[str] = None,
+        drop_silence: Optional[bool] = None,
+        **unknown: NoReturn,
     ) -> tuple[Iterable[Segment], TranscriptionInfo]:
-        """Segments (a generator) and what is known about the audio before the first one."""
-        given = {"language": language, "task": task, **options}
+        """Segments (a generator) and what is known about the audio before the first one.
+
+        ``whisperq_edge.TranscribeOptions`` describes the options. Those after ``language_detection_segments`` are ours.
+        """
+        return self._start(audio, given_options(locals()))
+
+    def _start(self, audio: AudioLike, given: dict[str, Any]) -> tuple[Iterable[Segment], TranscriptionInfo]:
         chosen = TranscribeOptions.from_arguments(given)
         # As they were checked: a generator of tokens can be read once.
         worker = _Worker(self.model, audio, {name: getattr(chosen, name) for name in given})
@@ -169,7 +221,7 @@ class WhisperModel:
             language_probability=started.ranking[0][1],
             duration=started.duration_s,
             duration_after_vad=started.heard_s,
-            all_language_probs=started.ranking if language is None else None,
+            all_language_probs=started.ranking if chosen.language is None else None,
             transcription_options=chosen,
             vad_options=VadOptions.from_any(chosen.vad_parameters) if chosen.vad_filter else None,
         )
@@ -251,12 +303,45 @@ class BatchedInferencePipeline:
         audio: AudioLike,
         language: Optional[str] = None,
         task: str = "transcribe",
-        *,
-        batch_size: int = 8,
-        vad_filter: bool = True,
+        log_progress: bool = False,
+        beam_size: int = 5,
+        best_of: int = 5,
+        patience: float = 1,
+        length_penalty: float = 1,
+        repetition_penalty: float = 1,
+        no_repeat_ngram_size: int = 0,
+        temperature: Union[float, Sequence[float]] = DEFAULT_TEMPERATURES,
+        compression_ratio_threshold: Optional[float] = 2.4,
+        log_prob_threshold: Optional[float] = -1.0,
+        no_speech_threshold: Optional[float] = 0.6,
+        condition_on_previous_text: bool = True,
+        prompt_reset_on_temperature: float = 0.5,
+        initial_prompt: Union[str, Iterable[int], None] = None,
+        prefix: Optional[str] = None,
+        suppress_blank: bool = True,
+        suppress_tokens: Optional[Sequence[int]] = (-1,),
         without_timestamps: bool = True,
+        max_initial_timestamp: float = 1.0,
+        word_timestamps: bool = False,
+        prepend_punctuations: str = PREPEND_PUNCTUATIONS,
+        append_punctuations: str = APPEND_PUNCTUATIONS,
+        multilingual: bool = False,
+        vad_filter: bool = True,
+        vad_parameters: Union[VadOptions, Mapping[str, Any], None] = None,
+        max_new_tokens: Optional[int] = None,
+        chunk_length: Optional[int] = None,
         clip_timestamps: Optional[Clips] = None,
-        **options: Any,
+        hallucination_silence_threshold: Optional[float] = None,
+        batch_size: int = 8,
+        hotwords: Optional[str] = None,
+        language_detection_threshold: Optional[float] = 0.5,
+        language_detection_segments: int = 1,
+        *,
+        carry_initial_prompt: bool = False,
+        seed: Optional[int] = None,
+        audio_ctx: Optional[str] = None,
+        drop_silence: Optional[bool] = None,
+        **unknown: NoReturn,
     ) -> tuple[Iterable[Segment], TranscriptionInfo]:
         """As ``WhisperModel.transcribe``, with faster-whisper's defaults for batches.
 
@@ -267,19 +352,14 @@ class BatchedInferencePipeline:
             clip_timestamps: the chunks, instead of ``vad_filter``'s: dicts of ``start`` and ``end`` in seconds, or as
                 ``WhisperModel.transcribe`` takes them.
         """
+        given = given_options(locals())
         if clip_timestamps is not None:
-            options["clip_timestamps"] = _flat(clip_timestamps)
-        elif not vad_filter:
-            options["clip_timestamps"] = (0.0, float(MAX_DURATION_S))
-        return self.model.transcribe(
-            audio,
-            language,
-            task,
-            batch_size=batch_size,
-            vad_filter=vad_filter and clip_timestamps is None,
-            without_timestamps=without_timestamps,
-            **options,
-        )
+            given.update(clip_timestamps=_flat(clip_timestamps), vad_filter=False)
+        elif vad_filter:
+            del given["clip_timestamps"]
+        else:
+            given["clip_timestamps"] = (0.0, float(MAX_DURATION_S))
+        return self.model._start(audio, given)
 
 
 def _flat(clips: Clips) -> Any:
