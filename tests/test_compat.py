@@ -13,7 +13,8 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 import pytest
-from whisperq_edge import AudioError, OptionError, UnsupportedModelError
+from whisperq_edge import OptionError, TranscribeOptions, UnsupportedModelError
+from whisperq_edge import WhisperModel as native
 from whisperq_edge.compat import faster_whisper as ours
 from whisperq_edge.compat.faster_whisper import BatchedInferencePipeline, WhisperModel, decode_audio
 
@@ -138,19 +139,150 @@ def test_arguments_that_cannot_be_honoured(name: str, value: Any) -> None:
     assert caught.value.field == name and caught.value.allowed
 
 
-def test_the_arguments_of_faster_whisper_are_here_in_its_order() -> None:
+# Parameters of faster-whisper 1.2.1 and their defaults, in its order. Lists are tuples here.
+REQUIRED = inspect.Parameter.empty
+THEIR_OPTIONS: dict[str, Any] = {
+    "self": REQUIRED,
+    "audio": REQUIRED,
+    "language": None,
+    "task": "transcribe",
+    "log_progress": False,
+    "beam_size": 5,
+    "best_of": 5,
+    "patience": 1,
+    "length_penalty": 1,
+    "repetition_penalty": 1,
+    "no_repeat_ngram_size": 0,
+    "temperature": (0.0, 0.2, 0.4, 0.6, 0.8, 1.0),
+    "compression_ratio_threshold": 2.4,
+    "log_prob_threshold": -1.0,
+    "no_speech_threshold": 0.6,
+    "condition_on_previous_text": True,
+    "prompt_reset_on_temperature": 0.5,
+    "initial_prompt": None,
+    "prefix": None,
+    "suppress_blank": True,
+    "suppress_tokens": (-1,),
+    "without_timestamps": False,
+    "max_initial_timestamp": 1.0,
+    "word_timestamps": False,
+    "prepend_punctuations": "\"'“¿([{-",
+    "append_punctuations": "\"'.。,，!！?？:：”)]}、",
+    "multilingual": False,
+    "vad_filter": False,
+    "vad_parameters": None,
+    "max_new_tokens": None,
+    "chunk_length": None,
+    "clip_timestamps": "0",
+    "hallucination_silence_threshold": None,
+    "batch_size": 8,
+    "hotwords": None,
+    "language_detection_threshold": 0.5,
+    "language_detection_segments": 1,
+}
+THEIRS: dict[str, dict[str, Any]] = {
+    "WhisperModel.__init__": {
+        "self": REQUIRED,
+        "model_size_or_path": REQUIRED,
+        "device": "auto",
+        "device_index": 0,
+        "compute_type": "default",
+        "cpu_threads": 0,
+        "num_workers": 1,
+        "download_root": None,
+        "local_files_only": False,
+        "files": None,
+        "revision": None,
+        "use_auth_token": None,
+        "model_kwargs": REQUIRED,
+    },
+    "WhisperModel.transcribe": {name: value for name, value in THEIR_OPTIONS.items() if name != "batch_size"},
+    "WhisperModel.detect_language": {
+        "self": REQUIRED,
+        "audio": None,
+        "features": None,
+        "vad_filter": False,
+        "vad_parameters": None,
+        "language_detection_segments": 1,
+        "language_detection_threshold": 0.5,
+    },
+    "BatchedInferencePipeline.__init__": {"self": REQUIRED, "model": REQUIRED},
+    "BatchedInferencePipeline.transcribe": {
+        **THEIR_OPTIONS,
+        "without_timestamps": True,
+        "vad_filter": True,
+        "clip_timestamps": None,
+    },
+    "decode_audio": {"input_file": REQUIRED, "sampling_rate": 16000, "split_stereo": False},
+}
+
+
+@pytest.mark.parametrize("path", sorted(THEIRS))
+def test_parameters_and_defaults_are_those_of_faster_whisper(path: str) -> None:
+    found = parameters(ours, path)
+    assert list(found.items())[: len(THEIRS[path])] == list(THEIRS[path].items())
+    unknown = ["unknown"] if path.endswith("transcribe") else []
+    assert [*found][len(THEIRS[path]) :] == [*(unknown and OUR_OPTIONS), *unknown]
+
+
+@pytest.mark.parametrize("path", sorted(THEIRS))
+def test_the_table_is_what_faster_whisper_has(path: str) -> None:
     theirs: Any = pytest.importorskip("faster_whisper")
-    for path in ("WhisperModel.__init__", "WhisperModel.detect_language", "decode_audio"):
-        assert parameters(theirs, path) == parameters(ours, path)
-    for path in ("WhisperModel.transcribe", "BatchedInferencePipeline.transcribe"):
-        assert parameters(theirs, path)[:4] == parameters(ours, path)[:4]
+    assert list(parameters(theirs, path).items()) == list(THEIRS[path].items())
 
 
-def parameters(module: Any, path: str) -> list[str]:
+OPTIONS = {field.name: field for field in dataclasses.fields(TranscribeOptions)}
+OUR_OPTIONS = [name for name in OPTIONS if name not in THEIR_OPTIONS]
+
+
+@pytest.mark.parametrize(
+    ("function", "different"),
+    [
+        (native.transcribe, {}),
+        (WhisperModel.transcribe, {"batch_size": None}),
+        (
+            BatchedInferencePipeline.transcribe,
+            {
+                "batch_size": ("int", 8),
+                "without_timestamps": ("bool", True),
+                "vad_filter": ("bool", True),
+                "clip_timestamps": ("Optional[Clips]", None),
+            },
+        ),
+    ],
+    ids=["native", "face", "batches"],
+)
+def test_every_option_is_listed_with_its_type_and_default(function: Any, different: dict[str, Any]) -> None:
+    """``TranscribeOptions`` is the only list of options that is written by hand."""
+    signature = inspect.signature(function).parameters
+    listed = {name: (signature[name].annotation, signature[name].default) for name in OPTIONS if name in signature}
+    expected = {name: (field.type, field.default) for name, field in OPTIONS.items()}
+    expected.update(different)
+    assert listed == {name: pair for name, pair in expected.items() if pair is not None}
+    assert signature["unknown"].kind is inspect.Parameter.VAR_KEYWORD
+
+
+@pytest.mark.parametrize("batched", [False, True])
+def test_an_unknown_option_is_refused_with_the_near_names(model: WhisperModel, batched: bool) -> None:
+    transcribe: Any = BatchedInferencePipeline(model).transcribe if batched else model.transcribe
+    with pytest.raises(OptionError, match="near: beam_size") as caught:
+        transcribe("there is no such file.wav", beam_siz=3)
+    assert caught.value.field == "beam_siz"
+
+
+def test_options_may_be_given_by_position(model: WhisperModel, sample_path: Path) -> None:
+    segments, info = model.transcribe(sample_path, "en", "transcribe", False, 1, 2)
+    assert (info.transcription_options.beam_size, info.transcription_options.best_of) == (1, 2)
+    assert list(segments)
+
+
+def parameters(module: Any, path: str) -> dict[str, Any]:
+    """Names and defaults, in order; lists as tuples."""
     found = module
     for name in path.split("."):
         found = getattr(found, name)
-    return list(inspect.signature(found).parameters)
+    listed = inspect.signature(found).parameters.values()
+    return {each.name: tuple(each.default) if isinstance(each.default, list) else each.default for each in listed}
 
 
 # ---- The language ----------------------------------------------------------------------------------------------------
@@ -168,9 +300,19 @@ def test_detect_language(multilingual_path: Path, sample_pcm: npt.NDArray[np.flo
         assert info.all_language_probs == ranking
         silent, *_ = model.detect_language(np.zeros(16000, np.float32))
         assert silent in model.supported_languages
-        for nothing, options in ((0, {}), (16000, {"vad_filter": True})):
-            with pytest.raises(AudioError, match="nothing in the audio"):
-                model.detect_language(np.zeros(nothing, np.float32), **options)  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("engine", ["edge", "ggml"])
+@pytest.mark.parametrize(("samples", "options"), [(0, {}), (16000, {"vad_filter": True})], ids=["empty", "silent"])
+def test_the_language_of_nothing_is_that_of_silence(
+    multilingual_path: Path, caplog: pytest.LogCaptureFixture, engine: str, samples: int, options: dict[str, Any]
+) -> None:
+    model = WhisperModel(multilingual_path, device="cpu", engine=engine, cpu_threads=1)
+    with model.model:
+        silent = model.detect_language(np.zeros(16000, np.float32))
+        assert "languages are those of silence" not in caplog.text
+        assert model.detect_language(np.zeros(samples, np.float32), **options) == silent
+    assert "languages are those of silence" in caplog.text
 
 
 def test_languages_that_cannot_be_detected(model: WhisperModel, sample_path: Path) -> None:

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 import pytest
-from whisperq_edge import OptionError, WhisperModel, _options
+from whisperq_edge import OptionError, VadOptions, WhisperModel, _options
 from whisperq_edge._options import TranscribeOptions
 
 Samples = npt.NDArray[np.float32]
@@ -120,6 +120,26 @@ def test_what_is_taken_becomes_plain(name: str, given: Any, plain: Any) -> None:
     assert value == plain and type(value) is type(plain)
     if isinstance(plain, tuple):
         assert [type(item) for item in value] == [type(item) for item in plain]
+
+
+@pytest.mark.parametrize(
+    "others",
+    [{}, {"vad_filter": False}, {"batch_size": 2, "clip_timestamps": "0,4"}, {"clip_timestamps": [1.0]}],
+    ids=str,
+)
+def test_parameters_of_a_detector_that_does_not_listen_are_refused(others: dict[str, Any]) -> None:
+    for parameters in ({"threshold": 0.4}, {}, VadOptions()):
+        with pytest.raises(OptionError, match="vad_filter=True, or with a batch_size") as caught:
+            TranscribeOptions.from_arguments({"vad_parameters": parameters, **others})
+        assert caught.value.field == "vad_parameters"
+
+
+@pytest.mark.parametrize(
+    "others", [{"vad_filter": True}, {"batch_size": 2}, {"batch_size": 2, "vad_filter": True}], ids=str
+)
+def test_parameters_of_a_detector_that_listens_are_taken(others: dict[str, Any]) -> None:
+    given = {"threshold": 0.4}
+    assert TranscribeOptions.from_arguments({"vad_parameters": given, **others}).vad_parameters == given
 
 
 def test_patience_matters_where_there_are_beams() -> None:

@@ -17,6 +17,7 @@ which is a ``ValueError``:
 from __future__ import annotations
 
 import contextlib
+import logging
 import operator
 import os
 import queue
@@ -26,8 +27,10 @@ from collections.abc import Generator, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal, NoReturn, Optional, Union, overload
 
+import numpy as np
+
 from .._audio import MAX_DURATION_S, SAMPLE_RATE, AudioLike, Floats, to_pcm, to_stereo
-from .._errors import AudioError, CancelledError, OptionError, UnsupportedModelError
+from .._errors import CancelledError, OptionError, UnsupportedModelError
 from .._model import CancelToken
 from .._model import WhisperModel as _WhisperModel
 from .._options import (
@@ -49,6 +52,7 @@ __all__ = [
     "decode_audio",
 ]
 
+_LOG = logging.getLogger("whisperq_edge")
 _OWN_ARGUMENTS = ("engine", "flash_attention")
 _WINDOW_SAMPLES = 30 * SAMPLE_RATE
 Clips = Union[str, Iterable[float], Iterable[Mapping[str, float]]]
@@ -241,6 +245,8 @@ class WhisperModel:
     ) -> tuple[str, float, list[tuple[str, float]]]:
         """The language of ``audio``, its probability, and those of all languages, likeliest first.
 
+        Where there is nothing to hear, the languages are those of silence, with a warning on the logger.
+
         Args:
             features: None; there it is a spectrogram.
             vad_filter: listen to speech only.
@@ -250,7 +256,7 @@ class WhisperModel:
 
         Raises:
             UnsupportedModelError: the model knows English only.
-            AudioError: the audio cannot be used, or there is nothing to hear in it.
+            AudioError: the audio cannot be used.
             OptionError: an option has a value that is not possible.
         """
         _check_unset("features", features, "None: give the audio")
@@ -269,8 +275,16 @@ class WhisperModel:
         samples = to_pcm(audio).samples
         ranking = self._languages(samples if vad_filter else samples[: n_windows * _WINDOW_SAMPLES], options)
         if not ranking:
-            raise AudioError("there is nothing in the audio to tell a language by")
+            ranking = self._languages_of_silence()
         return ranking[0][0], ranking[0][1], ranking
+
+    def _languages_of_silence(self) -> list[tuple[str, float]]:
+        """Return an answer where there is nothing to hear, because faster-whisper has one."""
+        _LOG.warning(
+            "detect_language: the audio is empty, or voice detection left nothing of it; the languages are those of"
+            " silence and mean nothing"
+        )
+        return self._languages(np.zeros(SAMPLE_RATE, np.float32), {"drop_silence": False})
 
     def _languages(self, samples: Floats, options: dict[str, Any]) -> list[tuple[str, float]]:
         """Those that a call finds, which ends there."""
