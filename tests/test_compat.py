@@ -13,7 +13,8 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 import pytest
-from whisperq_edge import OptionError, TranscribeOptions, UnsupportedModelError
+import soundfile
+from whisperq_edge import OptionError, TranscribeOptions, UnsupportedModelError, VadOptions, _edge_engine
 from whisperq_edge import WhisperModel as native
 from whisperq_edge.compat import faster_whisper as ours
 from whisperq_edge.compat.faster_whisper import BatchedInferencePipeline, WhisperModel, decode_audio
@@ -337,7 +338,8 @@ def test_batches(model: WhisperModel, sample_path: Path) -> None:
     found = [dataclasses.astuple(segment) for segment in segments]
     expected = model.model.transcribe(sample_path, batch_size=4, **alone).segments
     assert found and found == [dataclasses.astuple(each) for each in expected]
-    assert info.duration_after_vad == info.duration and info.vad_options is not None
+    assert info.duration_after_vad == info.duration
+    assert info.vad_options == VadOptions(min_silence_duration_ms=160, max_speech_duration_s=30)
 
 
 @pytest.mark.parametrize("clips", [[{"start": 0.5, "end": 4.0}], [0.5, 4.0], "0.5,4.0"])
@@ -360,3 +362,85 @@ def test_batches_need_our_model_and_our_engine(model: WhisperModel, sample_path:
     other = WhisperModel("nano", device="cpu", engine="ggml")
     with other.model, pytest.raises(OptionError, match="batch_size=8"):
         BatchedInferencePipeline(other).transcribe(sample_path)
+
+
+# ---- One behaviour, alone and in batches -----------------------------------------------------------------------------
+
+
+def both(model: WhisperModel) -> list[Any]:
+    return [model.transcribe, BatchedInferencePipeline(model).transcribe]
+
+
+def words(segments: Any) -> list[str]:
+    return " ".join(segment.text for segment in segments).split()
+
+
+def test_batches_hear_what_is_heard_alone(model: WhisperModel, sample_path: Path, sample_text: str) -> None:
+    for transcribe in both(model):
+        segments, info = transcribe(sample_path, without_timestamps=False, beam_size=1, temperature=0)
+        assert words(segments) == sample_text.split() and info.language == "en"
+
+
+def test_a_chunk_without_timestamps_is_a_segment(model: WhisperModel, sample_pcm: npt.NDArray[np.float32]) -> None:
+    clips = [{"start": 0.0, "end": 3.0}, {"start": 3.5, "end": 5.0}]
+    segments, _ = BatchedInferencePipeline(model).transcribe(sample_pcm, clip_timestamps=clips, beam_size=1)
+    assert [(segment.start, segment.end) for segment in segments] == [(0.0, 3.0), (3.5, 5.0)]
+
+
+def test_words_have_times_that_go_up(model: WhisperModel, sample_path: Path) -> None:
+    for transcribe in both(model):
+        segments, info = transcribe(sample_path, word_timestamps=True, beam_size=1, temperature=0)
+        times = [time for segment in segments for word in segment.words for time in (word.start, word.end)]
+        assert times and times == sorted(times) and times[-1] <= info.duration
+
+
+@pytest.mark.parametrize("vad_filter", [False, True])
+@pytest.mark.parametrize("samples", [0, 32000])
+def test_nothing_gives_no_segments(model: WhisperModel, samples: int, vad_filter: bool) -> None:
+    for transcribe in both(model):
+        segments, info = transcribe(np.zeros(samples, np.float32), vad_filter=vad_filter)
+        assert list(segments) == [] and info.duration == samples / 16000
+
+
+def test_hotwords_are_a_hint(model: WhisperModel, sample_path: Path, sample_text: str) -> None:
+    for transcribe in both(model):
+        segments, info = transcribe(sample_path, hotwords="seven", beam_size=1, temperature=0)
+        hinted = list(segments)
+        assert info.transcription_options.hotwords == "seven"
+        segments, _ = transcribe(sample_path, beam_size=1, temperature=0)
+        assert hinted and [one.avg_logprob for one in hinted] != [one.avg_logprob for one in segments]
+
+
+def test_multilingual_asks_for_the_language_of_every_window(
+    multilingual_path: Path, sample_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked: list[str] = []
+    detect = _edge_engine._Call._languages
+    monkeypatch.setattr(_edge_engine._Call, "_languages", lambda *a: (asked.append("language"), detect(*a))[1])
+    model = WhisperModel(multilingual_path, device="cpu", engine="edge", cpu_threads=1)
+    with model.model:
+        for transcribe in both(model):
+            for multilingual in (False, True):
+                asked.clear()
+                options = {"language": "en", "multilingual": multilingual, "max_new_tokens": 1, "vad_filter": False}
+                list(transcribe(sample_path, beam_size=1, temperature=0, **options)[0])
+                assert bool(asked) == multilingual
+
+
+def test_multilingual_with_an_english_model_changes_nothing_and_says_so(
+    model: WhisperModel, sample_path: Path, sample_text: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    for transcribe in both(model):
+        caplog.clear()
+        segments, _ = transcribe(sample_path, multilingual=True, without_timestamps=False, beam_size=1, temperature=0)
+        assert words(segments) == sample_text.split()
+        assert "multilingual=True changes nothing" in caplog.text
+
+
+def test_the_two_sides_of_a_stereo_file_are_two_texts(
+    model: WhisperModel, sample_pcm: npt.NDArray[np.float32], sample_text: str, tmp_path: Path
+) -> None:
+    soundfile.write(tmp_path / "stereo.wav", np.stack([sample_pcm, np.zeros_like(sample_pcm)], axis=1), 16000)
+    left, right = decode_audio(str(tmp_path / "stereo.wav"), split_stereo=True)
+    assert words(model.transcribe(left, beam_size=1, temperature=0)[0]) == sample_text.split()
+    assert list(model.transcribe(right, beam_size=1, temperature=0)[0]) == []

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import math
 import os
 import threading
@@ -42,6 +43,7 @@ from ._vad import SilenceScan, SpeechScan, SpeechTimeline, VadOptions, speech_st
 
 __all__ = ["CancelToken", "WhisperModel"]
 
+_LOG = logging.getLogger("whisperq_edge")
 ENGINES = ("auto", "edge", "ggml")
 _WINDOW_SAMPLES = 30 * SAMPLE_RATE
 DEVICES = ("auto", "cpu", "gpu", "cuda", "metal", "vulkan")
@@ -356,6 +358,8 @@ class WhisperModel:
             known = f"one of the {len(self.supported_languages)} languages of this model (supported_languages)"
             english = "en, or None: the model is English-only; take a multilingual one for other languages"
             raise OptionError("language", options.language, known if self.is_multilingual else english)
+        if options.multilingual and not self.is_multilingual:
+            _LOG.warning("multilingual=True changes nothing: %s is English-only", self.model_path)
         if options.task == "translate" and not self.is_multilingual:
             raise OptionError("task", "translate", "transcribe: an English-only model has nothing to translate from")
 

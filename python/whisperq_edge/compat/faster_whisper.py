@@ -30,6 +30,7 @@ from typing import Any, Literal, NoReturn, Optional, Union, overload
 import numpy as np
 
 from .._audio import MAX_DURATION_S, SAMPLE_RATE, AudioLike, Floats, to_pcm, to_stereo
+from .._edge_engine import _vad_for_batches
 from .._errors import CancelledError, OptionError, UnsupportedModelError
 from .._model import CancelToken
 from .._model import WhisperModel as _WhisperModel
@@ -227,7 +228,7 @@ class WhisperModel:
             duration_after_vad=started.heard_s,
             all_language_probs=started.ranking if chosen.language is None else None,
             transcription_options=chosen,
-            vad_options=VadOptions.from_any(chosen.vad_parameters) if chosen.vad_filter else None,
+            vad_options=_vad_options(chosen),
         )
         segments = worker.segments()
         # A generator that is dropped before its first step never reaches its own `finally`.
@@ -374,6 +375,13 @@ class BatchedInferencePipeline:
         else:
             given["clip_timestamps"] = (0.0, float(MAX_DURATION_S))
         return self.model._start(audio, given)
+
+
+def _vad_options(options: TranscribeOptions) -> Optional[VadOptions]:
+    """Return what the voice detector goes by, which for batches is not what it goes by for a whole audio."""
+    if not options.vad_filter:
+        return None
+    return VadOptions.from_any(options.vad_parameters) if options.batch_size is None else _vad_for_batches(options)
 
 
 def _flat(clips: Clips) -> Any:
