@@ -12,6 +12,8 @@ which is a ``ValueError``:
 - CTranslate2's own arguments of the model (``inter_threads``, …). Ours, ``engine`` and ``flash_attention``, are taken.
 - ``detect_language(features=…)``: it listens to audio.
 - ``decode_audio`` at another rate than 16 kHz.
+- ``vad_parameters`` where no voice detection listens to them; faster-whisper ignores them.
+- A name that is no option, where Python would raise a ``TypeError``.
 """
 
 from __future__ import annotations
