@@ -18,6 +18,7 @@ from whisperq_edge._convert.ctranslate2 import is_ctranslate2, open_ctranslate2
 from whisperq_edge._convert.open_source import open_source
 from whisperq_edge._convert.source import Source, SourceTensor, expected_shapes
 from whisperq_edge._convert.vocabulary import known_vocabulary, mel_filters
+from whisperq_edge._tokenizer import special_names
 
 # Small but for the embeddings, whose number of rows Whisper fixes.
 DIMS = Dims(80, 12, 64, 1, 2, 8, 64, 1, 2, 51865)
@@ -148,8 +149,7 @@ def _tokens(n_vocab: int) -> list[str]:
     characters = _spelling()
     n_text = 50256 if n_vocab == 51864 else 50257
     text = ["".join(characters[byte] for byte in token) for token in known_vocabulary(n_vocab)[:n_text]]
-    special = ["<|endoftext|>", "<|startoftranscript|>", "<|en|>"]
-    return [*text, *special, *(f"<|{i * 0.02:.2f}|>" for i in range(n_vocab - n_text - 3))]
+    return [*text, *special_names(100 if n_vocab == 51866 else 99)]
 
 
 def _folder(path: Path, data: bytes, vocabulary: Optional[str] = None) -> Path:

@@ -173,15 +173,32 @@ void read_mel_filters(BoundedReader& in, ModelFile& file) {
 constexpr int32_t kLeastTokens = 50256;
 constexpr int32_t kLongestTokenBytes = 256;  // the longest in Whisper's vocabularies has 128
 
+// Converters that go by the size alone write an English fine-tune with added tokens as a multilingual model: every
+// language, task and time would be off by one. The English text has one token less, so its end gives it away.
+void refuse_english_text(BoundedReader& in, const ModelFile& file, uint64_t offset) {
+    constexpr int32_t kEnglishVocab = 51864;
+    constexpr const char* kEndOfText = "<|endoftext|>";
+    const auto end = static_cast<size_t>(kLeastTokens);
+    if (file.hparams.n_vocab == kEnglishVocab || file.vocabulary.size() <= end) return;
+    if (file.vocabulary[end] != kEndOfText) return;
+    in.fail(offset, "token " + std::to_string(end),
+            std::string(kEndOfText) + ", as in an English vocabulary, and n_vocab is " +
+                std::to_string(file.hparams.n_vocab),
+            "n_vocab " + std::to_string(kEnglishVocab) + " beside it (convert the fine-tune's own folder again)");
+}
+
 void read_vocabulary(BoundedReader& in, ModelFile& file) {
     file.vocabulary_offset = in.offset();
     const int32_t n_tokens = read_in_range(in, "vocabulary size", kLeastTokens, file.hparams.n_vocab);
     file.vocabulary.reserve(static_cast<size_t>(n_tokens));  // at most n_vocab, which is one of three numbers
+    uint64_t end_of_text_offset = in.offset();
     for (int32_t id = 0; id < n_tokens; ++id) {
         const std::string token = "token " + std::to_string(id);
+        if (id == kLeastTokens) end_of_text_offset = in.offset();
         const int32_t n_bytes = read_in_range(in, token + " length", 0, kLongestTokenBytes);
         file.vocabulary.push_back(in.read_string(static_cast<uint64_t>(n_bytes), token));
     }
+    refuse_english_text(in, file, end_of_text_offset);
 }
 
 // ---- Tensors ------------------------------------------------------------------------------------------------------

@@ -17,7 +17,6 @@ import json
 import os
 import re
 import struct
-from collections.abc import Iterator
 from dataclasses import dataclass
 from math import prod
 from pathlib import Path
@@ -29,7 +28,9 @@ import numpy.typing as npt
 from .._errors import ModelFormatError, ModelNotFoundError, UnsupportedModelError
 from .ggml import quantized_note
 from .source import Dims, FileSlice, Source, SourceTensor, check_dims, check_tensors, expected_shapes, matrix_type
-from .vocabulary import END_OF_TEXT, token_bytes, vocabulary_name
+from .token_ids import Kind, Listing, choose_kind, fit_tokens, keep_rows, text_claim
+from .tokenizer_files import read_tokenizer_files
+from .vocabulary import END_OF_TEXT, LEAST_TOKENS, token_bytes
 
 __all__ = ["MODEL_FILE", "SPECIFICATION", "is_ctranslate2", "open_ctranslate2"]
 
@@ -74,20 +75,32 @@ def open_ctranslate2(folder: Path) -> Source:
     Raises:
         ModelNotFoundError: there is no ``model.bin``.
         ModelFormatError: a file is damaged or is not CTranslate2's.
-        UnsupportedModelError: no Whisper, of another type (int16, AWQ), or with something that Whisper has not.
+        UnsupportedModelError: no Whisper, of another type (int16, AWQ), or with something that Whisper has not; ids of
+            tokens that are those of no Whisper, or that contradict each other.
     """
     model = _read_model(folder / MODEL_FILE)
     dims = _dims(model)
+    n_rows = dims.n_vocab
+    tokenizer = read_tokenizer_files(folder)
+    vocabulary_file, tokens = _read_vocabulary(folder)
+    _list_tokens(tokens, vocabulary_file, tokenizer.listing)
+    notes: list[str] = []
+    kind = choose_kind(folder, n_rows, dims.n_mels, tokenizer.listing, notes)
+    fit_tokens(folder, kind, n_rows, tokenizer.listing, notes)
+    vocabulary = _text_of(tokens, kind)
+    if vocabulary_file is not None and vocabulary is None:
+        notes.append(f"{vocabulary_file} is not spelled as Whisper's vocabularies are, and was not used.")
     tensors = [_tensor(model, name, shape) for name, shape in expected_shapes(dims).items()]
     _check_key_biases(model, dims)
     _check_projection(model)
     _check_the_rest(model)
-    vocabulary, vocabulary_file, notes = _read_vocabulary(folder, dims.n_vocab)
+    dims = dims._replace(n_vocab=kind.n_vocab)
+    tensors = keep_rows(tensors, dims, n_rows)
     return check_tensors(
         Source(
             path=folder,
             format="ctranslate2",
-            files=[model.path, *([vocabulary_file] if vocabulary_file else [])],
+            files=[model.path, *([vocabulary_file] if vocabulary_file else []), *tokenizer.files],
             dims=dims,
             tensors=tensors,
             vocabulary=vocabulary,
@@ -465,25 +478,39 @@ def _check_the_rest(model: _Model) -> None:
 # ---- Vocabulary ------------------------------------------------------------------------------------------------------
 
 
-def _read_vocabulary(folder: Path, n_vocab: int) -> tuple[Optional[list[bytes]], Optional[Path], list[str]]:
-    """Text tokens or None, the file that was read, and what to say about it."""
+def _read_vocabulary(folder: Path) -> tuple[Optional[Path], list[str]]:
+    """The file that lists the tokens, and the tokens by id."""
     for name, read in (("vocabulary.json", _json_tokens), ("vocabulary.txt", _text_tokens)):
         path = folder / name
         if path.is_file():
-            tokens = list(_spelled(read(path), n_vocab))
-            if None in tokens or not tokens:
-                return None, path, [f"{path} is not spelled as Whisper's vocabularies are, and was not used."]
-            return [token for token in tokens if token is not None], path, []
-    return None, None, []
+            return path, read(path)
+    return None, []
 
 
-def _spelled(tokens: list[str], n_vocab: int) -> Iterator[Optional[bytes]]:
-    """Bytes of the text tokens, 50257 of them as in :func:`.vocabulary.known_vocabulary`; nothing when the text does
-    not end where it does in Whisper's, None for a token that stands for no bytes."""
-    n_text = 50256 if vocabulary_name(n_vocab) == "english" else 50257
-    if tokens[n_text : n_text + 1] != [END_OF_TEXT]:
-        return iter(())
-    return map(token_bytes, tokens[:50257])
+def _list_tokens(tokens: list[str], path: Optional[Path], listing: Listing) -> None:
+    """Put the tokens behind the text into the listing. A list whose text ends before Whisper's can says nothing.
+
+    Names that are there again are not tokens: converters fill up with times until every row has a name.
+    """
+    if path is None or END_OF_TEXT not in tokens or tokens.index(END_OF_TEXT) < LEAST_TOKENS:
+        return
+    claim = text_claim({number: token_bytes(token) or b"" for number, token in enumerate(tokens)}, path.name)
+    if claim is not None:
+        listing.claims.append(claim)
+    seen: set[str] = set()
+    for number, token in enumerate(tokens[LEAST_TOKENS:], LEAST_TOKENS):
+        if token and token not in seen:  # the empty token is text, and the end of a file of lines
+            listing.add(token, number, path)
+        seen.add(token)
+
+
+def _text_of(tokens: list[str], kind: Kind) -> Optional[list[bytes]]:
+    """Bytes of the text tokens, 50257 of them as in :func:`.vocabulary.known_vocabulary`; None when the text does not
+    end where it does in Whisper's, or where a token stands for no bytes."""
+    if tokens[kind.n_text : kind.n_text + 1] != [END_OF_TEXT]:
+        return None
+    text = [token_bytes(token) for token in tokens[: LEAST_TOKENS + 1]]
+    return None if None in text else [token for token in text if token is not None]
 
 
 def _json_tokens(path: Path) -> list[str]:

@@ -21,10 +21,12 @@ __all__ = ["download_model", "is_repo_id"]
 # What the readers of transformers' and CTranslate2's folders open, the weights aside.
 _SMALL_FILES = (
     "config.json",
+    "generation_config.json",
     "preprocessor_config.json",
     "vocab.json",
     "added_tokens.json",
     "tokenizer.json",
+    "tokenizer_config.json",
     "vocabulary.json",
     "vocabulary.txt",
     "adapter_config.json",

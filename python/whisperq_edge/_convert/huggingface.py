@@ -24,7 +24,7 @@ import numpy.typing as npt
 from .._errors import ModelFormatError, ModelNotFoundError, OptionError, UnsupportedModelError
 from .._files import atomic_write, sync_directory
 from .rows import chunks, encode_rows
-from .safetensors import parse_json_object, read_safetensors, shown, write_safetensors
+from .safetensors import read_safetensors, shown, write_safetensors
 from .source import (
     FLOAT_TYPES,
     Dims,
@@ -37,8 +37,10 @@ from .source import (
     rows_of,
     sinusoids,
 )
+from .token_ids import choose_kind, fit_tokens, keep_rows
+from .tokenizer_files import read_json, read_tokenizer_files
 from .torch_file import TorchTensor, read_torch_file
-from .vocabulary import END_OF_TEXT, token_bytes, token_spelling, vocabulary_name
+from .vocabulary import token_spelling, vocabulary_name
 
 __all__ = ["WEIGHTS", "is_huggingface", "open_huggingface", "refuse_adapter", "shard_names", "write_huggingface"]
 
@@ -55,10 +57,8 @@ WEIGHTS = (
 _TORCH_TYPES = {"f16": "float16", "f32": "float32"}  # what is written, and torch's name of it
 
 _PREFIX, _SUFFIX = ".whisperq-", ".part"  # those of atomic_write
-_MOST_JSON_BYTES = 64 * 2**20  # tokenizer.json of large-v3 has 4 MB
 _N_FFT = 201
 _SHARD = re.compile(r"[A-Za-z0-9_-][A-Za-z0-9._-]*\.(safetensors|bin)")
-_SPECIAL = re.compile(r"<\|.*\|>", re.DOTALL)
 
 # Field of config.json -> dimension. d_model is both n_audio_state and n_text_state.
 _CONFIG_DIMS = {
@@ -102,6 +102,12 @@ _OUTER_BACK = {ours: theirs for theirs, ours in _OUTER.items()}
 _POSITIONS_BACK = {ours: theirs for theirs, ours in _POSITIONS.items()}
 _BLOCK = re.compile(r"(encoder|decoder)\.blocks\.([0-9]+)\.(.+)\.(weight|bias)")
 
+# What peft, torch's parallel and compiled modules, and classes that hold a Whisper put before the names.
+_WRAPPERS = ("base_model.model.", "_orig_mod.", "module.", "whisper.", "model.")
+# Parts of names that only peft's adapters have; base_layer is the weight that an adapter still changes.
+_ADAPTED = re.compile(r"\.(lora_\w+|base_layer|modules_to_save|original_module|ia3_l)(\.|$)")
+_MERGE = "merge it into its base model first (peft: model.merge_and_unload().save_pretrained(NEW)) and convert that"
+
 _OUTPUT_LAYER = "proj_out.weight"
 _EMBEDDING = "decoder.token_embedding.weight"
 
@@ -137,13 +143,14 @@ def open_huggingface(folder: Path) -> Source:
 
     Args:
         folder: with ``config.json`` and ``model.safetensors`` or ``pytorch_model.bin``, whole or in shards with their
-            index; optionally ``vocab.json`` and ``added_tokens.json`` or ``tokenizer.json``, and
-            ``preprocessor_config.json``. Weights are f32, f16, bf16 or f64.
+            index; optionally a tokenizer's files, ``generation_config.json`` and ``preprocessor_config.json``. Weights
+            are f32, f16, bf16 or f64.
 
     Raises:
         ModelNotFoundError: a file is missing; the message names it.
         ModelFormatError: a file is damaged, a tensor is missing, unknown, there twice or of a wrong shape or dtype.
-        UnsupportedModelError: no Whisper, or one that the ggml format has no place for.
+        UnsupportedModelError: no Whisper, or one that the ggml format has no place for; ids of tokens that are those
+            of no Whisper, or that contradict each other.
         UnsafeModelError: ``pytorch_model.bin`` asks for code to be run.
     """
     folder = Path(folder)
@@ -151,20 +158,25 @@ def open_huggingface(folder: Path) -> Source:
     config_path = folder / "config.json"
     if not config_path.is_file():
         raise ModelNotFoundError(f"{folder} has no config.json: fetch the whole folder of the model again")
-    config = _read_json(config_path)
+    config = read_json(config_path)
     _check_config(config, config_path)
     dims = _dims(config, config_path)
-    stored, weight_files = _weights(folder)
+    n_rows = dims.n_vocab
     notes: list[str] = []
-    tensors = _tensors(stored, dims, config, folder, notes)
-    vocabulary, vocabulary_files = _vocabulary(folder, dims)
+    tokenizer = read_tokenizer_files(folder, config)
+    kind = choose_kind(folder, n_rows, dims.n_mels, tokenizer.listing, notes)
+    dims = dims._replace(n_vocab=kind.n_vocab)
+    vocabulary = tokenizer.text_tokens(kind)
+    fit_tokens(folder, kind, n_rows, tokenizer.listing, notes)
+    stored, weight_files = _weights(folder)
+    tensors = keep_rows(_tensors(stored, dims, config, folder, notes), dims, n_rows)
     mel_filters, filter_files = _mel_filters(folder, dims, notes)
     if (folder / "adapter_config.json").is_file():
         notes.append("adapter_config.json lies beside whole weights; no adapter was applied")
     source = Source(
         path=folder,
         format="huggingface",
-        files=[config_path, *weight_files, *vocabulary_files, *filter_files],
+        files=[config_path, *weight_files, *tokenizer.files, *filter_files],
         dims=dims,
         tensors=tensors,
         vocabulary=vocabulary,
@@ -180,18 +192,7 @@ def open_huggingface(folder: Path) -> Source:
 def refuse_adapter(folder: Path) -> None:
     """Raises UnsupportedModelError for a PEFT adapter: a few weights that mean nothing without their base model."""
     if (folder / "adapter_config.json").is_file() and not any((folder / name).is_file() for name in WEIGHTS):
-        raise UnsupportedModelError(
-            f"{folder} holds an adapter (adapter_config.json) and no whole weights: merge it into its base model first"
-            " (peft: model.merge_and_unload().save_pretrained(FOLDER)) and convert that folder"
-        )
-
-
-def _read_json(path: Path) -> dict[str, object]:
-    with open(path, "rb") as file:
-        data = file.read(_MOST_JSON_BYTES + 1)
-    if len(data) > _MOST_JSON_BYTES:
-        raise ModelFormatError(str(path), 0, "file size", f"more than {_MOST_JSON_BYTES} bytes", "a file of JSON")
-    return parse_json_object(data, path)
+        raise UnsupportedModelError(f"{folder} holds an adapter (adapter_config.json) and no whole weights: {_MERGE}")
 
 
 def _check_config(config: Mapping[str, object], path: Path) -> None:
@@ -264,7 +265,7 @@ def shard_names(index: Path) -> dict[str, str]:
     Raises:
         ModelFormatError: no such index, or a file that lies elsewhere.
     """
-    weight_map = _read_json(index).get("weight_map")
+    weight_map = read_json(index).get("weight_map")
     if not isinstance(weight_map, dict) or not weight_map:
         raise ModelFormatError(str(index), 0, "weight_map", shown(weight_map), "an object: tensor -> file")
     for tensor, file in weight_map.items():
@@ -308,9 +309,17 @@ def _sharded(index: Path) -> tuple[dict[str, _Stored], list[Path]]:
 # ---- Tensors ---------------------------------------------------------------------------------------------------------
 
 
-def _our_name(theirs: str) -> Optional[str]:
-    """openai/whisper's name; None: transformers' Whisper has no such tensor."""
-    name = theirs[len("model.") :] if theirs.startswith("model.") else theirs
+def _bare_name(theirs: str) -> str:
+    """The name without what classes around the model put before it, in any combination."""
+    while True:
+        prefix = next((prefix for prefix in _WRAPPERS if theirs.startswith(prefix)), "")
+        if not prefix:
+            return theirs
+        theirs = theirs[len(prefix) :]
+
+
+def _our_name(name: str) -> Optional[str]:
+    """openai/whisper's name of a bare one; None: transformers' Whisper has no such tensor."""
     if name in _POSITIONS:
         return _POSITIONS[name]
     module, _, kind = name.rpartition(".")
@@ -335,16 +344,22 @@ def _their_name(ours: str) -> str:
 def _tensors(
     stored: Mapping[str, _Stored], dims: Dims, config: Mapping[str, object], folder: Path, notes: list[str]
 ) -> list[SourceTensor]:
-    tensors = []
+    tensors, output = [], None
     for theirs, tensor in stored.items():
-        if theirs == _OUTPUT_LAYER:
+        if _ADAPTED.search(theirs):
+            raise UnsupportedModelError(f"{folder}: {shown(theirs)} is a weight of an adapter: {_MERGE}")
+        bare = _bare_name(theirs)
+        if bare == _OUTPUT_LAYER:
+            if output is not None:
+                raise ModelFormatError(*tensor.where, _OUTPUT_LAYER, "there for the second time", "each tensor once")
+            output = tensor
             continue
-        ours = _our_name(theirs)
+        ours = _our_name(bare)
         if ours is None:
             raise ModelFormatError(*tensor.where, "tensor name", shown(theirs), "a tensor of transformers' Whisper")
         tensors.append(_source_tensor(ours, theirs, tensor))
     names = {tensor.name for tensor in tensors}
-    tensors += _output_layer(stored.get(_OUTPUT_LAYER), tensors, config, folder, notes)
+    tensors += _output_layer(output, tensors, config, folder, notes)
     if "encoder.positional_embedding" not in names:
         notes.append("encoder.embed_positions.weight is missing: Whisper's sinusoids were computed")
         positions = sinusoids(dims.n_audio_ctx, dims.n_audio_state)
@@ -408,72 +423,12 @@ def _n_text_tokens(dims: Dims) -> int:
     return 50256 if vocabulary_name(dims.n_vocab) == "english" else 50257
 
 
-def _vocabulary(folder: Path, dims: Dims) -> tuple[Optional[list[bytes]], list[Path]]:
-    """Bytes of each text token by id, and the files read; None where there is no tokenizer."""
-    vocab, added, tokenizer = (folder / name for name in ("vocab.json", "added_tokens.json", "tokenizer.json"))
-    if vocab.is_file():
-        ids, files = _read_json(vocab), [vocab]
-        if added.is_file():
-            files.append(added)
-            for token, number in _read_json(added).items():
-                if ids.setdefault(token, number) != number:
-                    raise ModelFormatError(
-                        str(added), 0, f"token {shown(token)}", shown(number), f"{shown(ids[token])}, as in vocab.json"
-                    )
-    elif tokenizer.is_file():
-        ids, files = _tokenizer_ids(tokenizer), [tokenizer]
-    else:
-        return None, []
-    return _text_tokens(ids, dims, files[0]), files
-
-
-def _tokenizer_ids(path: Path) -> dict[str, object]:
-    model = _read_json(path).get("model")
-    if not isinstance(model, dict) or model.get("type", "BPE") != "BPE" or not isinstance(model.get("vocab"), dict):
-        raise ModelFormatError(str(path), 0, "model", shown(model), "a BPE model with a vocab")
-    ids: dict[str, object] = model["vocab"]
-    return ids
-
-
-def _text_tokens(ids: Mapping[str, object], dims: Dims, path: Path) -> list[bytes]:
-    by_id: dict[int, bytes] = {}
-    for token, number in ids.items():
-        if _SPECIAL.fullmatch(token):
-            continue
-        if type(number) is not int or not 0 <= number < dims.n_vocab:
-            raise ModelFormatError(
-                str(path), 0, f"id of token {shown(token)}", shown(number), f"0 to {dims.n_vocab - 1}"
-            )
-        if number in by_id:
-            raise ModelFormatError(str(path), 0, f"id of token {shown(token)}", f"{number} again", "each id once")
-        text = token_bytes(token)
-        if text is None:
-            raise ModelFormatError(
-                str(path), 0, f"token {number}", shown(token), "one of GPT-2's characters for each byte"
-            )
-        by_id[number] = text
-    n_text = _n_text_tokens(dims)
-    if n_text == 50257:
-        by_id.setdefault(50256, b"")  # the empty token, which not every tokenizer lists
-    missing = next((number for number in range(len(by_id)) if number not in by_id), None)
-    if missing is not None:
-        raise ModelFormatError(
-            str(path), 0, f"token {missing}", "missing", f"text tokens with ids 0 to {len(by_id) - 1}"
-        )
-    if len(by_id) != n_text:
-        raise UnsupportedModelError(
-            f"{path}: {len(by_id)} text tokens; a Whisper model with n_vocab {dims.n_vocab} has {n_text}"
-        )
-    text_tokens = [by_id[number] for number in range(n_text)]
-    return text_tokens if n_text == 50257 else [*text_tokens, END_OF_TEXT.encode()]  # as known_vocabulary has them
-
-
 def _mel_filters(folder: Path, dims: Dims, notes: list[str]) -> tuple[Optional[npt.NDArray[np.float32]], list[Path]]:
     """The filterbank ``[n_mels, 201]`` of the feature extractor where it was saved, and the file."""
     path = folder / "preprocessor_config.json"
     if not path.is_file():
         return None, []
-    values = _read_json(path).get("mel_filters")
+    values = read_json(path).get("mel_filters")
     if values is None:
         return None, [path]
     filters = _filterbank(values, dims.n_mels)

@@ -14,6 +14,7 @@ from .._files import atomic_write
 from .rows import chunks, encode_rows
 from .safetensors import shown
 from .source import FLOAT_TYPES, Source, SourceTensor, check_dims, check_tensors, matrix_type
+from .token_ids import KINDS, Listing, choose_kind, fit_tokens, keep_rows
 from .torch_file import TorchTensor, is_torch_file, read_torch_file
 
 __all__ = ["is_torch_file", "open_openai", "write_openai"]
@@ -46,9 +47,25 @@ def open_openai(path: Path) -> Source:
             source.tensors.append(_source_tensor(name, value, path))
     if ignored:
         source.notes.append(f"Left out, for they are no weights: {', '.join(map(shown, ignored))}.")
+    _fit_rows(source)
     check_tensors(source)
     source.ftype = matrix_type(source.tensors)
     return source
+
+
+def _fit_rows(source: Source) -> None:
+    """Cut the token embedding to Whisper's own tokens. A checkpoint lists no ids: ``n_vocab`` says which Whisper it is,
+    as it does for openai/whisper, or with padding the mel bins."""
+    stated = source.dims.n_vocab
+    embedding = next((tensor for tensor in source.tensors if tensor.name == "decoder.token_embedding.weight"), None)
+    n_rows = embedding.shape[0] if embedding is not None and len(embedding.shape) == 2 else stated
+    kind = next((kind for kind in KINDS if kind.n_vocab == stated), None)
+    if kind is None:
+        kind = choose_kind(source.path, stated, source.dims.n_mels, Listing(), source.notes)
+    if n_rows > kind.n_vocab:
+        fit_tokens(source.path, kind, n_rows, Listing(), source.notes)
+        source.dims = source.dims._replace(n_vocab=kind.n_vocab)
+        source.tensors = keep_rows(source.tensors, source.dims, n_rows)
 
 
 def _parts(checkpoint: object, path: Path) -> tuple[dict[str, object], dict[str, object]]:
