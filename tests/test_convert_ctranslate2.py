@@ -286,6 +286,58 @@ def test_the_vocabulary_is_read(n_vocab: int, name: str, tmp_path: Path) -> None
     assert not [note for note in source.notes if "ocabulary" in note]
 
 
+def _tuned(
+    path: Path, n_vocab: int, n_rows: int, tokens: list[str], tokenizer: Optional[dict[str, Any]] = None
+) -> Path:
+    """A fine-tune of a model of ``n_vocab`` tokens."""
+    dims = ENGLISH._replace(n_vocab=n_rows, n_mels=128 if n_vocab == 51866 else 80)
+    folder = _folder(path, _file(_variables(_weights(dims), dims, "int8", "float32")), json.dumps(tokens))
+    if tokenizer is not None:
+        (folder / "tokenizer.json").write_text(json.dumps(tokenizer))
+    return folder
+
+
+@pytest.mark.parametrize("n_vocab", [51864, 51865, 51866])
+def test_tokens_that_were_added_are_left_out_and_named(n_vocab: int, tmp_path: Path) -> None:
+    source = open_ctranslate2(_tuned(tmp_path, n_vocab, n_vocab + 1, [*_tokens(n_vocab), "<|speaker|>"]))
+    assert source.dims.n_vocab == n_vocab and source.vocabulary == known_vocabulary(n_vocab)
+    assert [note for note in source.notes if f"'<|speaker|>' ({n_vocab})" in note]
+    whole = _weights(ENGLISH._replace(n_vocab=n_vocab + 1, n_mels=source.dims.n_mels))
+    [embedding] = [tensor for tensor in source.tensors if tensor.name == "decoder.token_embedding.weight"]
+    assert embedding.shape == (n_vocab, 64) and embedding.row_scales is not None
+    error = np.abs(_values(embedding) - whole["decoder.token_embedding.weight"][:n_vocab])
+    assert error.max() <= 127 / 64 / 254 * (1 + 2e-5)
+
+
+def test_a_converter_that_fills_up_with_times_hides_no_token(tmp_path: Path) -> None:
+    """CTranslate2's converter calls every row that it knows no name of a time; the tokenizer has its name."""
+    text = {token: number for number, token in enumerate(_tokens(51864)[:50256])}
+    added = [{"id": 51864, "content": "<|speaker|>"}]
+    tokens = [*_tokens(51864), "<|30.02|>", "<|0.00|>"]
+    folder = _tuned(tmp_path, 51864, 51866, tokens, {"added_tokens": added, "model": {"vocab": text}})
+    source = open_ctranslate2(folder)
+    assert source.dims.n_vocab == 51864 and source.files[-1].name == "tokenizer.json"
+    assert [note for note in source.notes if "'<|speaker|>' (51864)" in note and "30.02" not in note]
+    assert [note for note in source.notes if "1 of 51866 rows" in note]
+
+
+@pytest.mark.parametrize("multiple", [8, 64, 128])
+def test_padded_vocabularies_convert(multiple: int, tmp_path: Path) -> None:
+    n_rows = -(-51865 // multiple) * multiple
+    source = open_ctranslate2(_tuned(tmp_path, 51864, n_rows, _tokens(51864)))
+    assert source.dims == ENGLISH
+    assert [note for note in source.notes if f"{n_rows - 51864} of {n_rows} rows" in note]
+
+
+def test_ids_that_are_shifted_are_refused_with_both_numbers(tmp_path: Path) -> None:
+    tokens = [*_tokens(51865)[:50257], "abcabc", *_tokens(51865)[50257:]]
+    with pytest.raises(UnsupportedModelError, match=r"vocabulary\.json gives .* the id 50258; .* 50256 or 50257"):
+        open_ctranslate2(_tuned(tmp_path / "a", 51865, 51866, tokens))
+    tokens = [*_tokens(51864)[:50256], "abcabc", *_tokens(51864)[50256:]]
+    with pytest.raises(UnsupportedModelError, match=r"the id 50257 .* the id 50256"):
+        open_ctranslate2(_tuned(tmp_path / "b", 51864, 51865, tokens))
+
+
 def _without_quality(source: Source) -> list[str]:
     return [note for note in source.notes if "quantised already" not in note]
 

@@ -311,6 +311,16 @@ def _huggingface() -> Seeds:
         "added-list": put("added_tokens.json", {"<|x|>": [1]}),
         "tokenizer": put("tokenizer.json", {"model": {"type": "BPE", "vocab": {"a": 0}}}),
         "tokenizer-no-model": put("tokenizer.json", {"model": 3}),
+        "tokenizer-added": put(
+            "tokenizer.json", {"model": {"vocab": {}}, "added_tokens": [{"id": 7, "content": "<|en|>"}]}
+        ),
+        "whole-generation": put("generation_config.json", {"lang_to_id": {"<|en|>": 50258}, "eos_token_id": [1]}),
+        "generation-shifted": put("generation_config.json", {"task_to_id": {"translate": 50360}}),
+        "generation-list": put("generation_config.json", {"lang_to_id": [1]}),
+        "whole-decoder": put(
+            "tokenizer_config.json", {"added_tokens_decoder": {"50256": {"content": "<|endoftext|>"}}}
+        ),
+        "decoder-escapes": put("tokenizer_config.json", {"added_tokens_decoder": {"51000": {"content": "\x1b[2J"}}}),
         "tokenizer-vocab-list": put("tokenizer.json", {"model": {"vocab": []}}),
         "filters-long-number": put("preprocessor_config.json", b'{"mel_filters":[[1e999,' + b"9" * 30 + b"]]}"),
         "whole-filters-ragged": put("preprocessor_config.json", {"mel_filters": [[1], [1, 2]]}),

@@ -264,6 +264,8 @@ HF_FILES = (
     "pytorch_model.bin",
     "adapter_config.json",
     "part-1.safetensors",
+    "generation_config.json",
+    "tokenizer_config.json",
 )
 """What the first byte of an input chooses; the rest of the input is what stands there (the header of safetensors, the
 pickle of ``pytorch_model.bin``), and the other files are those of a whole folder."""

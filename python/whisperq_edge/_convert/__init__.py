@@ -7,6 +7,7 @@
     openai.py huggingface.py ctranslate2.py ggml.py     readers: a file or folder -> Source; the first two also write
     torch_file.py pickle_reader.py zip_reader.py        what an OpenAI .pt or a pytorch_model.bin is made of
     safetensors.py                                      files of that name, read and written
+    tokenizer_files.py token_ids.py                     which Whisper the ids are of; rows that have no place there
     source.py vocabulary.py                             what every reader gives; tokens and mel filters that files lack
     plan.py sensitivity.py                              which type each tensor gets, and why
     rows.py writer.py                                   rows in another type; Source + plan -> ggml file
