@@ -198,7 +198,7 @@ def test_padding_without_any_ids_is_refused(tmp_path: Path) -> None:
     assert opened(tmp_path / "v3", 51872, 128).dims.n_vocab == LARGE_V3
 
 
-def test_a_size_of_two_meanings_is_refused(tmp_path: Path) -> None:
+def test_a_size_of_two_meanings_is_refused(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     """transformers' default ids, and an English fine-tune of one more token: both have this size."""
     message = refused(tmp_path / "m", 51865, **ENGLISH_IDS)
     assert "n_vocab is 51865" in message and "config.json eos_token_id is 50256" in message and "51864" in message
@@ -207,6 +207,7 @@ def test_a_size_of_two_meanings_is_refused(tmp_path: Path) -> None:
     source = opened(tmp_path / "other", 51865, files={"vocab.json": text_ids(MULTILINGUAL)}, **ENGLISH_IDS)
     assert source.dims.n_vocab == MULTILINGUAL
     assert "config.json eos_token_id is 50256" in source.notes[0] and len(source.notes) == 2
+    assert all(note in caplog.text for note in source.notes)
 
 
 def test_a_flag_does_not_move_ids(tmp_path: Path) -> None:

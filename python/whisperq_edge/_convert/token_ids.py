@@ -128,7 +128,7 @@ def choose_kind(path: Path, n_rows: int, n_mels: int, listing: Listing, notes: l
         UnsupportedModelError: the ids are those of no Whisper, contradict each other, or leave several open.
     """
     kinds = _believe(path, [claim for claim in listing.claims if not claim.is_default])
-    kinds = _heed_flag(kinds, listing.is_multilingual, notes)
+    kinds = _heed_flag(path, kinds, listing.is_multilingual, notes)
     kinds = _heed_defaults(path, n_rows, kinds, [claim for claim in listing.claims if claim.is_default], notes)
     large_enough = [kind for kind in kinds if kind.n_vocab <= n_rows]
     if not large_enough:
@@ -189,16 +189,18 @@ def _names(claim: Claim) -> str:
     return " or ".join(kind.name for kind in KINDS if _fits(kind, claim))
 
 
-def _heed_flag(kinds: list[Kind], is_multilingual: Optional[bool], notes: list[str]) -> list[Kind]:
+def _heed_flag(path: Path, kinds: list[Kind], is_multilingual: Optional[bool], notes: list[str]) -> list[Kind]:
     """A flag says how the model is used; the ids say how it is laid out, so they win."""
     if is_multilingual is None:
         return kinds
     left = [kind for kind in kinds if (kind is not ENGLISH) == is_multilingual]
     if not left:
         flag = "true" if is_multilingual else "false"
-        notes.append(
+        _warn(
+            path,
+            notes,
             f"generation_config.json has is_multilingual {flag}, but the ids are those of the {kinds[0].name} Whisper;"
-            " the ids were believed."
+            " the ids were believed.",
         )
     return left or kinds
 
@@ -209,10 +211,9 @@ def _heed_defaults(path: Path, n_rows: int, kinds: list[Kind], claims: Sequence[
     if not claims or kinds == [ENGLISH]:
         return kinds
     if len(kinds) < len(KINDS):
-        notes.extend(
-            f"{claim.where} is {claim.id}, transformers' default; the other ids say otherwise and were believed."
-            for claim in claims
-        )
+        for claim in claims:
+            ours = f"the other ids are those of the {kinds[0].name} Whisper and were believed"
+            _warn(path, notes, f"{claim.where} is {claim.id}, transformers' default; {ours}.")
         return kinds
     if n_rows in (MULTILINGUAL.n_vocab, LARGE_V3.n_vocab):
         raise UnsupportedModelError(
@@ -277,16 +278,22 @@ def _tell_left_out(path: Path, kind: Kind, n_rows: int, listing: Listing, notes:
             f"Left out, as the format has no place for tokens behind Whisper's {kind.n_vocab} ({kind.name}): {names}"
             f"{more}. The converted model can neither say them nor be prompted with them."
         )
-        notes.append(lost)
-        _LOG.warning("%s: %s", path, lost)
+        _warn(path, notes, lost)
     if n_padding:
         padding = (
             f"Left out: {n_padding} of {n_rows} rows of the token embedding. No file lists tokens for them, so they"
             f" count as padding behind Whisper's {kind.n_vocab} ({kind.name})."
         )
-        notes.append(padding)
-        if not listing.tokens:  # no tokenizer is there to say whether they are
-            _LOG.warning("%s: %s", path, padding)
+        if listing.tokens:
+            notes.append(padding)
+        else:  # no tokenizer is there to say whether they are
+            _warn(path, notes, padding)
+
+
+def _warn(path: Path, notes: list[str], sentence: str) -> None:
+    """Put a sentence into the report and into the log, because a model that is opened by its path has no report."""
+    notes.append(sentence)
+    _LOG.warning("%s: %s", path, sentence)
 
 
 def keep_rows(tensors: Iterable[SourceTensor], dims: Dims, n_rows: int) -> list[SourceTensor]:
