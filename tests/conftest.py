@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -27,11 +28,16 @@ def pytest_runtest_setup(item: pytest.Item) -> None:
 
 @pytest.fixture(scope="session", autouse=True)
 def _own_cache(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
-    """Tests neither see nor fill the cache of whoever runs them, nor heed the types that they prefer."""
+    """Tests neither see nor fill the caches of whoever runs them, heed no preferences, and ask no real hub."""
     with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("WHISPERQ_CACHE", str(tmp_path_factory.mktemp("cache")))
-        for variable in ("WHISPERQ_COMPUTE_TYPE", "WL_COMPUTE_TYPE"):
+        for variable in [name for name in os.environ if name.startswith(("HF_", "HUGGING", "WL_"))]:
+            patch.delenv(variable)
+        for variable in ("WHISPERQ_COMPUTE_TYPE", "WHISPERQ_MODEL", "TRANSFORMERS_OFFLINE"):
             patch.delenv(variable, raising=False)
+        patch.setenv("WHISPERQ_CACHE", str(tmp_path_factory.mktemp("cache")))
+        patch.setenv("HF_HOME", str(tmp_path_factory.mktemp("hub")))
+        patch.setenv("HF_ENDPOINT", "http://127.0.0.1:9")  # where nobody listens
+        patch.setenv("NO_PROXY", "127.0.0.1,localhost")
         yield
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import re
 import threading
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -42,13 +43,25 @@ class Hub:
     Attributes:
         endpoint: what ``HF_ENDPOINT`` must be.
         requests: "METHOD path" of each request so far.
+        headers: of the same requests.
         failing: answer everything with this status.
+        cuts: close the connection after so many bytes of a file; one entry for each answer, the rest is whole.
+        has_ranges: answer a ``Range`` with that part of the file.
+        redirects_to: host and port to which requests for files are sent on, as the hub does with large ones.
     """
 
     endpoint: str
     repositories: dict[str, Repository]
     requests: list[str] = field(default_factory=list)
+    headers: list[Mapping[str, str]] = field(default_factory=list)
     failing: Optional[int] = None
+    cuts: list[int] = field(default_factory=list)
+    has_ranges: bool = True
+    redirects_to: Optional[str] = None
+
+    @property
+    def port(self) -> int:
+        return int(self.endpoint.rsplit(":", 1)[1])
 
     def fetched(self, repo_id: str) -> set[str]:
         """Files of a repository whose bytes were asked for."""
@@ -59,8 +72,7 @@ class Hub:
 @contextmanager
 def serve(repositories: Mapping[str, Repository]) -> Iterator[Hub]:
     hub = Hub("", dict(repositories))
-    server = ThreadingHTTPServer(("127.0.0.1", 0), _handler(hub))
-    server.daemon_threads = True
+    server = _Server(("127.0.0.1", 0), _handler(hub))
     hub.endpoint = f"http://127.0.0.1:{server.server_address[1]}"
     thread = threading.Thread(target=server.serve_forever, daemon=True)
     thread.start()
@@ -70,6 +82,13 @@ def serve(repositories: Mapping[str, Repository]) -> Iterator[Hub]:
         server.shutdown()
         server.server_close()
         thread.join()
+
+
+class _Server(ThreadingHTTPServer):
+    daemon_threads = True
+
+    def handle_error(self, request: Any, client_address: Any) -> None:
+        """A client that hangs up amid an answer is part of some tests."""
 
 
 def _handler(hub: Hub) -> type[BaseHTTPRequestHandler]:
@@ -96,10 +115,13 @@ class _Handler(BaseHTTPRequestHandler):
     def _answer(self) -> None:
         path = unquote(urlsplit(self.path).path)
         self.hub.requests.append(f"{self.command} {path}")
+        self.hub.headers.append(dict(self.headers.items()))
         if self.hub.failing is not None:
             self._send(self.hub.failing)
         elif path.startswith("/api/models/"):
             self._answer_api(path.split("/")[3:])
+        elif "/resolve/" in path and self.hub.redirects_to and self.headers["Host"] != self.hub.redirects_to:
+            self._send(302, {"Location": f"http://{self.hub.redirects_to}{self.path}"})
         elif "/resolve/" in path:
             repo_id, _, rest = path[1:].partition("/resolve/")
             self._answer_file(repo_id, *rest.split("/", 1))
@@ -129,7 +151,18 @@ class _Handler(BaseHTTPRequestHandler):
         if data is None:
             self._send(404, {**headers, "X-Error-Code": "EntryNotFound"})
         else:
-            self._send(200, {**headers, "ETag": f'"{_blob_id(data)}"'}, data)
+            self._send_file({**headers, "ETag": f'"{_blob_id(data)}"'}, data)
+
+    def _send_file(self, headers: Mapping[str, str], data: bytes) -> None:
+        wanted = re.fullmatch(r"bytes=(\d+)-", self.headers["Range"] or "") if self.hub.has_ranges else None
+        start = int(wanted[1]) if wanted else 0
+        if wanted and start >= len(data):
+            self._send(416, {**headers, "Content-Range": f"bytes */{len(data)}"})
+        elif wanted:
+            place = f"bytes {start}-{len(data) - 1}/{len(data)}"
+            self._send(206, {**headers, "Content-Range": place}, data[start:])
+        else:
+            self._send(200, headers, data)
 
     def _repository(self, repo_id: str, revision: str) -> Optional[Repository]:
         """None: the answer has been sent."""
@@ -177,7 +210,12 @@ class _Handler(BaseHTTPRequestHandler):
             self.send_header(name, value)
         self.send_header("Content-Length", str(len(data)))
         self.end_headers()
-        if self.command != "HEAD":
+        if self.command == "HEAD":
+            return
+        if status in (200, 206) and "ETag" in headers and self.hub.cuts:
+            self.wfile.write(data[: self.hub.cuts.pop(0)])
+            self.close_connection = True
+        else:
             self.wfile.write(data)
 
 

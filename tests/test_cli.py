@@ -129,11 +129,6 @@ def test_wrong_models_exit_with_3(sample_path: Path, tmp_path: Path) -> None:
     assert run("inspect", tmp_path / "model.bin").exit_code == 3
 
 
-def test_no_model_is_a_usage_error(sample_path: Path) -> None:
-    result = run("transcribe", sample_path)
-    assert result.exit_code == 2 and "--model" in result.stderr
-
-
 def test_info_json() -> None:
     report = json.loads(run("info", "--json").stdout)
     assert report["version"] == __version__

@@ -245,3 +245,45 @@ def test_after_two_dashes_all_are_files(monkeypatch: pytest.MonkeyPatch, silence
     silence.rename(tmp_path / "--vad-filter")
     result = transcribe("--json", "--", "--vad-filter")
     assert [each["file"] for each in json.loads(result.stdout)["transcripts"]] == ["--vad-filter"]
+
+
+# ---- Options of openai/whisper's command and of whisper.cpp's --------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    "given", [["-f", "srt,vtt"], ["-f", "srt", "-f", "vtt"], ["--output_format", " SRT , vtt,srt"]]
+)
+def test_several_formats_become_files(sample_path: Path, tmp_path: Path, given: list[str]) -> None:
+    result = transcribe(sample_path, "-o", tmp_path / "out", *given)
+    assert result.exit_code == 0 and result.stdout == ""
+    assert sorted(path.name for path in (tmp_path / "out").iterdir()) == ["sample.srt", "sample.vtt"]
+
+
+def test_several_formats_are_printed_one_after_the_other(sample_path: Path) -> None:
+    parts = [transcribe(sample_path, "-f", form).stdout for form in ("vtt", "txt")]
+    assert transcribe(sample_path, "-f", "vtt,txt").stdout == "".join(parts)
+    assert transcribe(sample_path).stdout == parts[1]  # txt where nothing is asked for
+
+
+@pytest.mark.parametrize("given", ["srt,docx", "docx", "", ","])
+def test_a_format_that_is_none_is_wrong_usage(given: str) -> None:
+    result = transcribe("missing.wav", "-f", given)
+    assert result.exit_code == 2 and "--output-format" in result.stderr and "txt, vtt, srt, tsv, json" in result.stderr
+
+
+@pytest.mark.parametrize("name", ["auto", "AUTO"])
+def test_language_auto_detects(silence: Path, multilingual_path: Path, name: str) -> None:
+    detected, given = (
+        report_of(silence, "-m", multilingual_path, "--drop-silence", "False", "--language", language)
+        for language in (name, "de")
+    )
+    assert detected["options"]["language"] is None and given["options"]["language"] == "de"
+    assert detected["language_probability"] < 1.0
+
+
+@pytest.mark.parametrize(("given", "said"), [(["--fp16", "False"], "--fp16 False"), (["--fp16"], "--fp16 True")])
+def test_fp16_is_taken_and_says_that_it_changes_nothing(silence: Path, given: list[str], said: str) -> None:
+    result = transcribe(silence, *given)
+    assert result.exit_code == 0
+    assert f"whisperq-edge: {said} changes nothing here: --compute-type chooses" in result.stderr
+    assert "--fp16" not in transcribe(silence).stderr

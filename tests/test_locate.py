@@ -18,6 +18,7 @@ from whisperq_edge import (
     OptionError,
     UnsupportedModelError,
     WhisperModel,
+    _locate,
 )
 from whisperq_edge._cache import list_cache
 from whisperq_edge._catalog import resolve_model
@@ -25,6 +26,7 @@ from whisperq_edge._convert import convert as converter
 from whisperq_edge._convert import hub
 from whisperq_edge._core import read_model_file
 from whisperq_edge._locate import locate_model
+from whisperq_edge._published import PublishedFile
 from whisperq_edge.cli import main
 from whisperq_edge.compat import faster_whisper
 
@@ -70,6 +72,19 @@ def base_en(models: Path, monkeypatch: pytest.MonkeyPatch) -> _Hub:
     stand_in = _Hub("openai/whisper-base.en", models / "whisper-micro")
     monkeypatch.setattr(hub, "download_model", stand_in.download_model)
     return stand_in
+
+
+@pytest.fixture
+def fetched(models: Path, base_en: _Hub, monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    """A hub that has the published files of base.en, too, and notes which of them it was asked for."""
+    asked: list[str] = []
+
+    def fetched_model(file: PublishedFile, remote: Any, folder: Any = None, on_progress: Any = None) -> Path:
+        asked.append(file.name)
+        return models / f"micro-{file.type}.bin"
+
+    monkeypatch.setattr(_locate, "fetched_model", fetched_model)
+    return asked
 
 
 @pytest.fixture
@@ -275,14 +290,28 @@ def test_a_folder_without_a_model(tmp_path: Path) -> None:
 # ---- Names -----------------------------------------------------------------------------------------------------------
 
 
-def test_a_published_name_is_fetched_and_converted_once(base_en: _Hub, folder: Path) -> None:
-    path = locate_model("base.en")
+def test_a_published_name_is_its_published_file(models: Path, fetched: list[str], base_en: _Hub) -> None:
+    """test_fetch.py shows how it is fetched."""
+    for compute_type in ("default", "auto", "int8"):
+        assert locate_model("base.en", compute_type) == models / "micro-q8_0.bin"
+    assert fetched == ["ggml-base.en-q8_0.bin"] * 3 and base_en.asked == []
+
+
+def test_the_environment_chooses_the_type_of_a_name(
+    models: Path, fetched: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("WHISPERQ_COMPUTE_TYPE", "float16")
+    assert ftype(locate_model("base.en")) == "f16" and fetched == []
+
+
+def test_a_published_name_in_float_is_fetched_and_converted_once(base_en: _Hub, folder: Path) -> None:
+    path = locate_model("base.en", "f16")
     assert ftype(path) == "f16" and path.name.startswith("ggml-base.en-f16-")
     assert base_en.asked == [("openai/whisper-base.en", None, False)]
-    assert locate_model("base.en") == locate_model("openai/whisper-base.en") == path
+    assert locate_model("base.en", "f16") == locate_model("openai/whisper-base.en") == path
     assert locate_model("base.en", "float16", local_files_only=True) == path
     quantised = locate_model("base.en", "int8", local_files_only=True)  # made from the f16 one
-    assert ftype(quantised) == "q8_0" and locate_model("base.en", "int8") == quantised
+    assert ftype(quantised) == "q8_0" and locate_model("base.en", "int8") == locate_model("base.en") == quantised
     assert len(base_en.asked) == 1
     assert {(entry.model, entry.kind) for entry in list_cache()} == {("base.en", "f16"), ("base.en", "q8_0")}
 
@@ -293,17 +322,17 @@ def test_a_published_name_in_the_type_that_was_asked_for(base_en: _Hub) -> None:
 
 
 def test_models_says_what_is_here(base_en: _Hub) -> None:
-    locate_model("base.en", "int8")
+    locate_model("openai/whisper-base.en", "int8")
     lines = cli_runner().invoke(main, ["models"]).stdout.splitlines()
     [row] = [line.split() for line in lines if line.startswith("base.en ")]
     assert row[-2:] == ["q8_0", "openai/whisper-base.en"]
 
 
 def test_a_damaged_entry_is_made_again_from_the_hub(base_en: _Hub) -> None:
-    path = locate_model("base.en", "q8_0")
+    path = locate_model("base.en", "q4_0")
     whole = path.read_bytes()
     path.write_bytes(whole[:-1])
-    assert locate_model("base.en", "q8_0") == path and path.read_bytes() == whole
+    assert locate_model("base.en", "q4_0") == path and path.read_bytes() == whole
     assert len(base_en.asked) == 2
 
 
@@ -311,13 +340,13 @@ def test_the_hub_is_told_where_to_put_it_and_when_not_to_fetch(base_en: _Hub, tm
     root = str(tmp_path / "hub")
     for model_class in (WhisperModel, faster_whisper.WhisperModel):
         with pytest.raises(ModelNotFoundError):
-            model_class("base", device="cpu", download_root=root, local_files_only=True)
+            model_class("base", device="cpu", compute_type="f16", download_root=root, local_files_only=True)
     assert base_en.asked == 2 * [("openai/whisper-base", root, True)]
 
 
 def test_what_is_not_here_is_named(base_en: _Hub, folder: Path) -> None:
-    with pytest.raises(ModelNotFoundError, match=r"'base\.en' in q8_0 or f16.*this hub") as caught:
-        WhisperModel("base.en", compute_type="int8", local_files_only=True)
+    with pytest.raises(ModelNotFoundError, match=r"'base\.en' in q4_0 or f16.*this hub") as caught:
+        WhisperModel("base.en", compute_type="int4", local_files_only=True)
     assert str(folder) in str(caught.value)
     assert base_en.asked == [("openai/whisper-base.en", None, True)]
     with pytest.raises(ModelNotFoundError, match="somebody/fine-tune"):
@@ -326,7 +355,7 @@ def test_what_is_not_here_is_named(base_en: _Hub, folder: Path) -> None:
 
 def test_a_type_is_named_once(base_en: _Hub) -> None:
     with pytest.raises(ModelNotFoundError, match=r"'base\.en' in f16, and"):
-        locate_model("base.en", local_files_only=True)
+        locate_model("base.en", "f16", local_files_only=True)
 
 
 @pytest.mark.parametrize("model", ["", "  ", None, 5, b"nano", "a\0b"])
@@ -360,14 +389,14 @@ def test_what_looks_like_a_path_is_not_looked_for_on_the_hub(name: str, base_en:
 
 
 def test_a_path_counts_more_than_a_name_unless_no_model_is_there(
-    models: Path, base_en: _Hub, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    models: Path, fetched: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.chdir(tmp_path)
     (tmp_path / "base.en").mkdir()
-    assert locate_model("base.en").name.startswith("ggml-base.en-f16-") and len(base_en.asked) == 1
+    assert locate_model("base.en") == models / "micro-q8_0.bin" and len(fetched) == 1
     shutil.rmtree(tmp_path / "base.en")
     shutil.copytree(models / "whisper-micro", tmp_path / "base.en")
-    assert locate_model("base.en", "q5_1") and len(base_en.asked) == 1
+    assert locate_model("base.en", "q5_1") and len(fetched) == 1
 
 
 def test_bundled_names_count_most(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

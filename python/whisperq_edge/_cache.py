@@ -1,10 +1,11 @@
-"""Models that were converted once, so that they are quick ever after.
+"""Models that were fetched or converted once, so that they are quick ever after.
 
 ::
 
     <folder>/ggml-base.en-q8_0-1f2e3d4c5b6a.bin         a model, ready to load; the digits are the entry's key
     <folder>/ggml-base.en-q8_0-1f2e3d4c5b6a.bin.json    the converter's report, and under "cache" what we add to it
     <folder>/ggml-base.en-q8_0-1f2e3d4c5b6a.lock        held by the process that makes the entry
+    <folder>/ggml-base.en-q8_0-1f2e3d4c5b6a.bin.partial what a broken download has brought so far (_fetch)
     <folder>/sources.json                               hashes of sources, so that gigabytes are not read twice
     <folder>/self-test-avx2-1f2e3d4c5b6a.json           what the kernels' self-test found (_self_test)
     <folder>/tune.json                                  what `whisperq-edge tune` found (_profile)
@@ -30,9 +31,11 @@ from typing import Any, Callable, NamedTuple, Optional, Union
 
 from ._core import read_model_file
 from ._errors import ModelError, OptionError
+from ._fetch import FETCH_LOG, PARTIAL, Digests, Remote, digests_of, fetch_file
 from ._files import atomic_write, sha256_of_files
 from ._locks import lock_if_free, release_lock, take_lock, try_lock
 from ._native import load_ggml
+from ._published import PublishedFile
 from ._types import TYPES
 
 __all__ = [
@@ -42,7 +45,10 @@ __all__ = [
     "cache_folder",
     "cached_model",
     "clear_cache",
+    "fetched_model",
     "find_cached",
+    "find_fetched",
+    "has_sha1",
     "list_cache",
     "prune_cache",
 ]
@@ -134,6 +140,88 @@ def find_cached(model: str, type: str) -> Optional[Path]:
     return None
 
 
+# ---- Published files -------------------------------------------------------------------------------------------------
+
+
+def find_fetched(file: PublishedFile, folder: Optional[PathLike] = None) -> Optional[Path]:
+    """Return a published file that is there already, or None.
+
+    Args:
+        file: the published file.
+        folder: of :func:`fetched_model`.
+    """
+    entry = _fetched_path(file, folder)
+    if (_load_sidecar(entry) or {}).get("sha1") == file.sha1 and _accept(entry, file.model):
+        return entry
+    # A file that the user put there is taken when its bytes are right. In the cache nobody puts one.
+    return entry if folder is not None and entry.is_file() and has_sha1(entry, file.sha1) else None
+
+
+def has_sha1(path: Path, sha1: str) -> bool:
+    """Tell whether a file has this hash. It is remembered like that of a source."""
+    stamp = _stamp(path)
+    known = _load_sources().get(str(path.absolute()))
+    if isinstance(known, dict) and known.get("stamp") == stamp and isinstance(known.get("sha1"), str):
+        return bool(known["sha1"] == sha1)
+    digests = digests_of(path)
+    if _stamp(path) == stamp:
+        _remember_source(path, {"stamp": stamp, **digests._asdict()})
+    return digests.sha1 == sha1
+
+
+def fetched_model(
+    file: PublishedFile, remote: Remote, folder: Optional[PathLike] = None, on_progress: Optional[OnProgress] = None
+) -> Path:
+    """Return a published file, from the cache or fetched into it now.
+
+    Of several processes that ask for the same at the same time one fetches, and the others wait for it.
+
+    Args:
+        file: the published file.
+        remote: where it is.
+        folder: where it shall be under its own name; None for the cache.
+        on_progress: told what is fetched and the fraction that is there.
+
+    Raises:
+        ModelNotFoundError, ModelFormatError, OSError: see ``fetch_file``.
+    """
+    entry = _fetched_path(file, folder)
+    _make_folder(entry.parent, "set WHISPERQ_CACHE" if folder is None else "set download_root")
+    with _locked(_lock_path(entry)):
+        found = find_fetched(file, folder)  # else another process made it while we waited
+        if found is not None:
+            return found
+        if entry.exists() and folder is not None:
+            _LOG.warning("%s has other bytes than the published file: it is fetched anew", entry)
+        logging.getLogger(FETCH_LOG).info(
+            "fetching the model %s: %.0f MB from %s into %s; `whisperq-edge models` lists others, which --model or"
+            " WHISPERQ_MODEL chooses",
+            *(file.model, file.n_bytes / 1e6, remote.url, entry.parent),
+        )
+        tell = None if on_progress is None else lambda fraction: on_progress(f"fetching {file.name}", fraction)
+        digests = fetch_file(remote, entry, tell)
+        _record_fetched(entry, file, digests, remote.url)
+    return entry
+
+
+def _fetched_path(file: PublishedFile, folder: Optional[PathLike]) -> Path:
+    if folder is not None:
+        return Path(folder).expanduser().absolute() / file.name
+    return cache_folder() / f"{_stem(file.model)}-{file.type}-{file.sha1[:12]}.bin"
+
+
+def _record_fetched(entry: Path, file: PublishedFile, digests: Digests, source: str) -> None:
+    """Write beside the file what makes it an entry like a converted one."""
+    document = {
+        "sha256": digests.sha256,
+        "sha1": digests.sha1,
+        "source": {"path": source},
+        "destination": {"path": str(entry), "bytes": entry.stat().st_size, "type": file.type},
+    }
+    _write_sidecar(entry, document)
+    _complete_record(entry, file.model)
+
+
 def _quantizer() -> str:
     return str(load_ggml().quantizer_version)
 
@@ -149,8 +237,8 @@ def _stem(name: str) -> str:
     return "ggml-" + (re.sub(r"[^A-Za-z0-9._-]+", "-", stem)[:80].strip("-.") or "model")
 
 
-def _make_folder(folder: Path) -> None:
-    advice = "set WHISPERQ_CACHE to a folder that can be written"
+def _make_folder(folder: Path, step: str = "set WHISPERQ_CACHE") -> None:
+    advice = f"{step} to a folder that can be written"
     try:
         folder.mkdir(parents=True, exist_ok=True)
     except OSError as error:
@@ -241,6 +329,10 @@ def _complete_record(entry: Path, model: Optional[str]) -> None:
     """Adds to the converter's report what makes the next look cheap and lets a name find the entry."""
     document = _load_sidecar(entry) or {}
     document["cache"] = {"model": model, "quantizer": _quantizer(), "mtime_ns": entry.stat().st_mtime_ns}
+    _write_sidecar(entry, document)
+
+
+def _write_sidecar(entry: Path, document: dict[str, Any]) -> None:
     with atomic_write(_sidecar(entry)) as stream:
         json.dump(document, stream, indent=1)
         stream.write("\n")
@@ -460,7 +552,9 @@ def _remove_leftovers(folder: Path, before: float) -> list[Removed]:
     locks and reports of no entry."""
     removed = []
     for path in _files_in(folder):
-        if path.name.startswith(".whisperq-") and path.name.endswith(".part"):
+        if (path.name.startswith(".whisperq-") and path.name.endswith(".part")) or (
+            path.suffix == PARTIAL and _ENTRY.fullmatch(path.stem)
+        ):
             removed += _remove_if_abandoned(path, before)
         elif path.suffix == ".lock" and _ENTRY.fullmatch(path.with_suffix(".bin").name):
             with lock_if_free(path):  # which removes it in the end

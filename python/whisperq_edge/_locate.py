@@ -5,15 +5,18 @@ from __future__ import annotations
 import logging
 import os
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Callable, Optional, Union
 
-from ._cache import cache_folder, cached_model, find_cached
+from ._cache import OnProgress, cache_folder, cached_model, fetched_model, find_cached, find_fetched, has_sha1
 from ._catalog import ALIASES, BUNDLED_MODELS, MODELS, CatalogModel, find_model, resolve_model
 from ._core import ModelFile, read_model_file
 from ._errors import ModelNotFoundError, OptionError
+from ._fetch import Remote
+from ._hub import cached_snapshot, hub_endpoint, hub_token, is_offline
 from ._profile import find_profile, load_profiles
+from ._published import REPOSITORY, PublishedFile, find_published, published_type
 from ._types import NEAREST_TYPES, TYPES, fitting_type, resolve_type
 
 __all__ = ["locate_model"]
@@ -36,19 +39,26 @@ def locate_model(
     local_files_only: bool = False,
     download_root: Optional[PathLike] = None,
     n_threads: int = 0,
+    on_progress: Optional[OnProgress] = None,
 ) -> Path:
-    """The ggml file to open. What is not there in the wanted type is converted once into the cache.
+    """The ggml file to open. What is not there in the wanted type is fetched or converted once into the cache.
+
+    A published name means the file that ``_published`` names, whatever else is in the cache. It is taken from there,
+    from the hub's cache, or fetched. Weights that are here already in another form are converted to its type instead,
+    which gives the same values: the quantiser is the one that made the published file.
 
     Args:
         model: a bundled or published name, a path (a ggml file, an OpenAI ``.pt``, a folder of transformers or
             CTranslate2), or a hub id.
         compute_type: a type; ``default`` or ``auto`` is that of ``$WHISPERQ_COMPUTE_TYPE`` or its alias
-            ``$WL_COMPUTE_TYPE``, else the ggml file's own, and f16 for everything else. ``auto`` is what
-            ``whisperq-edge tune`` chose for this shape and machine, where it did and no variable is set; a file that is
-            quantised already stays what it is.
+            ``$WL_COMPUTE_TYPE``, else the ggml file's own, that of the published file for a name, and f16 for
+            everything else. ``auto`` is what ``whisperq-edge tune`` chose for this shape and machine, where it did and
+            no variable is set; a file that is quantised already stays what it is.
         local_files_only: fetch nothing.
-        download_root: folder of the Hugging Face hub's cache; None for its own.
+        download_root: folder to fetch models into: published files under their names, repositories as the Hugging Face
+            hub's cache has them. None: our cache, and the hub's own.
         n_threads: of a conversion; 0 takes every CPU that the process may use.
+        on_progress: told what is fetched and the fraction of it that is there.
 
     Raises:
         OptionError: no such type, or one that gains nothing over what the file holds; a model that is no text and no
@@ -58,7 +68,7 @@ def locate_model(
         OSError: the cache cannot be written.
     """
     wanted = _Wanted.from_option(compute_type)
-    hub = _Hub(local_files_only, download_root)
+    hub = _Hub(local_files_only, download_root, on_progress)
     name = _checked_name(model)
     known = find_model(name)
     if name in BUNDLED_MODELS:
@@ -127,11 +137,38 @@ def _type_of(given: str, field: str) -> str:
 class _Hub:
     local_files_only: bool
     download_root: Optional[PathLike]
+    on_progress: Optional[OnProgress] = None
 
     def fetch(self, repository: str) -> Path:
         from ._convert.hub import download_model
 
         return download_model(repository, cache_dir=self.download_root, local_files_only=self.local_files_only)
+
+    def find_repository(self, repository: str) -> Optional[Path]:
+        """The folder of a repository that is in the hub's cache."""
+        from ._convert.hub import find_model_folder
+
+        return find_model_folder(repository, cache_dir=self.download_root)
+
+    def find_file(self, file: PublishedFile) -> Optional[Path]:
+        """A published file that is there already, in our cache or the hub's."""
+        found = find_fetched(file, self.download_root)
+        if found is not None:
+            return found
+        snapshot = cached_snapshot(REPOSITORY, cache_dir=self.download_root)
+        path = None if snapshot is None else snapshot / file.name
+        return path if path is not None and path.is_file() and has_sha1(path, file.sha1) else None
+
+    def fetch_file(self, file: PublishedFile) -> Path:
+        if self.local_files_only or is_offline():
+            forbids = "local_files_only" if self.local_files_only else "HF_HUB_OFFLINE"
+            raise ModelNotFoundError(
+                f"{forbids} lets {file.name} of {REPOSITORY} not be fetched: run once without it, or give the path of a"
+                " model"
+            )
+        url = f"{hub_endpoint()}/{REPOSITORY}/resolve/main/{file.name}"
+        remote = Remote(url, file.n_bytes, file.sha1, hub_token())
+        return fetched_model(file, remote, self.download_root, self.on_progress)
 
 
 # ---- Files and folders -----------------------------------------------------------------------------------------------
@@ -217,27 +254,42 @@ def _from_name(name: str, known: Optional[CatalogModel], wanted: _Wanted, hub: _
         )
     if known:
         wanted = wanted.tuned(known.dims._asdict)
+    is_plain_name = known is not None and name != known.hub_id
+    if known and is_plain_name and wanted.type is None:
+        wanted = replace(wanted, type=published_type(known.name))
     model, type = repository, wanted.or_f16()
     if known:
         model, type = known.name, fitting_type(type, known.dims.n_text_state)
-    found = find_cached(model, type)
+    file = find_published(model, type) if is_plain_name else None
+    return _find(hub, repository, model, type, file, n_threads) or _fetch(hub, repository, name, type, file, n_threads)
+
+
+def _find(
+    hub: _Hub, repository: str, model: str, type: str, file: Optional[PublishedFile], n_threads: int
+) -> Optional[Path]:
+    """What is there without network: the file, or weights to make it of."""
+    found = (hub.find_file(file) if file else None) or find_cached(model, type)
     if found is not None:
         return found
-    source = find_cached(model, _TYPE_OF_OTHER_FORMATS) or _fetch(hub, repository, name, type)
-    return cached_model(source, type, model=model, n_threads=n_threads)
+    source = find_cached(model, _TYPE_OF_OTHER_FORMATS) or hub.find_repository(repository)
+    return None if source is None else cached_model(source, type, model=model, n_threads=n_threads)
+
+
+def _fetch(hub: _Hub, repository: str, name: str, type: str, file: Optional[PublishedFile], n_threads: int) -> Path:
+    try:
+        if file is not None:
+            return hub.fetch_file(file)
+        source = hub.fetch(repository)
+    except ModelNotFoundError as error:
+        types = " or ".join(dict.fromkeys((type, _TYPE_OF_OTHER_FORMATS)))
+        raise ModelNotFoundError(
+            f"{cache_folder()} has no model {name!r} in {types}, and its source cannot be had: {error}"
+        ) from error
+    known = find_model(name)
+    return cached_model(source, type, model=known.name if known else repository, n_threads=n_threads)
 
 
 def _repository(name: str) -> Optional[str]:
     from ._convert.hub import is_repo_id
 
     return name if is_repo_id(name) else None
-
-
-def _fetch(hub: _Hub, repository: str, name: str, type: str) -> Path:
-    try:
-        return hub.fetch(repository)
-    except ModelNotFoundError as error:
-        types = " or ".join(dict.fromkeys((type, _TYPE_OF_OTHER_FORMATS)))
-        raise ModelNotFoundError(
-            f"{cache_folder()} has no model {name!r} in {types}, and its source cannot be had: {error}"
-        ) from error

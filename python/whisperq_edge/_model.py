@@ -71,22 +71,24 @@ class WhisperModel:
     """A Whisper model, ready to transcribe. Several threads may use one model at the same time.
 
     Args:
-        model_size_or_path: ``"nano"`` (bundled); the path of a ggml file such as ``ggml-base.en.bin``; or what is
-            converted once into the cache: a published name (``"base.en"``; ``whisperq-edge models`` lists them) or a
-            hub id (``"openai/whisper-base.en"``), which are fetched, an OpenAI ``.pt``, or a folder of transformers or
-            CTranslate2.
+        model_size_or_path: ``"nano"`` (bundled); a published name (``"base"``; ``whisperq-edge models`` lists them),
+            which means whisper.cpp's published file in 8 bits, or in 5 where there is none, fetched once; the path of
+            a ggml file such as ``ggml-base.en.bin``; or what is converted once into the cache: an OpenAI ``.pt``, a
+            folder of transformers or CTranslate2, or a hub id (``"openai/whisper-base.en"``), which is fetched with
+            the extra ``hub`` unless the hub's cache has it.
         device: ``auto`` (a GPU that the build supports and the machine has, else the CPU), ``cpu``, ``gpu``, ``cuda``,
             ``metal`` or ``vulkan``.
         device_index: which of several devices of that kind.
         compute_type: ``q8_0``, ``int8``, ``f16``, … A file that holds another type is quantised once into the cache
             (``whisperq-edge cache``). ``default`` or ``auto`` is ``$WHISPERQ_COMPUTE_TYPE`` or ``$WL_COMPUTE_TYPE``
-            where that is set, else the type that a ggml file holds, and f16 for any other source. After
+            where that is set, else the type that a ggml file holds, that of a name's published file, and f16 for any
+            other source. Types of a name that are not published are made of its float weights (extra ``hub``). After
             ``whisperq-edge tune``, ``auto`` is the type that it chose for models of this shape, unless the file is
             quantised already. CTranslate2's ``int8_float16`` and its kin are int8, its ``int16`` and ``bfloat16`` are
             f16; a warning on the logger says so.
         cpu_threads: 0 takes what ``whisperq-edge tune`` found best for this shape and type (engine edge), else every
             CPU that affinity and cgroup quota leave to the process.
-        download_root: folder to fetch models into; None for the Hugging Face hub's own cache.
+        download_root: folder to fetch models into; None for our cache (published files) and the Hugging Face hub's.
         local_files_only: fetch nothing.
         engine: ``edge`` (our own, on the CPU), ``ggml`` (whisper.cpp), or ``auto``: ``edge``, unless there is a GPU to
             use or the file has a type that ``edge`` has no kernels for, such as the k-quants.

@@ -77,7 +77,7 @@ def choose_bench_systems(
         threads: numbers; 0 is every CPU that the process may use.
         peers: keys of ``PEERS``. They get the weights of the first type.
         folder: where random models and those of peers are written to.
-        on_progress: told ("preparing", fraction).
+        on_progress: told ("preparing", fraction), and what is fetched.
         beam_size: that all shall decode with; a peer that cannot is left out.
 
     Raises:
@@ -95,7 +95,7 @@ def choose_bench_systems(
             raise OptionError(field, ",".join(map(str, given)), "each one once")
     files = []
     for i, type in enumerate(wanted or ["default"]):
-        files.append(_file(model, type, folder))
+        files.append(_file(model, type, folder, on_progress))
         if on_progress is not None:
             on_progress("preparing", (i + 1) / max(len(wanted), 1))
     ours = [
@@ -116,9 +116,9 @@ def _checked_threads(n: int) -> int:
     return n or usable_cpus()
 
 
-def _file(model: str, type: str, folder: Path) -> Path:
+def _file(model: str, type: str, folder: Path, on_progress: Optional[OnProgress]) -> Path:
     if not model.startswith(RANDOM):
-        return locate_model(model, type)
+        return locate_model(model, type, on_progress=on_progress)
     shape, type = model[len(RANDOM) :], "f16" if type == "default" else type
     random_dims(shape)  # an unknown one is told before anything is written
     path = folder / f"random-{shape.replace('/', '-')}-{type}.bin"

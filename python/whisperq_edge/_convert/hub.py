@@ -1,5 +1,8 @@
 """Models of the Hugging Face hub by their id, through the optional package ``huggingface_hub``.
 
+A repository that is in the hub's cache is taken as it is there, without the package and without network. Whoever wants
+a newer commit fetches it with the package's own command.
+
 The package's own environment variables hold: ``HF_ENDPOINT``, ``HF_TOKEN``, ``HF_HUB_OFFLINE``, ``HF_HOME``,
 ``HF_HUB_CACHE``, ``HF_HUB_DISABLE_PROGRESS_BARS``. It reads most of them when it is first imported.
 """
@@ -14,9 +17,10 @@ from pathlib import Path
 from typing import Any, Callable, Optional, Union
 
 from .._errors import ModelError, ModelNotFoundError
+from .._hub import cached_snapshot, hub_cache, is_offline
 from .huggingface import refuse_adapter, shard_names
 
-__all__ = ["download_model", "is_repo_id"]
+__all__ = ["download_model", "find_model_folder", "is_repo_id"]
 
 # What the readers of transformers' and CTranslate2's folders open, the weights aside.
 _SMALL_FILES = (
@@ -33,6 +37,7 @@ _SMALL_FILES = (
     "model.safetensors.index.json",
     "pytorch_model.bin.index.json",
 )
+_VOCABULARIES = ("vocab.json", "tokenizer.json", "vocabulary.json", "vocabulary.txt")
 _MODEL_FILE = (".bin", ".pt", ".pth", ".safetensors", ".gguf", ".ggml")
 _PART = r"[A-Za-z0-9_](?:[A-Za-z0-9._-]{0,94}[A-Za-z0-9_])?"
 _REPO_ID = re.compile(f"{_PART}/{_PART}")
@@ -74,6 +79,9 @@ def download_model(
         ModelFormatError: the list of the shards is damaged.
         UnsupportedModelError: the repository holds an adapter.
     """
+    cached = find_model_folder(repo_id, revision=revision, cache_dir=cache_dir)
+    if cached is not None:
+        return cached
     fetch = _fetcher(repo_id, None if cache_dir is None else Path(cache_dir), local_files_only)
     folder = fetch([*_SMALL_FILES, "model.safetensors"], revision)
     commit = folder.name  # what follows is of the same commit, whatever is pushed meanwhile
@@ -87,6 +95,28 @@ def download_model(
         f"{repo_id} at {_endpoint()} has no weights that can be read (model.safetensors, pytorch_model.bin or"
         f" CTranslate2's model.bin){_offline_note()}: for a .pt or ggml file, fetch that file and give its path"
     )
+
+
+def find_model_folder(
+    repo_id: str, *, revision: Optional[str] = None, cache_dir: Union[str, os.PathLike[str], None] = None
+) -> Optional[Path]:
+    """Return the folder of a model that is whole in the hub's cache, or None.
+
+    Another program may have fetched a part of the repository: dimensions, a vocabulary and one set of weights must be
+    there.
+
+    Args:
+        repo_id: "owner/name".
+        revision: branch, tag or commit; None for the main branch.
+        cache_dir: None for the hub's own cache.
+
+    Raises:
+        ModelFormatError: the list of the shards is damaged.
+    """
+    folder = cached_snapshot(repo_id, revision, cache_dir)
+    if folder is None or not _has(folder, ["config.json"]) or not any(_has(folder, [name]) for name in _VOCABULARIES):
+        return None
+    return folder if any(_has(folder, names) for names in _weight_files(folder)) else None
 
 
 def _weight_files(folder: Path) -> Iterator[Sequence[str]]:
@@ -110,6 +140,10 @@ def _fetcher(
     try:
         from huggingface_hub import snapshot_download
     except ImportError as error:
+        if local_files_only or is_offline():
+            raise ModelNotFoundError(
+                f"{cache_dir or hub_cache()} lacks {repo_id}, and nothing may be fetched"
+            ) from error
         raise ModelNotFoundError(
             f"{repo_id} is no path here, and to fetch it from the hub needs a package that is not installed:"
             " pip install 'whisperq-edge[hub]', or give the path of a model"

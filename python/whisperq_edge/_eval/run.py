@@ -94,7 +94,7 @@ def choose_systems(
         types: none: each model as it is.
         engines: names.
         n_threads: of conversions.
-        on_progress: told ("converting", fraction).
+        on_progress: told ("converting", fraction), and what is fetched.
 
     Raises:
         OptionError: nothing to run, a type that is none, or the same system twice.
@@ -106,7 +106,7 @@ def choose_systems(
     wanted = wanted or [(model, "default") for model in models]
     found = []
     for i, (model, type) in enumerate(wanted):
-        found.append((model, locate_model(model, type, n_threads=n_threads)))
+        found.append((model, locate_model(model, type, n_threads=n_threads, on_progress=on_progress)))
         if on_progress is not None and types:
             on_progress("converting", (i + 1) / len(wanted))
     systems = [_system(model, path, engine) for model, path in found for engine in engines]

@@ -15,6 +15,7 @@ import numpy as np
 import numpy.typing as npt
 
 from .._audio import SAMPLE_RATE, to_pcm
+from .._catalog import find_model
 from .._convert.open_source import open_source
 from .._convert.source import Source
 from .._errors import InferenceError, OptionError
@@ -68,7 +69,8 @@ def open_model(name: str, scope: Sequence[str], *, n_threads: int = 0) -> StudyM
         OptionError: no such scope.
         ModelError, OSError: as ``WhisperModel`` raises them.
     """
-    path = locate_model(name, n_threads=n_threads)
+    # A name would mean a file that is quantised already, and it is float weights that are rounded here.
+    path = locate_model(name, "f16" if find_model(name) else "default", n_threads=n_threads)
     source = open_source(path)
     chosen = choose_scope(source, scope, path.stat().st_size)
     is_multilingual = source.dims.n_vocab >= 51865

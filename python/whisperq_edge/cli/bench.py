@@ -13,8 +13,8 @@ from typing import Any, Optional
 import click
 
 from .._errors import OptionError
-from .reports import print_json, save_report, split_list
-from .tables import print_table, progress_bar
+from .reports import DEFAULT_MODEL, MODEL_VARIABLE, print_json, save_report, split_list
+from .tables import print_table, stage_progress
 
 __all__ = ["bench_command"]
 
@@ -25,7 +25,9 @@ _FORCED_TOKENS = 50  # of random weights, which would not know when to stop
 @click.option(
     "--model",
     "-m",
-    default="nano",
+    envvar=MODEL_VARIABLE,
+    default=DEFAULT_MODEL,
+    show_envvar=True,
     show_default=True,
     help="Name or path; random:SHAPE has random weights and the shape of a published model, such as random:base.en.",
 )
@@ -100,7 +102,7 @@ def _bench(options: dict[str, Any]) -> bool:
         "no_speech_threshold": None,
         "drop_silence": False,  # whisper.cpp does not, and what is not decoded is not measured
     }
-    with tempfile.TemporaryDirectory(prefix="whisperq-bench-") as folder, progress_bar() as advance:
+    with tempfile.TemporaryDirectory(prefix="whisperq-bench-") as folder, stage_progress() as advance:
         systems, skipped = choose_bench_systems(
             settings["model"],
             split_list(options["types"]),

@@ -23,10 +23,10 @@ _json_option = click.option("--json", "as_json", is_flag=True, help="Print JSON.
 
 @click.group("cache")
 def cache_command() -> None:
-    """Models that were converted once: list them, make room.
+    """Models that were fetched or converted once: list them, make room.
 
     They are in $WHISPERQ_CACHE, or in whisperq-edge in the platform's folder for caches. Every one of them can be made
-    again from its source.
+    again from its source, or fetched again.
     """
 
 

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any, Optional
 
 import click
 
-from .tables import print_table, progress_bar
+from .tables import print_table, stage_progress
 
 if TYPE_CHECKING:
     from .._convert.report import Report
@@ -159,7 +159,7 @@ def convert_command(
     """
     from .._convert.convert import convert_model
 
-    with progress_bar() as advance:
+    with stage_progress() as advance:
         report = convert_model(
             source,
             output,

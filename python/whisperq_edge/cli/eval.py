@@ -12,8 +12,16 @@ import click
 from .._errors import OptionError
 from .._files import atomic_write
 from .._model import DEVICES
-from .reports import keeps_journal, print_json, save_report, split_list
-from .tables import print_table, progress_bar
+from .reports import (
+    DEFAULT_MODEL,
+    MODEL_VARIABLE,
+    keeps_journal,
+    language_or_none,
+    print_json,
+    save_report,
+    split_list,
+)
+from .tables import print_table, stage_progress
 
 if TYPE_CHECKING:
     from .._eval.data import Dataset
@@ -35,7 +43,15 @@ _NUMBERS = (
     metavar="FILE.csv",
     help="Instead of DATA: judge a table of (name, errors, words), where only totals are known.",
 )
-@click.option("--models", "-m", default="nano", show_default=True, help="Names or paths, comma-separated.")
+@click.option(
+    "--models",
+    "-m",
+    envvar=MODEL_VARIABLE,
+    default=DEFAULT_MODEL,
+    show_envvar=True,
+    show_default=True,
+    help="Names or paths, comma-separated.",
+)
 @click.option(
     "--types", "-t", help="Types of the weights, comma-separated, such as f16,q8_0,q5_0; made once in the cache."
 )
@@ -43,7 +59,7 @@ _NUMBERS = (
 @click.option("--baseline", help="The system to compare with, by its name in the table.  [default: the first]")
 @click.option("--split", help="Only rows of a manifest with this value in the column `split`.")
 @click.option("--limit", type=int, metavar="N", help="So many utterances, spread evenly over the set.")
-@click.option("--language", "-l", help="Code or English name; without it the language is detected.")
+@click.option("--language", "-l", help="Code or English name; without it, or with auto, the language is detected.")
 @click.option("--beam-size", type=int, help="Beams at temperature 0; 1 is greedy.  [default: 5]")
 @click.option(
     "--temperature", type=float, help="Only this one, no fallback.  [default: 0, then up to 1.0 in steps of 0.2]"
@@ -126,12 +142,13 @@ def _measure(data: Path, options: dict[str, Any]) -> bool:
     from .._options import TranscribeOptions
 
     output = options["output"]
+    options["language"] = language_or_none(options["language"])
     _check_places(options)
     load_extra("jiwer", "jiwer")  # missing packages are told before, not after, hours of work
     given = {name: options[name] for name in ("language", "beam_size", "temperature") if options[name] is not None}
     language = TranscribeOptions.from_arguments(given).language
     dataset = load_dataset(data, split=options["split"], limit=options["limit"])
-    with progress_bar() as advance:
+    with stage_progress() as advance:
         systems = choose_systems(
             split_list(options["models"]),
             split_list(options["types"] or ""),

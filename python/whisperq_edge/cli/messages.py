@@ -12,6 +12,7 @@ from collections.abc import Iterator
 import click
 
 from .._errors import OptionError, WhisperqError
+from .._fetch import FETCH_LOG
 from .._self_test import SelfTestWarning
 
 __all__ = ["in_words_of", "reason", "shown_warnings", "tell"]
@@ -84,15 +85,26 @@ def _spellings(command: click.Command) -> dict[str, str]:
 
 @contextlib.contextmanager
 def shown_warnings() -> Iterator[None]:
-    """The library never prints, it logs: what it warns of is said on stderr, once."""
-    logger, handler = logging.getLogger("whisperq_edge"), _Teller(logging.WARNING)
+    """The library never prints, it logs: what it warns of is said on stderr, once, and what it fetches."""
+    with _told("whisperq_edge", logging.WARNING), _told(FETCH_LOG, logging.INFO), warnings.catch_warnings():
+        warnings.simplefilter("ignore", SelfTestWarning)  # it is logged as well
+        yield
+
+
+@contextlib.contextmanager
+def _told(name: str, level: int) -> Iterator[None]:
+    logger, handler = logging.getLogger(name), _Teller(level)
+    level_before = logger.level
+    if level < logger.getEffectiveLevel():
+        logger.setLevel(level)
+    if logger.parent is not logging.root:  # a warning is told by the parent's handler
+        handler.addFilter(lambda record: record.levelno < logging.WARNING)
     logger.addHandler(handler)
     try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore", SelfTestWarning)  # it is logged as well
-            yield
+        yield
     finally:
         logger.removeHandler(handler)
+        logger.setLevel(level_before)
 
 
 class _Teller(logging.Handler):

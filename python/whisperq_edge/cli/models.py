@@ -78,7 +78,7 @@ def models_command(as_json: bool) -> None:
 
     Layers are those of encoder + decoder. Memory is an estimate of what the engine allocates on a CPU, from q4_0 to
     f16. "here" says what is bundled or in the cache; the rest is fetched from the Hugging Face hub when it is first
-    used.
+    used: q8_0 (large-v3: q5_0) as a published file, other types as float weights (extra `hub`), which are converted.
     """
     reports = _reports()
     if as_json:

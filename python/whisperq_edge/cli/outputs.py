@@ -13,7 +13,7 @@ import click
 from .._errors import OptionError
 from .._files import temporary_beside
 from .._result import Timings, Transcript
-from .._writers import FORMATS, render, write_all
+from .._writers import render, write_all
 from .messages import reason, tell
 
 __all__ = ["Outputs"]
@@ -28,7 +28,7 @@ class Outputs:
     Attributes:
         files: the inputs; ``-`` is stdin.
         folder: of the output files. None: stdout.
-        format: one of ``FORMATS``, or ``all``.
+        formats: some of ``FORMATS``, in the order in which they are printed.
         as_json: everything goes into one document at the end.
         layout: options of ``render``.
         done: input, transcript, and whether it ended early.
@@ -37,7 +37,7 @@ class Outputs:
 
     files: Sequence[str]
     folder: Optional[Path]
-    format: str
+    formats: Sequence[str]
     as_json: bool
     layout: dict[str, Any]
     done: list[tuple[str, Transcript, bool]] = field(default_factory=list)
@@ -65,7 +65,7 @@ class Outputs:
 
     @property
     def _suffix(self) -> str:
-        return "*" if self.format == "all" else self.format
+        return self.formats[0] if len(self.formats) == 1 else "*"
 
     def keep(self, name: str, transcript: Transcript) -> None:
         """Delivers a whole transcript."""
@@ -109,7 +109,7 @@ class Outputs:
             self._print(name, transcript)
             return ""
         try:
-            write_all(transcript, self.format, self.folder, stem, **self.layout)
+            write_all(transcript, self.formats, self.folder, stem, **self.layout)
         except KeyboardInterrupt:
             self._print(name, transcript)
             raise
@@ -128,7 +128,7 @@ class Outputs:
             return
         if len(self.files) > 1:
             click.echo(f"{name}:", err=True)
-        for form in FORMATS if self.format == "all" else (self.format,):
+        for form in self.formats:
             text = render(transcript, form, **self.layout)
             if text:  # click would print a line of its own
                 click.echo(text, nl=not text.endswith("\n"))

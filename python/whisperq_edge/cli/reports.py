@@ -12,12 +12,29 @@ import click
 
 from .._files import atomic_write
 
-__all__ = ["keeps_journal", "print_json", "save_report", "split_list"]
+__all__ = [
+    "DEFAULT_MODEL",
+    "MODEL_VARIABLE",
+    "keeps_journal",
+    "language_or_none",
+    "print_json",
+    "save_report",
+    "split_list",
+]
+
+MODEL_VARIABLE = "WHISPERQ_MODEL"
+DEFAULT_MODEL = "base"
+"""What commands take without a model, unless ``$WHISPERQ_MODEL`` names one; whatever is in the cache."""
 
 
 def split_list(text: str) -> list[str]:
     """The parts of a comma-separated option; none that are empty."""
     return [part.strip() for part in text.split(",") if part.strip()]
+
+
+def language_or_none(text: Optional[str]) -> Optional[str]:
+    """Return the language that was asked for; None, which detects it, for ``auto``."""
+    return None if text is not None and text.strip().lower() == "auto" else text
 
 
 @contextlib.contextmanager

@@ -12,7 +12,7 @@ import click
 
 from .._errors import OptionError
 from .reports import keeps_journal, print_json, save_report, split_list
-from .tables import print_table, progress_bar
+from .tables import print_table, stage_progress
 
 __all__ = ["study_command"]
 
@@ -139,7 +139,7 @@ def _study(model: str, options: dict[str, Any]) -> bool:
     place = None if output is None else journal_path(output)
     with (
         tempfile.TemporaryDirectory(prefix="whisperq-study-") as folder,
-        progress_bar() as advance,
+        stage_progress() as advance,
         keeps_journal(place),
         Journal(place, settings, resume=options["resume"], overwrite=options["overwrite"]) as journal,
     ):

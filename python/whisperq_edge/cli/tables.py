@@ -11,7 +11,7 @@ import click
 
 from .._progress import is_terminal
 
-__all__ = ["is_terminal", "print_table", "progress_bar"]
+__all__ = ["is_terminal", "print_table", "stage_progress"]
 
 
 def print_table(
@@ -49,7 +49,7 @@ def _print_rich(rows: Sequence[Sequence[str]], header: Sequence[str], right: Col
 
 
 @contextlib.contextmanager
-def progress_bar() -> Iterator[Callable[[str, float], None]]:
+def stage_progress() -> Iterator[Callable[[str, float], None]]:
     """A function that is told a stage and the fraction of it that is done. Silent when stderr is no terminal."""
     if not is_terminal(sys.stderr):
         yield lambda stage, fraction: None

@@ -12,14 +12,17 @@ from typing import Any, Callable, Optional
 import click
 
 from .._errors import AudioError, CancelledError, InterruptedByUser, OptionError, WhisperqError
+from .._locate import locate_model
 from .._model import DEVICES, ENGINES, WhisperModel
 from .._options import DEFAULT_TEMPERATURES, TranscribeOptions
 from .._progress import progress_bar
 from .._result import Transcript
 from .._vad import VadOptions
 from .._writers import FORMATS
+from .messages import tell
 from .outputs import Outputs
-from .reports import print_json
+from .reports import DEFAULT_MODEL, MODEL_VARIABLE, language_or_none, print_json, split_list
+from .tables import stage_progress
 
 __all__ = ["transcribe_command"]
 
@@ -78,9 +81,18 @@ def _switch(name: str, help_text: str) -> Callable[[Any], Any]:
 @click.option(
     "--model",
     "-m",
-    required=True,
+    envvar=MODEL_VARIABLE,
+    default=DEFAULT_MODEL,
+    show_envvar=True,
+    show_default=True,
     help="A name (nano is bundled, `whisperq-edge models` lists all), a ggml file, an OpenAI .pt, a folder of"
-    " transformers or CTranslate2, or a hub id. What is no ggml file is converted once into the cache.",
+    " transformers or CTranslate2, or a hub id. A name is fetched once, as a published file of 8 or 5 bits. What is no"
+    " ggml file is converted once into the cache.",
+)
+@click.option(
+    "--model-dir",
+    type=click.Path(file_okay=False, path_type=Path),
+    help="Folder to fetch models into.  [default: the cache]",
 )
 @click.option("--engine", type=click.Choice(ENGINES), default="auto", show_default=True)
 @click.option("--device", type=click.Choice(DEVICES), default="auto", show_default=True)
@@ -92,6 +104,7 @@ def _switch(name: str, help_text: str) -> Callable[[Any], Any]:
     " int8_float16 and its kin are int8."
     " default: $WHISPERQ_COMPUTE_TYPE, else as the file has it. auto: what `whisperq-edge tune` chose, if it did.",
 )
+@_switch("--fp16", "Changes nothing: --compute-type chooses the weights' type.")
 @click.option("--threads", type=int, default=0, help="CPU threads; 0: what `tune` found, else all that may be used.")
 @click.option(
     "--timeout",
@@ -103,10 +116,10 @@ def _switch(name: str, help_text: str) -> Callable[[Any], Any]:
 @click.option(
     "--output-format",
     "-f",
-    type=click.Choice([*FORMATS, "all"]),
-    default="txt",
-    show_default=True,
-    help="Format of what is printed, or of the files with --output-dir (all: every format).",
+    multiple=True,
+    metavar="FORMAT[,FORMAT]...",
+    help=f"Of what is printed, or of the files with --output-dir: {', '.join(FORMATS)}, or all. Several are"
+    " comma-separated or given one by one, and are printed one after the other.  [default: txt]",
 )
 @click.option("--json", "as_json", is_flag=True, help="Print everything as one JSON document, timings included.")
 @click.option("--timings", "show_timings", is_flag=True, help="Show the stage table on stderr.")
@@ -114,7 +127,7 @@ def _switch(name: str, help_text: str) -> Callable[[Any], Any]:
     "--verbose", type=click.BOOL, default=None, metavar="[BOOL]", help="Print segments with times as they come."
 )
 @click.option("--task", type=click.Choice(["transcribe", "translate"]), default="transcribe", show_default=True)
-@click.option("--language", "-l", help="Code or English name; without it the language is detected.")
+@click.option("--language", "-l", help="Code or English name; without it, or with auto, the language is detected.")
 @_switch("--multilingual", "Detect the language of every window anew.")
 @click.option("--temperature", type=float, help="Sampling temperature.  [default: 0]")
 @click.option("--temperature-increment-on-fallback", type=float, help="Step to the next temperature.  [default: 0.2]")
@@ -171,13 +184,15 @@ def transcribe_command(**arguments: Any) -> None:
     outputs = Outputs(
         files=arguments["files"],
         folder=arguments["output_dir"],
-        format=arguments["output_format"],
+        formats=_formats(arguments["output_format"]),
         as_json=arguments["as_json"],
         layout=_layout(arguments),
     )
     outputs.prepare()
+    if arguments["fp16"] is not None:
+        tell(f"--fp16 {arguments['fp16']} changes nothing here: --compute-type chooses the type of the weights")
     with WhisperModel(
-        arguments["model"],
+        _locate(arguments),
         device=arguments["device"],
         compute_type=arguments["compute_type"],
         cpu_threads=arguments["threads"],
@@ -191,6 +206,18 @@ def transcribe_command(**arguments: Any) -> None:
         audio_s = sum(transcript.duration_s for _, transcript, _ in outputs.done)
         click.echo(timings.table(f"{audio_s:.1f} s of audio, model {arguments['model']}"), err=True)
     sys.exit(130 if interrupted else 1 if outputs.failed else 0)
+
+
+def _locate(arguments: dict[str, Any]) -> Path:
+    """Find the model's file, with a bar while it is fetched."""
+    with stage_progress() as on_progress:
+        return locate_model(
+            arguments["model"],
+            arguments["compute_type"],
+            download_root=arguments["model_dir"],
+            n_threads=arguments["threads"],
+            on_progress=on_progress,
+        )
 
 
 def _transcribe_all(model: WhisperModel, options: dict[str, Any], outputs: Outputs, arguments: dict[str, Any]) -> bool:
@@ -249,6 +276,7 @@ def _options(arguments: dict[str, Any]) -> dict[str, Any]:
         "no_repeat_ngram_size", "max_new_tokens", "seed", "prefix", "hotwords", "multilingual", "drop_silence",
         "batch_size", "chunk_length", "audio_ctx",
     )  # fmt: skip
+    arguments = {**arguments, "language": language_or_none(arguments["language"])}
     options = {renamed.get(name, name): arguments[name] for name in taken_as_is if arguments[name] is not None}
     temperatures = _temperatures(arguments["temperature"], arguments["temperature_increment_on_fallback"])
     if temperatures is not None:
@@ -259,6 +287,15 @@ def _options(arguments: dict[str, Any]) -> dict[str, Any]:
         options["vad_parameters"] = {"threshold": arguments["vad_threshold"]}
     VadOptions.from_any(TranscribeOptions.from_arguments(options).vad_parameters)
     return options
+
+
+def _formats(given: Sequence[str]) -> tuple[str, ...]:
+    """Return the formats in the order in which they were given, each once."""
+    names = [name.lower() for text in given for name in split_list(text)]
+    wrong = [name for name in names if name not in (*FORMATS, "all")]
+    if wrong or (given and not names):
+        raise OptionError("output_format", ",".join(given), f"some of {', '.join(FORMATS)}, or all")
+    return tuple(FORMATS) if "all" in names else tuple(dict.fromkeys(names)) or ("txt",)
 
 
 def _check_needs(arguments: dict[str, Any]) -> None:

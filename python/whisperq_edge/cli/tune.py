@@ -10,8 +10,8 @@ from typing import Any
 import click
 
 from .._errors import OptionError
-from .reports import split_list
-from .tables import print_table, progress_bar
+from .reports import DEFAULT_MODEL, MODEL_VARIABLE, split_list
+from .tables import print_table, stage_progress
 
 __all__ = ["tune_command"]
 
@@ -21,7 +21,7 @@ _HEADER = ("type", "threads", "kernels", "s a window", "x chosen", "")
 
 
 @click.command("tune")
-@click.argument("model", metavar="[MODEL_OR_SHAPE]", default="base")
+@click.argument("model", metavar="[MODEL_OR_SHAPE]", envvar=MODEL_VARIABLE, default=DEFAULT_MODEL)
 @click.option(
     "--types", "-t", default="f16,q8_0,q5_0,q4_0", show_default=True, help="Types to measure, comma-separated."
 )
@@ -35,7 +35,8 @@ _HEADER = ("type", "threads", "kernels", "s a window", "x chosen", "")
 def tune_command(**options: Any) -> None:
     """Measure types and threads on this machine and keep the best for compute_type="auto" and --threads 0.
 
-    MODEL_OR_SHAPE is a published name or a ggml file: its shape counts, weights are random. A window of 30 s is
+    MODEL_OR_SHAPE is a published name or a ggml file: its shape counts, weights are random. Without it $WHISPERQ_MODEL
+    counts, else base. A window of 30 s is
     transcribed by each setting in turn, in processes of their own. base takes half a minute on two CPUs.
 
     Types of fewer than 8 bits cost accuracy. They are measured, but not chosen unless --allow or --smallest says so.
@@ -50,7 +51,7 @@ def tune_command(**options: Any) -> None:
     types = _types(options["types"], "types")
     small = [resolve_type(part, "allow") for part in split_list(options["allow"])]
     allowed = types if options["smallest"] else [type for type in types if type in _ACCURATE_TYPES or type in small]
-    with progress_bar() as advance:
+    with stage_progress() as advance:
         profile = tune(
             _dims(options["model"]),
             types,
