@@ -8,6 +8,7 @@ import numpy as np
 import numpy.typing as npt
 import pytest
 from make_model import write_random_model
+from real_fixtures import jfk_path, real_base_path, real_model, real_tiny_en_path  # noqa: F401
 from whisperq_edge import WhisperModel
 from whisperq_edge._audio import to_pcm
 from whisperq_edge._native import data_file
