@@ -23,6 +23,7 @@ from typing import IO, Any, Callable, NamedTuple, Optional
 from ._errors import ModelFormatError, ModelNotFoundError
 from ._files import sync_directory
 from ._locks import try_lock
+from ._version import __version__
 
 __all__ = ["FETCH_LOG", "PARTIAL", "Digests", "Remote", "digests_of", "fetch_file"]
 
@@ -158,6 +159,7 @@ def _session(remote: Remote) -> Iterator[Any]:
     with requests.Session() as session:
         session.auth = authorise  # a function, because ~/.netrc would replace a mere header
         session.headers["Accept-Encoding"] = "identity"  # sizes and ranges are those of the file
+        session.headers["User-Agent"] = f"whisperq-edge/{__version__}"
         yield session
 
 

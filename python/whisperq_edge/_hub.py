@@ -30,7 +30,7 @@ def hub_token() -> Optional[str]:
 
 
 def is_offline() -> bool:
-    """Tell whether ``$HF_HUB_OFFLINE`` forbids the network."""
+    """Tell whether ``$HF_HUB_OFFLINE``, or ``$TRANSFORMERS_OFFLINE`` in its place, forbids the network."""
     value = os.environ.get("HF_HUB_OFFLINE") or os.environ.get("TRANSFORMERS_OFFLINE") or ""
     return value.upper() in _TRUE
 
