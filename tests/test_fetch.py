@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import hashlib
 import json
 import logging
 import os
-import shutil
 import sys
 import threading
 from collections import namedtuple
@@ -153,6 +153,8 @@ def test_an_explicit_type_wins(hub: Hub, data: bytes, monkeypatch: pytest.Monkey
 def test_a_hub_id_means_that_repository(hub: Hub, without_extra: None) -> None:
     with pytest.raises(ModelNotFoundError, match=r"whisperq-edge\[hub\]"):
         locate_model("openai/whisper-base")
+    with pytest.raises(ModelNotFoundError, match="lacks openai/whisper-base, and nothing may be fetched"):
+        locate_model("openai/whisper-base", local_files_only=True)
     assert hub.requests == []
 
 
@@ -482,13 +484,20 @@ def test_a_model_that_cannot_be_had_is_exit_status_3(sample_path: Path, monkeypa
 
 
 def test_a_download_that_was_interrupted_is_kept(
-    hub: Hub, sample_path: Path, folder: Path, monkeypatch: pytest.MonkeyPatch
+    hub: Hub, sample_path: Path, data: bytes, folder: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def interrupt(*arguments: Any) -> None:
-        raise KeyboardInterrupt
+    @contextlib.contextmanager
+    def impatient() -> Iterator[Any]:
+        def interrupt(stage: str, fraction: float) -> None:
+            if fraction > 0.5:
+                raise KeyboardInterrupt
 
-    monkeypatch.setattr("whisperq_edge.cli.tables.is_terminal", lambda stream: False)
-    monkeypatch.setattr(_fetch, "_check_size", interrupt)
-    shutil.rmtree(folder, ignore_errors=True)
-    result = cli_runner().invoke(main, ["transcribe", str(sample_path)])
-    assert result.exit_code == 130 and not list(folder.glob("*.bin"))
+        yield interrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr("whisperq_edge.cli.transcribe.progress_bar", impatient)
+        result = cli_runner().invoke(main, ["transcribe", str(sample_path)])
+    [partial] = folder.glob("*.partial")
+    assert result.exit_code == 130 and len(data) / 2 < partial.stat().st_size < len(data)
+    have = partial.stat().st_size
+    assert locate_model("base").read_bytes() == data and ranges(hub) == ["", f"bytes={have}-"]

@@ -277,3 +277,19 @@ def test_the_float_model_comes_first(micro: Path, tmp_path: Path) -> None:
 
     with pytest.raises(OptionError, match="float model first"):
         Study(open_model(str(micro), ["blocks"]), default_rows(False)[1:], tmp_path, {}, Journal(None, {}))
+
+
+def test_a_name_is_studied_in_float(micro: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A plain name means a file in 8 bits, whose error would be counted as that of every row."""
+    from whisperq_edge._study import run
+
+    asked: list[tuple[str, str]] = []
+
+    def locate(name: str, compute_type: str, **options: Any) -> Path:
+        asked.append((name, compute_type))
+        return micro
+
+    monkeypatch.setattr(run, "locate_model", locate)
+    for name in ("base", str(micro)):
+        run.open_model(name, ["blocks"])
+    assert asked == [("base", "f16"), (str(micro), "default")]
