@@ -34,7 +34,7 @@ def _find(name: str, type: str) -> Union[Path, str]:
 
 @pytest.fixture(scope="session")
 def real_model() -> Callable[..., Path]:
-    """``real_model("base", "f16")`` gives the ggml file of OpenAI's model, or skips the test that asks for it."""
+    """Return a function: ``real_model("base", "f16")`` gives OpenAI's model, or skips the test that asks for it."""
 
     def get(name: str, type: str = "q8_0") -> Path:
         found = _find(name, type)
@@ -47,19 +47,19 @@ def real_model() -> Callable[..., Path]:
 
 @pytest.fixture(scope="session")
 def real_tiny_en_path(real_model: Callable[..., Path]) -> Path:
-    """OpenAI's tiny.en in q8_0."""
+    """Return OpenAI's tiny.en in q8_0."""
     return real_model("tiny.en")
 
 
 @pytest.fixture(scope="session")
 def real_base_path(real_model: Callable[..., Path]) -> Path:
-    """OpenAI's base (multilingual) in q8_0."""
+    """Return OpenAI's base, which is multilingual, in q8_0."""
     return real_model("base")
 
 
 @pytest.fixture(scope="session")
 def jfk_path() -> Path:
-    """Eleven seconds of John F. Kennedy, which come with whisper.cpp and are there after the first build."""
+    """Return eleven seconds of John F. Kennedy, which come with whisper.cpp and are there after the first build."""
     if not JFK.is_file():
         pytest.skip(f"{JFK} is unpacked by the first build")
     return JFK

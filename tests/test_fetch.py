@@ -35,7 +35,7 @@ NAME = "ggml-base-q8_0.bin"
 
 @pytest.fixture(scope="module")
 def data(tmp_path_factory: pytest.TempPathFactory) -> bytes:
-    """What stands for base in q8_0 on the hub. It has other dimensions, which nobody minds."""
+    """Return a stand-in for base in q8_0. It has other dimensions, which nobody minds."""
     return write_random_model(tmp_path_factory.mktemp("models") / NAME, "micro", "q8_0").read_bytes()
 
 
@@ -60,7 +60,7 @@ def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 @pytest.fixture
 def without_extra(monkeypatch: pytest.MonkeyPatch) -> None:
-    """As if ``huggingface_hub`` were not installed."""
+    """Hide ``huggingface_hub``, as if it were not installed."""
     monkeypatch.setitem(sys.modules, "huggingface_hub", None)
 
 
@@ -73,7 +73,7 @@ def names(folder: Path) -> list[str]:
 
 
 def put_into_hub_cache(repository: str, files: dict[str, bytes], commit: str = "c0ffee") -> Path:
-    """As the hub's own package lays a repository out."""
+    """Lay a repository out as the hub's own package does."""
     root = hub_cache() / f"models--{repository.replace('/', '--')}"
     snapshot = root / "snapshots" / commit
     for name, content in files.items():
@@ -351,7 +351,9 @@ def test_a_proxy_is_asked(hub: Hub, data: bytes, monkeypatch: pytest.MonkeyPatch
 @pytest.mark.parametrize("value", ["1", "true", "YES"])
 def test_offline_asks_nobody(hub: Hub, value: str, monkeypatch: pytest.MonkeyPatch, folder: Path) -> None:
     monkeypatch.setenv("HF_HUB_OFFLINE", value)
-    with pytest.raises(ModelNotFoundError, match=r"'base' in q8_0 or f16.*HF_HUB_OFFLINE lets ggml-base-q8_0"):
+    with pytest.raises(
+        ModelNotFoundError, match=r"'base' in q8_0 or f16.*HF_HUB_OFFLINE forbids to fetch ggml-base-q8_0"
+    ):
         locate_model("base")
     assert hub.requests == []
     monkeypatch.setenv("HF_HUB_OFFLINE", "0")
@@ -361,7 +363,7 @@ def test_offline_asks_nobody(hub: Hub, value: str, monkeypatch: pytest.MonkeyPat
 
 
 def test_local_files_only_asks_nobody(hub: Hub) -> None:
-    with pytest.raises(ModelNotFoundError, match="local_files_only lets ggml-base-q8_0"):
+    with pytest.raises(ModelNotFoundError, match="local_files_only forbids to fetch ggml-base-q8_0"):
         WhisperModel("base", local_files_only=True)
     assert hub.requests == []
 
@@ -384,7 +386,7 @@ def test_a_wrong_file_in_the_cache_of_the_hub_is_not_used(hub: Hub, data: bytes)
 
 @pytest.fixture(scope="module")
 def float_weights(tmp_path_factory: pytest.TempPathFactory) -> dict[str, bytes]:
-    """The files of a repository of transformers."""
+    """Return the files of a repository of transformers."""
     folder = tmp_path_factory.mktemp("float")
     write_random_model(folder / "m.bin", "micro", "f16")
     converter.convert_model(folder / "m.bin", folder / "hf", to="safetensors", type="f16", proof="tensors")

