@@ -7,6 +7,7 @@ from pathlib import Path
 import numpy as np
 import numpy.typing as npt
 import pytest
+from instruction_sets import report_lines
 from make_model import write_random_model
 from real_fixtures import jfk_path, real_base_path, real_model, real_tiny_en_path  # noqa: F401
 from whisperq_edge import WhisperModel
@@ -18,6 +19,10 @@ SPEECH_DATA = Path(__file__).resolve().parents[2] / "shared" / "data"
 
 def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addoption("--slow", action="store_true", help="also run tests that take minutes or many GB of disk")
+
+
+def pytest_report_header() -> list[str]:
+    return report_lines()
 
 
 def pytest_runtest_setup(item: pytest.Item) -> None:

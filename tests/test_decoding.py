@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import os
-import shutil
 import subprocess
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,37 +12,16 @@ from typing import Any, Optional
 import numpy as np
 import pytest
 import scripted_model
-from sanitizers import FLAGS, TOOLS
+from instruction_sets import isa_names, runnable_isas, why_not
 from scripted_model import EOT, FIRST_TIME, NO_SPEECH, NO_TIMESTAMPS, SOT, Case, case_lines
+from test_kernels import EMULATED, as_cpu, build, needs_qemu_x86, not_under_qemu
 
 ROOT = Path(__file__).resolve().parents[1]
-CSRC = ROOT / "csrc"
-COMPILER = os.environ.get("CXX") or shutil.which("c++")
-SOURCES = [
-    CSRC / "decoding" / "align.cpp",
-    CSRC / "decoding" / "decode_options.cpp",
-    CSRC / "decoding" / "decode_windows.cpp",
-    CSRC / "decoding" / "logit_filters.cpp",
-    CSRC / "decoding" / "row_math.cpp",
-    CSRC / "decoding" / "row_math_baseline.cpp",
-    CSRC / "decoding" / "sampler.cpp",
-    CSRC / "core" / "clock.cpp",
-    CSRC / "core" / "cpu_features.cpp",
-    ROOT / "tests" / "cpp" / "check_decoding.cpp",
-]
-# source -> what it defines for the others, and its flags; as CMakeLists.txt has them
-X86_SOURCES = {
-    "row_math_avx2": ("WHISPERQ_HAVE_AVX2", "-mavx2 -mfma"),
-    "row_math_avx512": (
-        "WHISPERQ_HAVE_AVX512VNNI",
-        "-mavx2 -mfma -mavx512f -mavx512bw -mavx512dq -mavx512vl -mprefer-vector-width=512",
-    ),
-}
 GOLDEN = ROOT / "tests" / "data" / "decoding" / "cases.json"
 
 pytestmark = pytest.mark.skipif(
-    COMPILER is None or os.name != "posix" or not all(path.is_file() for path in SOURCES),
-    reason="needs a compiler, POSIX and the sources",
+    os.name != "posix" or not (ROOT / "tests" / "cpp" / "check_decoding.cpp").is_file(),
+    reason="needs POSIX and the sources",
 )
 
 OPTIONS: Case = {
@@ -62,29 +40,9 @@ BEAM: Case = {"beam_size": 5}
 WARM: Case = {"temperature": 0.8, "best_of": 3, "seed": 11}
 
 
-def compile_program(folder: Path, *flags: str) -> Path:
-    is_x86 = os.uname().machine in ("x86_64", "amd64")
-    defines = [f"-D{define}" for define, _ in X86_SOURCES.values()] if is_x86 else []
-    common = [str(COMPILER), "-std=c++17", "-O1", *FLAGS, *flags, f"-I{CSRC}", *defines]
-    parts = []
-    for name, (_, isa_flags) in X86_SOURCES.items() if is_x86 else ():
-        part = folder / f"{name}.o"
-        source = CSRC / "decoding" / f"{name}.cpp"
-        run_compiler([*common, "-O3", *isa_flags.split(), "-c", str(source), "-o", str(part)])
-        parts.append(part)
-    program = folder / "check_decoding"
-    run_compiler([*common, *map(str, SOURCES), *map(str, parts), "-o", str(program)])
-    return program
-
-
-def run_compiler(command: list[str]) -> None:
-    done = subprocess.run(command, capture_output=True, text=True, env=TOOLS, check=False)
-    assert done.returncode == 0, done.stderr
-
-
 @pytest.fixture(scope="module")
-def program(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return compile_program(tmp_path_factory.mktemp("decoding"))
+def program() -> Path:
+    return build("host") / "check_decoding"
 
 
 @dataclass
@@ -258,11 +216,70 @@ def test_the_best_of_several_samples_is_taken(program: Path) -> None:
     assert all(b >= a for a, b in zip(one, five)) and five != one
 
 
+def runnable(*command: object) -> list[str]:
+    """Return the instruction sets that check_decoding can run, as it says itself."""
+    return subprocess.run([*map(str, command), "isas"], capture_output=True, text=True, check=True).stdout.split()
+
+
+def test_the_program_runs_the_isas_that_we_run(program: Path) -> None:
+    assert runnable(program) == runnable_isas()
+
+
 @pytest.mark.parametrize("options", [{}, BEAM, WARM], ids=str)
 def test_every_isa_gives_the_same_tokens(program: Path, options: Case) -> None:
-    answers = [decode(program, options, MIXED, isa=isa).windows for isa in ("scalar", "avx2", "avx512vnni")]
+    answers = [decode(program, options, MIXED, isa=isa).windows for isa in runnable(program)]
     for other in answers[1:]:
         assert [window.tokens for window in other] == [window.tokens for window in answers[0]]
+
+
+def test_an_isa_that_the_cpu_lacks_is_refused(program: Path) -> None:
+    missing = [name for name in isa_names() if name not in runnable(program)]
+    assert missing
+    for name in missing:
+        asked = case_lines(MODEL, OPTIONS, [(0, 0, PROMPT)], name)
+        done = subprocess.run([program, "cases"], input=asked, capture_output=True, text=True, check=False)
+        assert (done.returncode, done.stdout) == (2, "")
+        assert done.stderr.startswith(why_not(name))
+
+
+@not_under_qemu
+@needs_qemu_x86
+@pytest.mark.parametrize("cpu", EMULATED)
+def test_another_cpu_gives_the_same_tokens(program: Path, cpu: str) -> None:
+    command = as_cpu(cpu, program)
+    isas = runnable(*command)
+    assert isas[-1] == EMULATED[cpu]
+    ways = [{**OPTIONS, "sample_len": 5, **options} for options in ({}, {"beam_size": 2}, WARM)]  # emulators are slow
+    cases = [case_lines(MODEL, options, MIXED[:1], isa) for options in ways for isa in isas]
+    done = subprocess.run(
+        [*map(str, command), "cases"], input="".join(cases), capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 0, done.stderr
+    answers = read_answers(done.stdout)
+    assert len(answers) == len(cases)
+    expected = decode_all(program, [case_lines(MODEL, options, MIXED[:1]) for options in ways])
+    for i, found in enumerate(answers):
+        assert [w.tokens for w in found.windows] == [w.tokens for w in expected[i // len(isas)].windows]
+
+
+@not_under_qemu
+@needs_qemu_x86
+@pytest.mark.parametrize("cpu", EMULATED)
+def test_the_arithmetic_of_another_cpu_is_right(program: Path, cpu: str) -> None:
+    done = subprocess.run([*map(str, as_cpu(cpu, program)), "math"], capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.split() == ["baseline", "avx2"][: 2 if EMULATED[cpu] == "avx2" else 1]
+
+
+@not_under_qemu
+@needs_qemu_x86
+@pytest.mark.parametrize("cpu", EMULATED)
+def test_another_cpu_refuses_what_it_lacks(program: Path, cpu: str) -> None:
+    asked = case_lines(MODEL, OPTIONS, [(0, 0, PROMPT)], "avx512vnni")
+    command = [*map(str, as_cpu(cpu, program)), "cases"]
+    done = subprocess.run(command, input=asked, capture_output=True, text=True, check=False)
+    assert (done.returncode, done.stdout) == (2, "")
+    assert "the ISA is avx512vnni, but this CPU (or its OS) lacks " in done.stderr
 
 
 # ---- faster-whisper's penalties --------------------------------------------------------------------------------------

@@ -12,6 +12,7 @@ import numpy as np
 import numpy.typing as npt
 import pytest
 import reference_encoder
+from instruction_sets import each_isa, runnable_isas
 from make_model import PRESETS, Dims, mel_filters, write_random_model
 from sanitizers import not_with_sanitizers
 from whisperq_edge import WhisperModel, _core, log_mel_spectrogram
@@ -22,7 +23,7 @@ from whisperq_edge._native import load_ggml
 
 Floats = npt.NDArray[np.float32]
 
-ISAS = [isa["name"] for isa in _core.isas() if isa["built"] and isa["supported"]]
+ISAS = runnable_isas()
 BLOCK_TYPES = ("q8_0", "q5_1", "q5_0", "q4_1", "q4_0")
 SHORT = 200  # audio tokens: double precision is slow
 # Shapes that leave parts of tiles and strips empty: n_state of 64 and 192, 128 mels.
@@ -54,7 +55,7 @@ def mel_for(path: Path, mel: Floats) -> Floats:
     return mel[: _core.read_model_file(path).hparams["n_mels"]]
 
 
-@pytest.mark.parametrize("isa", ISAS)
+@pytest.mark.parametrize("isa", each_isa())
 def test_f32_is_exact(model: Path, mel: Floats, isa: str) -> None:
     expected = reference_encoder.encode(reference_encoder.weights_of(model), mel_for(model, mel), SHORT)
     found = EdgeEncoder(model, isa, 2).encode(mel_for(model, mel), SHORT)
@@ -62,7 +63,7 @@ def test_f32_is_exact(model: Path, mel: Floats, isa: str) -> None:
     assert relative_error(found, expected) <= 1e-5
 
 
-@pytest.mark.parametrize("isa", ISAS)
+@pytest.mark.parametrize("isa", each_isa())
 @pytest.mark.parametrize("value", [np.nan, np.inf, 3e38])
 def test_weights_that_are_no_numbers_do_no_harm(value: float, isa: str, mel: Floats, tmp_path: Path) -> None:
     """One bias of the MLP, so that a value that no integer stands for is quantised beside others."""
@@ -74,7 +75,7 @@ def test_weights_that_are_no_numbers_do_no_harm(value: float, isa: str, mel: Flo
     assert EdgeEncoder(path, isa, 2).encode(mel_for(path, mel), SHORT).shape == (SHORT, 64)
 
 
-@pytest.mark.parametrize("isa", ISAS)
+@pytest.mark.parametrize("isa", each_isa())
 def test_f16_is_close(model: Path, mel: Floats, isa: str, tmp_path: Path) -> None:
     made = convert_model(model, tmp_path / "model.bin", type="f16", proof="tensors").path
     expected = reference_encoder.encode(reference_encoder.weights_of(model), mel_for(model, mel), SHORT)

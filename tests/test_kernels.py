@@ -41,8 +41,15 @@ pytestmark = [
     pytest.mark.skipif(not (SOURCE / "check_kernels.cpp").is_file(), reason="the sources are not here"),
     pytest.mark.skipif(sys.platform == "win32", reason="check_kernels maps its memory as POSIX has it"),
 ]
+# CPUs that qemu-x86_64 has -> the best ISA of ours on them: one with AVX2 and no AVX-512, and one without AVX.
+EMULATED = {"Haswell": "avx2", "Nehalem": "scalar"}
+
 needs_arm = pytest.mark.skipif(
     CROSS_COMPILER is None or QEMU_ARM is None, reason="needs g++-aarch64-linux-gnu and qemu-user"
+)
+
+needs_qemu_x86 = pytest.mark.skipif(
+    QEMU_X86 is None or _core.cpu_family() != "x86_64", reason="needs qemu-x86_64 (qemu-user) on x86-64"
 )
 
 not_under_qemu = not_with_sanitizers("under qemu-user they do not get their part of the address space")
@@ -54,7 +61,7 @@ def cmake() -> Optional[str]:
 
 @functools.cache
 def build(target: str) -> Path:
-    """The folder where check_kernels was built, for "host" or "aarch64". Kept between runs of the tests."""
+    """The folder where the native test programs were built, for "host" or "aarch64". Kept between runs of the tests."""
     program, folder = cmake(), CACHE / target
     if program is None or not any(shutil.which(name) for name in (os.environ.get("CXX", "c++"), "c++", "g++")):
         pytest.skip("needs cmake and a C++ compiler")
@@ -76,6 +83,18 @@ def run(*command: object, isa: str = "") -> subprocess.CompletedProcess[str]:
     """Runs a command with WHISPERQ_ISA set to `isa` ("": the best is chosen)."""
     environment = {**os.environ, "WHISPERQ_ISA": isa}
     return subprocess.run(list(map(str, command)), capture_output=True, text=True, env=environment, check=False)
+
+
+def as_cpu(cpu: str, program: Path) -> list[object]:
+    """Return the command that runs a program as another x86-64 CPU; skip the test where this qemu has no AVX2."""
+    if EMULATED.get(cpu) == "avx2" and supported(listed([QEMU_X86, "-cpu", "max"]))[-1] != "avx2":
+        pytest.skip("this qemu has no AVX2")
+    return [QEMU_X86, "-cpu", cpu, program]
+
+
+def listed(emulator: list[object], isa: str = "") -> dict[str, Any]:
+    """Return what check_kernels lists, run by an emulator or, where that is empty, by this CPU."""
+    return answer(*emulator, build("host") / "check_kernels", "--list", isa=isa)
 
 
 def answer(*command: object, isa: str = "") -> dict[str, Any]:
@@ -132,16 +151,38 @@ def test_scalar_is_right_on_arm_where_it_is_asked_for() -> None:
 
 
 @not_under_qemu
-@pytest.mark.skipif(QEMU_X86 is None or _core.cpu_family() != "x86_64", reason="needs qemu-user on x86-64")
+@needs_qemu_x86
 @pytest.mark.parametrize(
     ("cpu", "isa"), [("max", "avx2"), ("Nehalem", "scalar"), *((f"max,-{name}", "scalar") for name in AVX2)]
 )
 def test_each_feature_is_asked_for(cpu: str, isa: str) -> None:
     """qemu 7.2 and later has AVX2 and no AVX-512."""
-    program = build("host") / "check_kernels"
-    if supported(answer(QEMU_X86, "-cpu", "max", program, "--list"))[-1] != "avx2":
-        pytest.skip("this qemu has no AVX2")
-    assert answer(QEMU_X86, "-cpu", cpu, program, "--list")["chosen"] == isa
+    as_cpu("Haswell", Path())  # skips where it has not
+    assert listed([QEMU_X86, "-cpu", cpu])["chosen"] == isa
+
+
+@not_under_qemu
+@needs_qemu_x86
+@pytest.mark.parametrize("cpu", EMULATED)
+def test_a_cpu_without_avx512_and_one_without_avx_are_right(cpu: str) -> None:
+    command = as_cpu(cpu, build("host") / "check_kernels")
+    result = answer(*command, "--quick", "--readable-guards", "--isa=auto")
+    best = EMULATED[cpu]
+    assert result["chosen"] == best and supported(result) == list(X86)[: list(X86).index(best) + 1]
+    assert_proven(result, best)
+
+
+@not_under_qemu
+@needs_qemu_x86
+@pytest.mark.parametrize("cpu", EMULATED)
+@pytest.mark.parametrize(
+    ("program", "arguments"), [("check_kernels", ["--isa={}", "--list"]), ("check_self_test", ["{}"])]
+)
+def test_a_program_refuses_what_the_cpu_lacks(cpu: str, program: str, arguments: list[str]) -> None:
+    for isa in list(X86)[list(X86).index(EMULATED[cpu]) + 1 :]:
+        done = run(*as_cpu(cpu, build("host") / program), *(each.format(isa) for each in arguments))
+        assert done.returncode == 2 and done.stdout == ""
+        assert f"the ISA is {isa}, but this CPU (or its OS) lacks " in done.stderr
 
 
 def assert_lists_the_choices(message: str, usable: list[str]) -> None:

@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 import pytest
+from instruction_sets import each_isa
 from sanitizers import TOOLS
 from whisperq_edge import AudioError, OptionError, UnknownIsaError, _core, log_mel_spectrogram
 from whisperq_edge._convert.vocabulary import mel_filters
@@ -28,7 +29,6 @@ TOLERANCE = 5e-7
 OPENAI_TOLERANCE = 1e-4
 
 WINDOW_SAMPLES = 480_000
-SUPPORTED = [row["name"] for row in _core.isas() if row["built"] and row["supported"]]
 SHORT = [1, 2, 159, 160, 161, 199, 200, 201, 319, 320, 399, 400, 401, 479, 480]
 
 
@@ -97,7 +97,7 @@ def error(actual: npt.NDArray[Any], expected: npt.NDArray[Any]) -> float:
 # ---- Against the definition ------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("isa", SUPPORTED)
+@pytest.mark.parametrize("isa", each_isa())
 @pytest.mark.parametrize("name", CLIPS)
 def test_float64(name: str, isa: str) -> None:
     assert error(ours(CLIPS[name], isa=isa), reference(CLIPS[name])) <= TOLERANCE
@@ -191,13 +191,13 @@ def test_openai_on_clips_of_few_samples(n: int) -> None:
 # ---- Against itself --------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("isa", SUPPORTED)
+@pytest.mark.parametrize("isa", each_isa())
 def test_isas_agree(sample_pcm: Floats, isa: str) -> None:
     for pcm in (sample_pcm, CLIPS["noise"], CLIPS["tone, then silence"]):
         assert error(ours(pcm, isa=isa), ours(pcm, isa="scalar")) <= TOLERANCE
 
 
-@pytest.mark.parametrize("isa", SUPPORTED)
+@pytest.mark.parametrize("isa", each_isa())
 @pytest.mark.parametrize("n_threads", [2, 3, 8])
 def test_any_number_of_threads_gives_the_same_bits(sample_pcm: Floats, n_threads: int, isa: str) -> None:
     one = ours(sample_pcm, padding=WINDOW_SAMPLES, n_threads=1, isa=isa)
@@ -212,7 +212,7 @@ def streamed(pcm: Floats, cuts: list[int], padding: int, **options: Any) -> Floa
     return normalised.T
 
 
-@pytest.mark.parametrize("isa", SUPPORTED)
+@pytest.mark.parametrize("isa", each_isa())
 @pytest.mark.parametrize("padding", [0, 1000, WINDOW_SAMPLES])
 def test_a_stream_gives_the_same_bits(sample_pcm: Floats, padding: int, isa: str) -> None:
     rng = np.random.default_rng(padding)
@@ -303,7 +303,7 @@ def test_the_public_function_takes_any_audio(sample_path: Path, sample_pcm: Floa
 # ---- The instructions in use -----------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("isa", SUPPORTED)
+@pytest.mark.parametrize("isa", each_isa())
 def test_the_environment_chooses_the_isa(monkeypatch: pytest.MonkeyPatch, isa: str) -> None:
     monkeypatch.setenv("WHISPERQ_ISA", isa)
     assert np.array_equal(ours(CLIPS["noise"]), ours(CLIPS["noise"], isa=isa))

@@ -17,13 +17,24 @@ import numpy as np
 import numpy.typing as npt
 import pytest
 from cli_runner import cli_runner
-from test_kernels import QEMU_ARM, answer, build, needs_arm, not_under_qemu, run, supported
-from whisperq_edge import OptionError, WhisperModel, _core, _self_test
+from instruction_sets import each_isa, isa_names, runnable_isas
+from test_kernels import (
+    EMULATED,
+    QEMU_ARM,
+    answer,
+    as_cpu,
+    build,
+    needs_arm,
+    needs_qemu_x86,
+    not_under_qemu,
+    run,
+    supported,
+)
+from whisperq_edge import CpuError, OptionError, WhisperModel, _core, _self_test
 from whisperq_edge._self_test import SelfTestWarning, known_self_test, trusted_isa
 from whisperq_edge.cli import main
 
-ISAS = [row["name"] for row in _core.isas() if row["built"] and row["supported"]]
-BEST = ISAS[-1]
+BEST = runnable_isas()[-1]
 TABLE = ["multiply_strip", "multiply_packed", "multiply_float", "multiply_half", "half_to_float", "float_to_half"]
 TABLE += ["layer_norm", "gelu", "attention", "quantize_head", "score_keys", "softmax", "mix_values"]
 OTHERS = ["max_of", "sum_exp", "softmax of a row", "mel"]
@@ -90,7 +101,44 @@ def test_every_fault_is_seen_on_arm(cpu: str, n_isas: int) -> None:
     assert len(done.stdout.splitlines()) == n_isas
 
 
-@pytest.mark.parametrize("isa", ISAS)
+@not_under_qemu
+@needs_qemu_x86
+@pytest.mark.parametrize("cpu", EMULATED)
+def test_what_is_right_passes_on_other_cpus(cpu: str) -> None:
+    done = run(*as_cpu(cpu, build("host") / "check_self_test"), "--quick")
+    assert done.returncode == 0, done.stderr
+    assert [line.split()[0] for line in done.stdout.splitlines()][-1] == EMULATED[cpu]
+
+
+AS_SHIPPED = """
+import importlib.util, json, sys
+spec = importlib.util.spec_from_file_location("_core", sys.argv[1])
+core = importlib.util.module_from_spec(spec)
+spec.loader.exec_module(core)
+isas = [row["name"] for row in core.isas() if row["built"] and row["supported"]]
+print(json.dumps({isa: core.self_test(isa)["failure"] for isa in isas}))
+"""
+
+
+@not_under_qemu
+@needs_qemu_x86
+@pytest.mark.parametrize("cpu", EMULATED)
+def test_what_is_shipped_passes_on_other_cpus(cpu: str) -> None:
+    """The extension itself, whose code for every CPU must contain no instruction of one."""
+    done = run(*as_cpu(cpu, Path(sys.executable)), "-I", "-c", AS_SHIPPED, _core.__file__)
+    assert done.returncode == 0, done.stderr
+    found = json.loads(done.stdout)
+    assert list(found)[-1] == EMULATED[cpu] and not any(found.values())
+
+
+def test_what_cannot_run_is_refused() -> None:
+    for isa in isa_names():
+        if isa not in runnable_isas():
+            with pytest.raises(CpuError, match=isa):
+                _core.self_test(isa)
+
+
+@pytest.mark.parametrize("isa", each_isa())
 def test_what_is_right_passes(isa: str) -> None:
     result = _core.self_test(isa)
     print(f"{isa}: {result['ms']:.2f} ms")

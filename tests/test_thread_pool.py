@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 from sanitizers import FLAGS, SLOWDOWN, TOOLS, forks_amid_allocations, no_threads_in_a_child, not_with_sanitizers
+from test_kernels import EMULATED, as_cpu, needs_qemu_x86, not_under_qemu
 
 ROOT = Path(__file__).resolve().parents[1]
 SOURCES = [
@@ -86,6 +87,17 @@ def test_property(program: Path, name: str) -> None:
 @needs_sources
 def test_no_property_is_left_out(program: Path) -> None:
     assert subprocess.run([program], capture_output=True, text=True, check=True).stdout.split() == CHECKS
+
+
+@not_under_qemu
+@needs_qemu_x86
+@needs_sources
+@pytest.mark.parametrize("name", ["each_task_once", "exceptions", "callers_take_turns"])
+@pytest.mark.parametrize("cpu", EMULATED)
+def test_property_on_another_cpu(program: Path, cpu: str, name: str) -> None:
+    command = [*map(str, as_cpu(cpu, program)), name]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=120, check=False)
+    assert done.returncode == 0, done.stderr
 
 
 @not_with_sanitizers("ThreadSanitizer beside another; with it, all properties run under it")

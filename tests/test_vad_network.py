@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 import pytest
+from instruction_sets import each_isa, runnable_isas
 from whisperq_edge import _core
 from whisperq_edge._audio import to_pcm
 from whisperq_edge._errors import AudioError, InternalError, ModelFormatError, ModelNotFoundError, UnknownIsaError
@@ -21,7 +22,6 @@ from whisperq_edge._vad import NO_SOUND, STEADY_NOISE, silent_spans, speech_prob
 Samples = npt.NDArray[np.float32]
 
 SILERO = data_file("assets/ggml-silero-v6.2.0.bin")
-ISAS = [row["name"] for row in _core.isas() if row["built"] and row["supported"]]
 TOLERANCE = 1e-3
 SECOND = 16_000
 FIRST_TENSOR = 106  # bytes of the header
@@ -46,7 +46,7 @@ def assert_close(ours: Samples, theirs: Samples, tolerance: float = TOLERANCE) -
 # ---- Against whisper.cpp
 
 
-@pytest.mark.parametrize("isa", ISAS)
+@pytest.mark.parametrize("isa", each_isa())
 def test_like_whisper_cpp(isa: str, sample_pcm: Samples, whisper_cpp: Any) -> None:
     vad = _core.Vad(str(SILERO), isa=isa)
     expected = whisper_cpp.probabilities(sample_pcm)
@@ -72,7 +72,7 @@ def test_every_started_window_counts(n_samples: int, vad: _core.Vad, whisper_cpp
 
 def test_kernels_agree(sample_pcm: Samples) -> None:
     scalar = _core.Vad(str(SILERO), isa="scalar").probabilities(sample_pcm)
-    for isa in ISAS:
+    for isa in runnable_isas():
         assert_close(_core.Vad(str(SILERO), isa=isa).probabilities(sample_pcm), scalar)
 
 
@@ -237,7 +237,7 @@ def test_damaged_files(tmp_path: Path) -> None:
     assert n_copies > 500
 
 
-@pytest.mark.parametrize("isa", ISAS)
+@pytest.mark.parametrize("isa", each_isa())
 def test_weights_whose_sums_are_no_numbers_do_no_harm(isa: str, tmp_path: Path, sample_pcm: Samples) -> None:
     """Finite ones: infinity less infinity is what the LSTM's gates get."""
     data = bytearray(SILERO.read_bytes())

@@ -3,7 +3,9 @@
 //   check_decoding math            row math of every ISA against double precision, Philox's known answers
 //   check_decoding cases < FILE    decodes what the file says with a scripted model, and prints the answers
 //   check_decoding bench           microseconds per row of 51865 logits, by ISA and task
+//   check_decoding isas            the ISAs that this build has and this CPU can run, slowest first
 //
+// Exit code 0: all right; 1: something is wrong; 2: a bad task, or a case for an ISA that cannot be had here.
 // A file of cases has a word and its values on each line: `model`, `option`, `window`, `stop_after`, and `run`, which
 // decodes the windows so far and forgets them. tests/scripted_model.py has the same model in Python.
 #include <algorithm>
@@ -19,12 +21,12 @@
 #include <string>
 #include <vector>
 
-#include "core/cpu_features.h"
 #include "core/status.h"
 #include "decoding/decode_windows.h"
 #include "decoding/philox.h"
 #include "decoding/row_math.h"
 #include "decoding/sampler.h"
+#include "kernels/dispatch.h"
 
 namespace {
 
@@ -166,7 +168,7 @@ void read_model(std::istream& in, Script& script) {
         else if (field == "nan_at_length")
             script.nan_at_length = read<int64_t>(in);
         else if (field == "isa")
-            script.isa = read<std::string>(in);
+            script.isa = whisperq::kernels::kernels_named(read<std::string>(in)).isa;
         else
             throw std::logic_error("no field " + field);
     }
@@ -275,15 +277,10 @@ void expect(bool holds, const std::string& what) {
 }
 
 std::vector<std::string> isas() {
-    std::vector<std::string> found{"scalar"};
-    const auto has = [](const char* name) {
-        for (const whisperq::CpuFeature& feature : whisperq::cpu_features()) {
-            if (feature.name == std::string(name)) return feature.found;
-        }
-        return false;
-    };
-    if (has("avx2") && has("fma")) found.push_back("avx2");
-    if (has("avx512f") && has("avx512vl") && has("avx512dq") && has("avx512bw")) found.push_back("avx512vnni");
+    std::vector<std::string> found;
+    for (const whisperq::kernels::IsaInfo& isa : whisperq::kernels::isas()) {
+        if (isa.built && isa.supported) found.push_back(isa.name);
+    }
     return found;
 }
 
@@ -393,6 +390,11 @@ void check_order(const RowMath& math) {
     expect(filled == std::vector<int32_t>({0, 1, 2, 4, 5, 6}), "the filling");
 }
 
+int print_isas() {
+    for (const std::string& isa : isas()) std::printf("%s\n", isa.c_str());
+    return 0;
+}
+
 int check_math() {
     check_philox();
     for (const std::string& isa : isas()) {
@@ -452,10 +454,14 @@ int main(int n_arguments, char** arguments) {
         if (task == "math") return check_math();
         if (task == "cases") return run_cases();
         if (task == "bench") return bench();
+        if (task == "isas") return print_isas();
+    } catch (const whisperq::Error& e) {
+        std::fprintf(stderr, "%s\n", e.what());
+        return 2;
     } catch (const std::exception& e) {
         std::fprintf(stderr, "%s\n", e.what());
         return 1;
     }
-    std::fprintf(stderr, "check_decoding math | cases | bench\n");
+    std::fprintf(stderr, "check_decoding math | cases | bench | isas\n");
     return 2;
 }

@@ -1,9 +1,10 @@
-// check_kernels [--isa=NAME] [--quick] [--bench] [--json] [--list]
+// check_kernels [--isa=NAME] [--quick] [--readable-guards] [--bench] [--json] [--list]
 //
 // Proves every kernel of every ISA that is built and supported here (or of NAME, where auto is the one that the engine
 // would take): against double precision, against the scalar kernels, and for touching nothing outside. Only then, and
 // only if asked, measures them (bench_kernels.cpp). --quick takes fewer shapes, for emulators; --list only says what
-// there is.
+// there is. --readable-guards lets kernels read behind their arrays, because qemu reads the values that AVX's masked
+// loads leave out; writing there still ends the program.
 //
 // Tolerances are formulas, `c * eps * sqrt(k) * sum|terms|` at their core: k roundings of random direction, each of at
 // most half an eps of the terms summed so far. One line an ISA and kernel: comparisons, and the worst error as a share
@@ -1474,6 +1475,8 @@ Options parse(int argc, char** argv) {
             options.isa = argument.substr(6);
         } else if (argument == "--quick") {
             options.quick = true;
+        } else if (argument == "--readable-guards") {
+            guards_are_readable() = true;
         } else if (argument == "--bench") {
             options.bench = true;
         } else if (argument == "--json") {
@@ -1482,7 +1485,8 @@ Options parse(int argc, char** argv) {
             options.list = true;
         } else {
             std::fprintf(stderr,
-                         "%s: unknown option; check_kernels [--isa=NAME] [--quick] [--bench] [--json] [--list]\n",
+                         "%s: unknown option; check_kernels [--isa=NAME] [--quick] [--readable-guards] [--bench] "
+                         "[--json] [--list]\n",
                          argv[i]);
             std::exit(2);
         }

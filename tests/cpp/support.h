@@ -67,6 +67,12 @@ inline double gelu_value(double x) {
 // ---- Memory
 // -----------------------------------------------------------------------------------------------------------
 
+// Whether the page behind an array may be read: --readable-guards.
+inline bool& guards_are_readable() {
+    static bool are_readable = false;
+    return are_readable;
+}
+
 // `n` values, aligned as the kernels are promised. Before them and in what alignment leaves after them lie bytes that
 // must stay as they are (and are NaN to who computes with them); a page behind that ends the program when touched.
 template <typename T>
@@ -78,7 +84,8 @@ class Guarded {
         usable_ = (bytes + kBefore + page - 1) / page * page;
         mapped_ = usable_ + page;
         void* at = mmap(nullptr, mapped_, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
-        if (at == MAP_FAILED || mprotect(static_cast<uint8_t*>(at) + usable_, page, PROT_NONE) != 0) {
+        const int may = guards_are_readable() ? PROT_READ : PROT_NONE;
+        if (at == MAP_FAILED || mprotect(static_cast<uint8_t*>(at) + usable_, page, may) != 0) {
             std::perror("memory for a check");
             std::abort();
         }
