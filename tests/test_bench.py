@@ -15,7 +15,14 @@ from whisperq_edge import OptionError, _core
 from whisperq_edge._bench.card import machine_card
 from whisperq_edge._bench.random_model import write_random
 from whisperq_edge._bench.report import STAGE_LABELS, check_comparable, compare_reports, load_report
-from whisperq_edge._bench.statistics import fastest_of_blocks, least_rounds, median_of, ratio_of_pairs, ratio_of_runs
+from whisperq_edge._bench.statistics import (
+    _rank_sums,
+    fastest_of_blocks,
+    least_rounds,
+    median_of,
+    ratio_of_pairs,
+    ratio_of_runs,
+)
 from whisperq_edge.cli import main
 
 Doubles = npt.NDArray[np.float64]
@@ -52,6 +59,45 @@ def test_the_interval_between_runs_is_that_of_the_rank_sum_test() -> None:
         assert _ends(ratio_of_runs(now, then)) == pytest.approx((ratios[critical], ratios[-1 - critical]))
     assert ratio_of_runs([1, 2, 3], [1, 2, 3]).low is None
     assert least_rounds(0.95) == 4 and least_rounds(1 - 0.05 / 8) == 6
+
+
+def slowly_counted(n: int, m: int) -> list[int]:
+    """Count rank sums value by value: the last of n and m values is above all, or below none of the m."""
+    if n == 0 or m == 0:
+        return [1]
+    counts = [0] * (n * m + 1)
+    for u, ways in enumerate(slowly_counted(n, m - 1)):
+        counts[u] += ways
+    for u, ways in enumerate(slowly_counted(n - 1, m)):
+        counts[u + m] += ways
+    return counts
+
+
+@pytest.mark.parametrize(("n", "m"), [(1, 1), (1, 6), (6, 1), (4, 4), (5, 3), (3, 5), (7, 6)])
+def test_rank_sums_are_counted_exactly(n: int, m: int) -> None:
+    assert list(_rank_sums(n, m)) == slowly_counted(n, m)
+
+
+def test_rank_sums_of_200_rounds_are_exact() -> None:
+    """Against Euler's recurrence for the same polynomial, modulo a prime, and the number of all orders."""
+    n, prime = 200, 2**31 - 1
+    ways = _rank_sums(n, n)
+    assert sum(ways) == math.comb(2 * n, n) and list(ways) == list(ways[::-1])
+    n_first = 700
+    sigma = [0] * n_first
+    for d in range(1, 2 * n + 1):
+        for k in range(d, n_first, d):
+            sigma[k] += d if d <= n else -d
+    counts = [1]
+    for u in range(1, n_first):
+        counts.append(sum(sigma[k] * counts[u - k] for k in range(1, u + 1)) * pow(u, -1, prime) % prime)
+    assert [way % prime for way in ways[:n_first]] == counts
+
+
+def test_as_many_rounds_as_there_may_be_have_intervals() -> None:
+    """More than a float can count the orders of."""
+    times = 1 + np.arange(1100) / 1e4
+    assert _ends(median_of(times))[0] < median_of(times).value
 
 
 def simulated(rng: np.random.Generator, slowdown: float = 1.0, n_systems: int = 2, rounds: int = 10) -> dict[str, Any]:
