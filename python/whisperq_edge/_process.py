@@ -35,9 +35,15 @@ _OTHER_TYPES = ("WHISPERQ_COMPUTE_TYPE", "WL_COMPUTE_TYPE")  # would load the mo
 
 
 def child_environment() -> dict[str, str]:
-    """For ``python -m whisperq_edge...``: the same modules as here, however they came to be found."""
+    """For ``python -m whisperq_edge...``: the same modules as here, however they came to be found.
+
+    The current folder is left out, because a ``json.py`` or ``numpy.py`` that lies there would be run. It stays where
+    this package is in it.
+    """
     environment = {name: value for name, value in os.environ.items() if name not in _OTHER_TYPES}
-    environment["PYTHONPATH"] = os.pathsep.join(os.path.abspath(entry) for entry in sys.path)
+    here, ours = Path.cwd().resolve(), Path(__file__).resolve().parents[1]
+    folders = [os.path.abspath(entry) for entry in sys.path if here == ours or Path(entry).resolve() != here]
+    environment["PYTHONPATH"] = os.pathsep.join(folders)
     return environment
 
 

@@ -175,7 +175,8 @@ print(json.dumps(core.self_test(sys.argv[2])))
 
 
 def _run_apart(isa: str) -> SelfTest:
-    command = [sys.executable or "python3", "-c", _APART, _core.__file__, isa]
+    # Isolated: without -I, Python takes modules from the folder where it stands first.
+    command = [sys.executable or "python3", "-I", "-c", _APART, _core.__file__, isa]
     try:
         done = subprocess.run(command, capture_output=True, text=True, timeout=_PATIENCE_APART_S, check=True)
         return _judged(isa, json.loads(done.stdout))
