@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import os
+import shutil
+import struct
+import subprocess
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -9,10 +13,16 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 import pytest
-from sanitizers import SLOWDOWN
-from whisperq_edge import OptionError, WhisperModel
+from sanitizers import FLAGS, SLOWDOWN, TOOLS
+from whisperq_edge import OptionError, WhisperModel, WhisperqError
+from whisperq_edge._ggml_engine import _choose_device
+from whisperq_edge._native import data_file, load_ggml
 
 Samples = npt.NDArray[np.float32]
+ROOT = Path(__file__).resolve().parents[1]
+UPSTREAM = ROOT / "third_party" / "whisper.cpp" / "upstream"
+LOG_SOURCES = [ROOT / "tests" / "cpp" / "check_log.cpp", ROOT / "csrc" / "ggml" / "log.cpp"]
+COMPILER = os.environ.get("CXX") or shutil.which("c++")
 QUICK: dict[str, Any] = {"beam_size": 1, "temperature": 0.0, "timeout_s": 60 * SLOWDOWN}
 
 
@@ -86,6 +96,81 @@ def test_the_language_is_not_looked_for_after_the_end(multilingual_path: Path, s
     end = sample_pcm.size / 16000
     with WhisperModel(multilingual_path, device="cpu", engine="ggml", cpu_threads=1) as model:
         assert model.transcribe(sample_pcm, clip_timestamps=[end - 0.001, end], **QUICK).segments == []
+
+
+# ---- Devices ---------------------------------------------------------------------------------------------------------
+
+
+def gpu(name: str, backend: str) -> dict[str, str]:
+    return {"name": name, "backend": backend, "kind": "gpu", "description": "made up"}
+
+
+CPU = {"name": "CPU", "backend": "CPU", "kind": "cpu", "description": "made up"}
+
+
+@pytest.mark.parametrize(
+    ("device", "devices"),
+    [
+        ("metal", [gpu("MTL0", "MTL"), CPU]),  # as ggml names it today
+        ("metal", [gpu("Metal", "Metal"), CPU]),  # and as it did
+        ("cuda", [gpu("CUDA0", "CUDA"), CPU]),
+        ("vulkan", [gpu("Vulkan0", "Vulkan"), CPU]),
+        ("vulkan", [gpu("iGPU of a name of its own", "Vulkan"), CPU]),
+    ],
+)
+def test_a_device_is_found_by_its_backend(device: str, devices: list[dict[str, str]]) -> None:
+    assert _choose_device(devices, device, 0) == (devices[0]["name"], 0)
+    others = {"cuda", "metal", "vulkan"} - {device}
+    for other in others:
+        with pytest.raises(OptionError, match=rf"this build sees: cpu, {devices[0]['name']} \("):
+            _choose_device(devices, other, 0)
+
+
+def test_a_device_is_counted_among_those_of_its_backend() -> None:
+    devices = [gpu("CUDA0", "CUDA"), CPU, gpu("Vulkan0", "Vulkan"), gpu("Vulkan1", "Vulkan")]
+    assert _choose_device(devices, "vulkan", 1) == ("Vulkan1", 2)
+    assert _choose_device(devices, "gpu", 1) == _choose_device(devices, "auto", 1) == ("Vulkan0", 1)
+    assert _choose_device(devices, "cpu", 0) == _choose_device([CPU], "auto", 0) == ("cpu", 0)
+    with pytest.raises(OptionError, match="0 to 0"):
+        _choose_device(devices, "cuda", 1)
+
+
+def test_every_device_says_its_backend() -> None:
+    found = load_ggml().devices()
+    assert any(device["kind"] == "cpu" and device["backend"] == "CPU" for device in found)
+
+
+# ---- What whisper.cpp complains of -----------------------------------------------------------------------------------
+
+
+@pytest.mark.skipif(
+    COMPILER is None or os.name != "posix" or not all(path.exists() for path in [*LOG_SOURCES, UPSTREAM / "include"]),
+    reason="needs a compiler, POSIX and the sources",
+)
+def test_an_error_quotes_its_own_call(tmp_path: Path) -> None:
+    folders = [ROOT / "csrc", UPSTREAM / "include", UPSTREAM / "ggml" / "include"]
+    command = [COMPILER, "-std=c++17", "-O1", *FLAGS, *(f"-I{folder}" for folder in folders), *LOG_SOURCES]
+    done = subprocess.run(
+        [*map(str, command), "-pthread", "-o", str(tmp_path / "check_log")], capture_output=True, text=True, env=TOOLS
+    )
+    assert done.returncode == 0, done.stderr
+    done = subprocess.run([tmp_path / "check_log"], capture_output=True, text=True, check=False)
+    assert (done.returncode, done.stderr) == (0, "")
+
+
+def test_a_model_that_is_refused_in_silence_is_not_refused_for_an_earlier_reason(tmp_path: Path) -> None:
+    """Its mel filters have less than no values, about which whisper.cpp logs nothing."""
+    engine = load_ggml()
+    with pytest.raises(WhisperqError, match=r"does not load: .*nowhere"):
+        engine.Vad(str(tmp_path / "nowhere.bin"), 1)
+    data = bytearray(data_file("assets/ggml-nano.en.bin").read_bytes())
+    data[48:56] = struct.pack("<ii", -1, 201)
+    path = tmp_path / "model.bin"
+    path.write_bytes(data)
+    with pytest.raises(WhisperqError) as caught:
+        engine.Engine(str(path), False, 0, True)
+    message = str(caught.value)
+    assert message.startswith("whisper.cpp: ") and "nowhere" not in message and "no reason" not in message
 
 
 def texts_and_times(transcript: Any) -> list[tuple[str, float, float]]:

@@ -43,7 +43,7 @@ auto upstream(Action action) {
     } catch (const std::bad_alloc&) {
         throw;
     } catch (const std::exception& error) {
-        fail(std::string("whisper.cpp: ") + error.what());
+        throw Error(Status::inference, std::string("whisper.cpp: ") + error.what());
     }
 }
 
@@ -372,6 +372,7 @@ class Call {
 
 Engine::Engine(const std::string& path, bool use_gpu, int gpu_device, bool flash_attention,
                const MatrixTypes& matrix_types) {
+    const CallLog log;
     std::ifstream file(path, std::ios::binary);
     if (!file) throw Error(Status::model_not_found, path + " cannot be opened");
     whisper_context_params params = whisper_context_default_params();
@@ -392,6 +393,7 @@ Engine::Engine(const std::string& path, bool use_gpu, int gpu_device, bool flash
 
 TranscribeResult Engine::transcribe(const float* samples, int n_samples, const TranscribeOptions& options,
                                     Observer& observer) const {
+    const CallLog log;
     return Call(context_.get(), options, observer).run(samples, n_samples);
 }
 

@@ -2,6 +2,9 @@
 
 #include <deque>
 #include <mutex>
+#include <thread>
+#include <unordered_map>
+#include <utility>
 
 #include "core/status.h"
 #include "whisper.h"
@@ -11,12 +14,12 @@ namespace {
 
 constexpr size_t kMaxLines = 512;
 
+// By thread: two calls at a time neither mix the halves of their lines nor quote each other.
 struct Log {
     std::mutex mutex;
     std::deque<LogLine> lines;
-    std::string unfinished;  // ggml continues a line with GGML_LOG_LEVEL_CONT
-    int unfinished_level = 0;
-    std::string complaint;
+    std::unordered_map<std::thread::id, LogLine> unfinished;     // ggml continues a line with GGML_LOG_LEVEL_CONT
+    std::unordered_map<std::thread::id, std::string> complaint;  // of the call that is in progress
 };
 
 Log& the_log() {
@@ -35,21 +38,24 @@ int python_level(ggml_log_level level) {
     }
 }
 
-void append(Log& log, std::string line) {
-    if (log.unfinished_level >= 30) log.complaint = line;
+void append(Log& log, LogLine line) {
+    const auto call = log.complaint.find(std::this_thread::get_id());
+    if (line.level >= 30 && call != log.complaint.end()) call->second = line.text;
     if (log.lines.size() == kMaxLines) log.lines.pop_front();
-    log.lines.push_back({log.unfinished_level, std::move(line)});
+    log.lines.push_back(std::move(line));
 }
 
 void on_log(ggml_log_level level, const char* text, void*) {
     Log& log = the_log();
     const std::lock_guard<std::mutex> lock(log.mutex);
-    if (level != GGML_LOG_LEVEL_CONT) log.unfinished_level = python_level(level);
-    log.unfinished += text;
-    for (size_t end; (end = log.unfinished.find('\n')) != std::string::npos;) {
-        if (end > 0) append(log, log.unfinished.substr(0, end));
-        log.unfinished.erase(0, end + 1);
+    LogLine& unfinished = log.unfinished[std::this_thread::get_id()];
+    if (level != GGML_LOG_LEVEL_CONT) unfinished.level = python_level(level);
+    unfinished.text += text;
+    for (size_t end; (end = unfinished.text.find('\n')) != std::string::npos;) {
+        if (end > 0) append(log, {unfinished.level, unfinished.text.substr(0, end)});
+        unfinished.text.erase(0, end + 1);
     }
+    if (unfinished.text.empty()) log.unfinished.erase(std::this_thread::get_id());  // threads come and go
 }
 
 }  // namespace
@@ -66,10 +72,29 @@ std::vector<LogLine> take_log() {
     return lines;
 }
 
+CallLog::CallLog() {
+    Log& log = the_log();
+    const std::lock_guard<std::mutex> lock(log.mutex);
+    const auto [call, is_outermost] = log.complaint.try_emplace(std::this_thread::get_id());
+    is_outermost_ = is_outermost;
+    call->second.swap(outer_);
+}
+
+CallLog::~CallLog() {
+    Log& log = the_log();
+    const std::lock_guard<std::mutex> lock(log.mutex);
+    if (is_outermost_) {
+        log.complaint.erase(std::this_thread::get_id());
+    } else {
+        log.complaint[std::this_thread::get_id()] = std::move(outer_);
+    }
+}
+
 std::string last_complaint() {
     Log& log = the_log();
     const std::lock_guard<std::mutex> lock(log.mutex);
-    return log.complaint.empty() ? "whisper.cpp gave no reason" : log.complaint;
+    const auto call = log.complaint.find(std::this_thread::get_id());
+    return call == log.complaint.end() || call->second.empty() ? "whisper.cpp gave no reason" : call->second;
 }
 
 void fail(const std::string& what) {

@@ -8,7 +8,7 @@
 namespace whisperq::ggml {
 
 struct LogLine {
-    int level;  // a level of Python's logging module
+    int level = 10;  // a level of Python's logging module: debug
     std::string text;
 };
 
@@ -18,7 +18,21 @@ void capture_logs();
 // The lines since the last call, oldest first. At most the last few hundred are kept.
 std::vector<LogLine> take_log();
 
-// The last warning or error line, for the message of an exception.
+// One call of whisper.cpp on this thread, from its beginning to its end: no error quotes what an earlier call or
+// another thread complained of.
+class CallLog {
+  public:
+    CallLog();
+    ~CallLog();
+    CallLog(const CallLog&) = delete;
+    CallLog& operator=(const CallLog&) = delete;
+
+  private:
+    bool is_outermost_;
+    std::string outer_;  // what a call complained of whose callback began this one
+};
+
+// The last warning or error line of this thread's CallLog, for the message of an exception.
 std::string last_complaint();
 
 // Throws Error(Status::inference): what failed, and that line.

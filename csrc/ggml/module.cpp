@@ -268,6 +268,7 @@ py::list devices() {
         ggml_backend_dev_t device = ggml_backend_dev_get(i);
         py::dict entry;
         entry["name"] = ggml_backend_dev_name(device);
+        entry["backend"] = ggml_backend_reg_name(ggml_backend_dev_backend_reg(device));
         entry["description"] = ggml_backend_dev_description(device);
         entry["kind"] = kind_of(ggml_backend_dev_type(device));
         found.append(entry);
@@ -378,7 +379,7 @@ PYBIND11_MODULE(_ggml, m) {
     capture_logs();
     py::module_::import("atexit").attr("register")(
         py::cpp_function(&Computation::stop_all, py::call_guard<whisperq::python::GilReleased>()));
-    m.def("devices", &devices, "Devices that the compiled-in backends see: name, description, kind.");
+    m.def("devices", &devices, "Devices that the compiled-in backends see: name, backend, description, kind.");
     m.def("system_info", [] { return std::string(whisper_print_system_info()); });
     m.def("take_log", [] {
         py::list lines;

@@ -200,6 +200,7 @@ ProbeShape check_probe(whisper_context& context, const ProbeRequest& request) {
 }
 
 ProbeResult probe(whisper_context& context, const ProbeRequest& request, const ProbeOutput& output) {
+    const CallLog log;
     return Probe(context, request).run(output);
 }
 

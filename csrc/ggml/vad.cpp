@@ -13,6 +13,7 @@ constexpr size_t kWindowsPerBlock = 30 * 16000 / Vad::kWindowSamples;
 }  // namespace
 
 Vad::Vad(const std::string& path, int n_threads) {
+    const CallLog log;
     whisper_vad_context_params params = whisper_vad_default_context_params();
     params.n_threads = n_threads;
     params.use_gpu = false;
@@ -23,6 +24,7 @@ Vad::Vad(const std::string& path, int n_threads) {
 std::vector<float> Vad::probabilities(const float* samples, size_t n_samples,
                                       const std::function<bool()>& should_stop) {
     const std::lock_guard<std::mutex> lock(mutex_);
+    const CallLog log;
     whisper_vad_reset_state(context_.get());
     std::vector<float> all;
     constexpr size_t block = kWindowsPerBlock * kWindowSamples;

@@ -45,6 +45,9 @@ _FIXED: dict[str, tuple[tuple[Any, ...], str]] = {
     "seed": ((None,), "whisper.cpp seeds its sampling itself, the same way in every call; allowed: None"),
 }
 
+# Our word for a backend -> the names under which ggml registers it, in lower case. Metal was renamed to MTL.
+_BACKENDS = {"cuda": ("cuda",), "metal": ("metal", "mtl"), "vulkan": ("vulkan",)}
+
 _NEVER_BELOW = -1e9  # a log probability or entropy threshold that nothing falls below
 _NEVER_ABOVE = 2.0  # a probability threshold that nothing exceeds
 _WINDOW_S = 30  # whisper.cpp computes the token of a later first timestamp in int, and writes before its array
@@ -69,10 +72,12 @@ class GgmlEngine:
         self._ggml = load_ggml()
         self.device, gpu_index = _choose_device(self._ggml.devices(), device, device_index)
         self.n_threads = n_threads
-        self._engine = self._ggml.Engine(
-            file.path, self.device != "cpu", gpu_index, flash_attention, matrix_types(file)
-        )
-        drain_log()
+        try:
+            self._engine = self._ggml.Engine(
+                file.path, self.device != "cpu", gpu_index, flash_attention, matrix_types(file)
+            )
+        finally:
+            drain_log()
 
     def transcribe(
         self,
@@ -182,21 +187,22 @@ class GgmlEngine:
 
 def _choose_device(devices: list[dict[str, str]], device: str, index: int) -> tuple[str, int]:
     """The device's name and its index among the GPUs, which is how whisper.cpp counts."""
-    gpus = [entry["name"] for entry in devices if entry["kind"] == "gpu"]
+    gpus = [entry for entry in devices if entry["kind"] == "gpu"]
     if device == "cpu" or (device == "auto" and not gpus):
         return "cpu", 0
-    wanted = "" if device in ("auto", "gpu") else device
-    matching = [i for i, name in enumerate(gpus) if name.lower().startswith(wanted)]
+    is_any = device in ("auto", "gpu")
+    matching = [i for i, gpu in enumerate(gpus) if is_any or gpu["backend"].lower() in _BACKENDS[device]]
     if not matching:
+        seen = ["cpu", *(f"{gpu['name']} ({gpu['backend']})" for gpu in gpus)]
         raise OptionError(
             "device",
             device,
-            f"this build sees: {', '.join(['cpu', *gpus])}; allowed: auto, cpu, gpu,"
+            f"this build sees: {', '.join(seen)}; allowed: auto, cpu, gpu,"
             " cuda, metal, vulkan where the build has them",
         )
     if not 0 <= index < len(matching):
         raise OptionError("device_index", index, f"0 to {len(matching) - 1}")
-    return gpus[matching[index]], matching[index]
+    return gpus[matching[index]]["name"], matching[index]
 
 
 def _clips_ms(clips_s: Sequence[tuple[float, float]]) -> list[tuple[int, int]]:
