@@ -54,7 +54,7 @@ def _edge() -> dict[str, Any]:
     isas = _core.isas()
     self_test = known_self_test()
     return {
-        "does": ["encode"],
+        "does": ["transcribe", "word times", "detect language", "encode", "detect speech"],
         "isas_built": [isa["name"] for isa in isas if isa["built"]],
         "isas_supported": [isa["name"] for isa in isas if isa["built"] and isa["supported"]],
         "isa": self_test.isa if self_test.is_trusted else "scalar",
@@ -77,6 +77,7 @@ def _lines(report: dict[str, Any]) -> list[tuple[str, str]]:
         ("  built for", " ".join(ggml["built_for"]) + (" (this very CPU)" if ggml["native_build"] else "")),
         ("  devices", devices or "-"),
         ("Engine edge", f"usable; kernels in use: {edge['isa']}"),
+        ("  does", ", ".join(edge["does"])),
         ("  built", " ".join(edge["isas_built"])),
         ("  supported here", " ".join(edge["isas_supported"])),
         ("  self-test", _self_test(edge["self_test"])),
