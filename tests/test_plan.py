@@ -15,7 +15,8 @@ from cli_runner import cli_runner
 from make_model import write_random_model
 from whisperq_edge import OutOfMemoryError, WhisperModel, WhisperqError, _core
 from whisperq_edge._bench.random_model import random_dims, write_random
-from whisperq_edge._memory import Available, available_memory, check_fits, plan_memory
+from whisperq_edge._memory import Available, BatchCheck, available_memory, check_fits, plan_memory
+from whisperq_edge._word_times import alignment_heads
 from whisperq_edge.cli import main
 
 TYPES = ("f32", "f16", "q8_0", "q5_1", "q5_0", "q4_1", "q4_0")
@@ -55,6 +56,52 @@ def test_the_plan_follows_the_work() -> None:
     assert one.weights == plan_memory(file, n_threads=8, batch_size=4).weights
 
 
+def test_word_times_are_in_the_plan() -> None:
+    file = _core.describe_model(random_dims("base")._asdict(), "q8_0")
+    without, with_words = (plan_memory(file, n_threads=2, word_timestamps=words) for words in (False, True))
+    assert with_words.buffers > without.buffers and with_words.caches == without.caches
+    n_heads, n_tokens, n_ctx, n_vocab = len(alignment_heads(file.hparams)), 229, 1500, file.hparams["n_vocab"]
+    scores = 4 * n_heads * n_ctx * (n_tokens + 32) + 4 * 32 * n_vocab  # of all tokens, and of 32 with their logits
+    needs = _core.edge_memory(file, n_threads=2, n_ctx=n_ctx, n_align_tokens=n_tokens, n_align_heads=n_heads)
+    assert needs["alignment"] == scores
+    assert _core.edge_memory(file, n_threads=2, n_ctx=n_ctx)["alignment"] == 0
+
+
+def test_word_times_of_many_windows_are_taken_in_groups() -> None:
+    file = _core.describe_model(random_dims("base")._asdict(), "q8_0")
+
+    def alignment(n_windows: int) -> int:
+        work = {"n_threads": 1, "n_ctx": 1500, "n_align_windows": n_windows, "n_align_tokens": 448, "n_align_heads": 20}
+        return _core.edge_memory(file, **work)["alignment"]
+
+    assert alignment(4) > 1.9 * alignment(2)
+    assert alignment(100) == alignment(6)  # 54 MB of scores each: five are 256 MB and more
+    few = {"n_threads": 1, "n_ctx": 1500, "n_align_tokens": 5, "n_align_heads": 1}
+    assert _core.edge_memory(file, **few)["alignment"] == 4 * (2 * 5 * 1500 + 5 * file.hparams["n_vocab"])
+
+
+def test_word_times_that_do_not_fit_are_an_error(monkeypatch: pytest.MonkeyPatch, sample_path: Path) -> None:
+    options: dict[str, Any] = {"beam_size": 1, "temperature": 0.0, "language": "en"}
+    with WhisperModel("nano", device="cpu", engine="edge", cpu_threads=1) as model:
+        assert model.transcribe(sample_path, **options).text
+        check = BatchCheck.alignment
+        asked: list[tuple[int, ...]] = []
+
+        def with_little(self: BatchCheck, *given: int) -> None:
+            asked.append(given)
+            with monkeypatch.context() as patch:
+                patch.setattr("whisperq_edge._memory.available_memory", lambda: Available(1_000_000, "a limit"))
+                check(self, *given)
+
+        monkeypatch.setattr(BatchCheck, "alignment", with_little)
+        assert model.transcribe(sample_path, **options).text and asked == []
+        with pytest.raises(OutOfMemoryError, match=r"word times for a window of .* needs? .*1\.0 MB more \(a limit\)"):
+            model.transcribe(sample_path, word_timestamps=True, **options)
+        n_windows, n_ctx, n_tokens, n_heads = asked[0]
+        assert n_windows == 1 and n_ctx == 1500 and n_tokens > 5
+        assert n_heads == len(alignment_heads(model.dims))
+
+
 def test_what_cannot_be_planned() -> None:
     dims = random_dims("tiny")._asdict()
     with pytest.raises(WhisperqError, match="no kernels"):
@@ -82,16 +129,16 @@ samples = (np.random.default_rng(0).standard_normal(480000, np.float32) * 0.1).a
 model = WhisperModel(path, device="cpu", engine="edge", cpu_threads=n_threads)
 eot = 50257 if model.is_multilingual else 50256
 options = _forced_tokens(n_tokens, eot, model.dims["n_vocab"])
-model.transcribe(
-    samples, language="en", beam_size=1, temperature=0.0, drop_silence=False, no_speech_threshold=None, **options
-)
+options.update(language="en", beam_size=1, temperature=0.0, drop_silence=False, no_speech_threshold=None)
+model.transcribe(samples, word_timestamps=bool(sys.argv[4:]), **options)
 print(json.dumps(peak_rss_bytes() - before))
 """
 
 
-def growth_bytes(path: Path, n_tokens: int, n_threads: int) -> int:
+def growth_bytes(path: Path, n_tokens: int, n_threads: int, word_timestamps: bool = False) -> int:
     """Of the resident memory of a process that loads a model and transcribes 30 s once."""
     command = [sys.executable, "-c", _MEASURED, str(path), str(n_tokens), str(n_threads)]
+    command += ["words"] if word_timestamps else []
     run = subprocess.run(command, capture_output=True, text=True, check=False, env=_environment())
     assert run.returncode == 0, run.stderr
     return int(json.loads(run.stdout))
@@ -125,6 +172,20 @@ def test_the_plan_is_what_a_process_takes(tmp_path: Path, shape: str, type: str)
         path.unlink()
     print(f"{shape} {type}: planned {plan.total / 1e6:.1f} MB, took {grown / 1e6:.1f}: {plan.total / grown - 1:+.1%}")
     assert plan.total == pytest.approx(grown, rel=0.05)
+
+
+@linux_only
+@not_sanitized
+def test_the_plan_is_what_a_process_takes_with_word_times(tmp_path: Path) -> None:
+    """With so many tokens that the scores are a tenth of all and more."""
+    path, n_tokens = tmp_path / "m.bin", 200
+    write_random(path, "base", "q4_0")
+    file = _core.read_model_file(path)
+    work: dict[str, Any] = {"n_threads": 2, "n_prompt_tokens": 4, "n_tokens": 4 + n_tokens}
+    without, with_words = (plan_memory(file, word_timestamps=words, **work) for words in (False, True))
+    grown = growth_bytes(path, n_tokens, 2, word_timestamps=True)
+    print(f"planned {without.total / 1e6:.1f} and {with_words.total / 1e6:.1f} MB, took {grown / 1e6:.1f}")
+    assert with_words.total == pytest.approx(grown, rel=0.05)
 
 
 # ---- What there is ---------------------------------------------------------------------------------------------------
@@ -293,6 +354,11 @@ def test_plan_of_an_openai_checkpoint(tmp_path: Path) -> None:
     result = cli_runner().invoke(main, ["convert", str(micro), "--to", "openai", "-o", str(tmp_path / "m.pt")])
     assert result.exit_code == 0, result.stderr
     assert planned(str(tmp_path / "m.pt"), "-t", "f16")["plans"] == planned(str(micro))["plans"]
+
+
+def test_plan_with_word_times() -> None:
+    [without], [with_words] = (planned("base", "-t", "q8_0", *more)["plans"] for more in ([], ["--word-timestamps"]))
+    assert with_words["buffers"] > without["buffers"] and with_words["total"] > without["total"]
 
 
 def test_plan_as_a_table(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -22,6 +22,17 @@ constexpr size_t kMostScores = (size_t{256} << 20) / 4;  // floats of all window
 
 enum class Step : uint8_t { both, text, time };
 
+// Floats of the scores of one window, or of a piece of it.
+constexpr size_t n_scores(size_t n_heads, int64_t n_tokens, int64_t n_ctx) {
+    return n_heads * static_cast<size_t>(n_tokens) * static_cast<size_t>(n_ctx);
+}
+
+// Bytes of the way from scores to a path, of one window at a time: matrix, cost and steps.
+constexpr size_t path_bytes(int64_t n_rows, int64_t n_columns) {
+    return static_cast<size_t>(n_rows) * static_cast<size_t>(n_columns) *
+           (sizeof(float) + sizeof(double) + sizeof(Step));
+}
+
 // ---- Median ---------------------------------------------------------------------------------------------------------
 
 inline void sort_pair(float& a, float& b) {
@@ -122,7 +133,7 @@ class Task {
         window.tokens.insert(window.tokens.end(), request.text_tokens.begin(), request.text_tokens.end());
         window.tokens.push_back(options_.eot);
         window.n_ctx = model_.n_audio_ctx(index);
-        window.scores.resize(options_.heads.size() * window.tokens.size() * static_cast<size_t>(window.n_ctx));
+        window.scores.resize(n_scores(options_.heads.size(), window.n_tokens(), window.n_ctx));
         return window;
     }
 
@@ -155,7 +166,7 @@ class Task {
             n_tokens += passes.back().n_tokens;
             n_logits += pieces[i].n_logits;
         }
-        std::vector<float> logits(static_cast<size_t>(n_logits * model_.n_vocab()));
+        std::vector<float> logits(logit_bytes(n_logits, model_.n_vocab()) / sizeof(float));
         const int64_t begin_us = now_us();
         const bool goes_on = model_.decode(passes, logits.data(), should_stop_);
         stages_.prompt.us += now_us() - begin_us;
@@ -174,7 +185,7 @@ class Task {
         const int64_t n = window.n_next();
         piece.first_logits = std::min(n, std::max<int64_t>(0, window.n_sot() - window.n_done));
         piece.n_logits = n - piece.first_logits;
-        piece.scores.resize(options_.heads.size() * static_cast<size_t>(n * window.n_ctx));
+        piece.scores.resize(n_scores(options_.heads.size(), n, window.n_ctx));
         return {window.sequence.get(), window.tokens.data() + window.n_done, n, piece.first_logits, &options_.heads,
                 piece.scores.data()};
     }
@@ -325,6 +336,19 @@ std::vector<float> attention_matrix(float* scores, int64_t n_heads, int64_t n_to
     return matrix;
 }
 
+AlignNeeds align_needs(int64_t n_windows, int64_t n_tokens, int64_t n_heads, int64_t n_ctx, int64_t n_vocab) {
+    const auto heads = static_cast<size_t>(n_heads);
+    const size_t of_window = n_scores(heads, n_tokens, n_ctx);
+    AlignNeeds needs;
+    needs.n_together = std::min(n_windows, static_cast<int64_t>((kMostScores + of_window - 1) / of_window));
+    needs.n_pass_tokens = std::min(kPieceTokens, n_tokens);
+    const auto together = static_cast<size_t>(needs.n_together);
+    const size_t pass_bytes = together * n_scores(heads, needs.n_pass_tokens, n_ctx) * sizeof(float) +
+                              logit_bytes(needs.n_together * needs.n_pass_tokens, n_vocab);
+    needs.n_bytes = together * of_window * sizeof(float) + std::max(pass_bytes, path_bytes(n_tokens, n_ctx));
+    return needs;
+}
+
 std::vector<AlignResult> align_windows(LanguageModel& model, const std::vector<AlignRequest>& requests,
                                        const AlignOptions& options, const std::function<bool()>& should_stop,
                                        DecodeStages& stages) {
@@ -339,14 +363,14 @@ std::vector<AlignResult> align_windows(LanguageModel& model, const std::vector<A
     Task task(model, options, should_stop, stages);
     for (size_t next = 0; next < requests.size();) {
         std::vector<Window> windows;
-        size_t n_scores = 0;
-        for (; next < requests.size() && n_scores < kMostScores; ++next) {
+        size_t n_floats = 0;
+        for (; next < requests.size() && n_floats < kMostScores; ++next) {
             if (requests[next].text_tokens.empty()) {
                 results[next].is_complete = true;
                 continue;
             }
             windows.push_back(task.begin(next, requests[next], results[next]));
-            n_scores += windows.back().scores.size();
+            n_floats += windows.back().scores.size();
         }
         if (!task.run(windows)) break;
     }

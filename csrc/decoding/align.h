@@ -51,6 +51,16 @@ struct AlignOptions {
     LanguageModel::Heads heads;  // the model's alignment heads
 };
 
+// What align_windows() takes, told before anything is allocated.
+struct AlignNeeds {
+    int64_t n_together = 0;     // windows whose scores are in memory at the same time
+    int64_t n_pass_tokens = 0;  // of a window, in a pass of the model
+    size_t n_bytes = 0;         // at most, beside what the model itself takes for such a pass
+};
+
+// `n_tokens`: of each window, sot_sequence, no_timestamps and eot among them. All numbers are from 1 on.
+AlignNeeds align_needs(int64_t n_windows, int64_t n_tokens, int64_t n_heads, int64_t n_ctx, int64_t n_vocab);
+
 // As decode_windows(). A window without text tokens has an empty path.
 std::vector<AlignResult> align_windows(LanguageModel& model, const std::vector<AlignRequest>& requests,
                                        const AlignOptions& options, const std::function<bool()>& should_stop,

@@ -1,5 +1,6 @@
 // What a model and its work take in memory, told before anything is allocated. Nothing is estimated: these are the sums
-// of what encoder, decoder and caches reserve, by the functions that they reserve with.
+// of what encoder, decoder and caches reserve, by the functions that they reserve with. Logits and the scores of word
+// times are told by csrc/decoding, which reserves them.
 #pragma once
 
 #include <cstddef>

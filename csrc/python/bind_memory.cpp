@@ -7,6 +7,7 @@
 #include <string>
 
 #include "core/status.h"
+#include "decoding/align.h"
 #include "decoding/decode_windows.h"
 #include "edge/memory.h"
 #include "kernels/dispatch.h"
@@ -43,15 +44,33 @@ model::ModelFile describe_model(const std::map<std::string, int32_t>& hparams, c
     return edge::describe_model(checked_hparams(hparams), type);
 }
 
+// Work memory of the passes that the word times need.
+void include_pass(const model::ModelFile& file, const kernels::KernelTable& kernels, edge::Workload work,
+                  const decoding::AlignNeeds& aligning, edge::MemoryNeeds& needs) {
+    work.n_windows = aligning.n_together;
+    work.n_sequences = 1;
+    work.n_prompt_tokens = work.n_prompt_logits = aligning.n_pass_tokens;
+    const edge::MemoryNeeds passes = edge::memory_needed(file, kernels, work);
+    needs.decoder = std::max(needs.decoder, passes.decoder);
+    needs.machine = std::max(needs.machine, passes.machine);
+}
+
 py::dict edge_memory(const model::ModelFile& file, const std::string& isa, int n_threads, int64_t n_ctx,
                      int64_t n_windows, int64_t n_sequences, int64_t n_prompt_tokens, int64_t n_prompt_logits,
-                     int64_t n_tokens) {
+                     int64_t n_tokens, int64_t n_align_windows, int64_t n_align_tokens, int64_t n_align_heads) {
     if (std::min({int64_t{n_threads}, n_ctx, n_windows, n_sequences, n_prompt_tokens, n_prompt_logits, n_tokens}) < 1) {
         throw py::value_error("all numbers have to be from 1 on");
     }
     const kernels::KernelTable& kernels = kernels::kernels_for(isa);
     const edge::Workload work{n_threads, n_ctx, n_windows, n_sequences, n_prompt_tokens, n_prompt_logits, n_tokens};
-    const edge::MemoryNeeds needs = edge::memory_needed(file, kernels, work);
+    edge::MemoryNeeds needs = edge::memory_needed(file, kernels, work);
+    size_t alignment = 0;
+    if (n_align_windows > 0 && n_align_tokens > 0 && n_align_heads > 0) {
+        const decoding::AlignNeeds aligning =
+            decoding::align_needs(n_align_windows, n_align_tokens, n_align_heads, n_ctx, file.hparams.n_vocab);
+        alignment = aligning.n_bytes;
+        include_pass(file, kernels, work, aligning, needs);
+    }
     py::dict dict;
     dict["weights"] = needs.weights;
     dict["audio_caches"] = needs.audio_caches;
@@ -59,6 +78,7 @@ py::dict edge_memory(const model::ModelFile& file, const std::string& isa, int n
     dict["encoder"] = needs.encoder;
     dict["decoder"] = needs.decoder;
     dict["machine"] = needs.machine;
+    dict["alignment"] = alignment;
     dict["logits"] =
         decoding::logit_bytes(n_windows * std::max(n_sequences, n_prompt_logits), int64_t{file.hparams.n_vocab});
     return dict;
@@ -71,7 +91,9 @@ void bind_memory(py::module_& m) {
           "What read_model_file() would give for a model of these dimensions, but vocabulary and mel filters.");
     m.def("edge_memory", &edge_memory, py::arg("file"), py::kw_only(), py::arg("isa") = "auto", py::arg("n_threads"),
           py::arg("n_ctx"), py::arg("n_windows") = 1, py::arg("n_sequences") = 1, py::arg("n_prompt_tokens") = 1,
-          py::arg("n_prompt_logits") = 1, py::arg("n_tokens") = 1, "Bytes by what they are for; nothing is allocated.");
+          py::arg("n_prompt_logits") = 1, py::arg("n_tokens") = 1, py::arg("n_align_windows") = 1,
+          py::arg("n_align_tokens") = 0, py::arg("n_align_heads") = 0,
+          "Bytes by what they are for; nothing is allocated.");
 }
 
 }  // namespace whisperq::python

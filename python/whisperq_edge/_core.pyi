@@ -314,9 +314,12 @@ def edge_memory(
     n_prompt_tokens: int = 1,
     n_prompt_logits: int = 1,
     n_tokens: int = 1,
+    n_align_windows: int = 1,
+    n_align_tokens: int = 0,
+    n_align_heads: int = 0,
 ) -> dict[str, int]:
     """Bytes that the edge engine would allocate, by the names of ``EdgeModel.memory`` and ``audio_caches``,
-    ``self_caches`` and ``logits``. Nothing is.
+    ``self_caches``, ``logits`` and ``alignment``. Nothing is.
 
     Args:
         n_ctx: audio tokens of a window.
@@ -325,6 +328,9 @@ def edge_memory(
         n_prompt_tokens: that a window begins with.
         n_prompt_logits: of these, those whose logits are wanted.
         n_tokens: of each sequence in the end, prompt included.
+        n_align_windows: that are given to ``align_windows`` together.
+        n_align_tokens: of each, start, ``<|notimestamps|>`` and end included; 0: none is aligned.
+        n_align_heads: whose scores are kept; 0: none is aligned.
 
     Raises UnsupportedModelError for a type that it has no kernels for.
     """

@@ -103,6 +103,10 @@ class CoreModel:
         heads: Sequence[tuple[int, int]],
         should_stop: Callable[[], bool],
     ) -> tuple[Sequence[AlignResult], Stages]:
+        if requests:
+            n_tokens = max(len(request.sot_sequence) + len(request.text_tokens) for request in requests) + 2
+            n_ctx = max(int(audio.n_ctx) for audio in audios)
+            self.check_batch.alignment(len(requests), n_ctx, n_tokens, len(heads))
         answer: tuple[Sequence[AlignResult], Stages] = _native.align_windows(
             self._model,
             list(audios),

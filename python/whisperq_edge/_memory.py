@@ -17,12 +17,15 @@ from typing import Callable, NamedTuple, Optional
 from . import _core
 from ._audio import SAMPLE_RATE
 from ._errors import OutOfMemoryError
+from ._word_times import alignment_heads
 
 __all__ = ["Available", "BatchCheck", "MemoryPlan", "available_memory", "check_fits", "check_model_fits", "plan_memory"]
 
 _WINDOW_S = 30
 _MEL_FRAMES = 6000 + 3000  # of 30 s and the padding behind them, and the window that the encoder gets
 _F32_BYTES = 4
+_SOT_TOKENS = 3  # <|startoftranscript|>, language, task
+_MORE_ALIGNED = 2  # <|notimestamps|> and <|endoftext|>, which are aligned with the text
 _PYTHON_BYTES = 18_000_000  # vocabulary, tokenizer and modules that the first transcription loads (tests/test_plan.py)
 _UNLIMITED = 1 << 60  # cgroup v1 writes its largest number of pages
 
@@ -38,7 +41,7 @@ class MemoryPlan:
         type: of its matrices.
         weights: as the kernels hold them, from loading on.
         caches: keys and values of the audio and of the tokens. With beams at most: they share what they have in common.
-        buffers: work memory of encoder, decoder and threads, and logits.
+        buffers: work memory of encoder, decoder and threads; logits, or the scores that word times are read from.
         audio: samples of a window, its spectrogram and its features.
         python: vocabulary, tokenizer and modules; the same for every model.
     """
@@ -68,6 +71,7 @@ def plan_memory(
     beam_size: int = 1,
     n_prompt_tokens: Optional[int] = None,
     n_tokens: Optional[int] = None,
+    word_timestamps: bool = False,
 ) -> MemoryPlan:
     """What a model takes on the `edge` engine. Nothing is allocated and no weight is read.
 
@@ -81,6 +85,7 @@ def plan_memory(
         n_prompt_tokens: tokens that a window begins with. None: the most there are, with the text before for a window
             alone.
         n_tokens: of a sequence in the end, prompt included. None: the most.
+        word_timestamps: windows are aligned, one after the other.
 
     Raises:
         UnsupportedModelError: a type that the engine has no kernels for.
@@ -98,6 +103,8 @@ def plan_memory(
         n_prompt_tokens=n_prompt,
         n_prompt_logits=min(n_prompt, 4),
         n_tokens=n_tokens or min(n_prompt + half, dims["n_text_ctx"]),
+        n_align_tokens=min((n_tokens or half + _SOT_TOKENS) + _MORE_ALIGNED, dims["n_text_ctx"]),
+        n_align_heads=len(alignment_heads(dims)) if word_timestamps else 0,
     )
     features = (audio_ctx or dims["n_audio_ctx"]) * dims["n_audio_state"]
     audio = _WINDOW_S * SAMPLE_RATE + _MEL_FRAMES * dims["n_mels"] + features
@@ -105,7 +112,7 @@ def plan_memory(
         type=file.ftype,
         weights=needs["weights"],
         caches=needs["audio_caches"] + needs["self_caches"],
-        buffers=needs["encoder"] + needs["decoder"] + needs["machine"] + needs["logits"],
+        buffers=needs["encoder"] + needs["decoder"] + needs["machine"] + max(needs["logits"], needs["alignment"]),
         audio=audio * _F32_BYTES,
         python=_PYTHON_BYTES,
     )
@@ -239,7 +246,7 @@ def _table(path: Path) -> dict[str, int]:
 
 
 class BatchCheck:
-    """Whether a batch fits, asked before it begins.
+    """Whether a batch, or the alignment of windows, fits; asked before it begins.
 
     Only what it is certain to take counts: a page of tokens for each window, no more, since how long a text becomes and
     how much its beams share is not known before.
@@ -252,7 +259,7 @@ class BatchCheck:
 
     def __init__(self, file: _core.ModelFile, isa: str, n_threads: int, held: Callable[[], Mapping[str, int]]) -> None:
         self._file, self._isa, self._n_threads, self._held = file, isa, n_threads, held
-        self._needs: dict[tuple[int, int], dict[str, int]] = {}
+        self._needs: dict[tuple[int, ...], dict[str, int]] = {}
 
     def __call__(self, n_windows: int, n_ctx: int) -> None:
         """Raises ``OutOfMemoryError`` when ``n_windows`` of ``n_ctx`` audio tokens do not fit."""
@@ -261,8 +268,32 @@ class BatchCheck:
             self._needs[key] = _core.edge_memory(
                 self._file, isa=self._isa, n_threads=self._n_threads, n_ctx=n_ctx, n_windows=n_windows
             )
-        needs, held = self._needs[key], self._held()
-        work = sum(max(needs[name] - held[name], 0) for name in ("encoder", "decoder", "machine"))
-        n_bytes = needs["audio_caches"] + needs["self_caches"] + needs["logits"] + work
+        needs = self._needs[key]
+        n_bytes = needs["audio_caches"] + needs["self_caches"] + needs["logits"] + self._missing(needs)
         windows = "a window" if n_windows == 1 else f"a batch of {n_windows} windows"
         check_fits(f"{windows} of {self._file.path}", n_bytes)
+
+    def alignment(self, n_windows: int, n_ctx: int, n_tokens: int, n_heads: int) -> None:
+        """Raises ``OutOfMemoryError`` when the word times of ``n_windows`` of up to ``n_tokens`` tokens do not fit."""
+        key = (n_windows, n_ctx, n_tokens, n_heads)
+        if key not in self._needs:
+            self._needs[key] = _core.edge_memory(
+                self._file,
+                isa=self._isa,
+                n_threads=self._n_threads,
+                n_ctx=n_ctx,
+                n_windows=n_windows,
+                n_tokens=n_tokens,
+                n_align_windows=n_windows,
+                n_align_tokens=n_tokens,
+                n_align_heads=n_heads,
+            )
+        needs = self._needs[key]
+        n_bytes = needs["self_caches"] + needs["alignment"] + self._missing(needs)
+        windows = "a window" if n_windows == 1 else f"{n_windows} windows"
+        check_fits(f"word times for {windows} of {self._file.path}", n_bytes)
+
+    def _missing(self, needs: Mapping[str, int]) -> int:
+        """Bytes of work memory that the model does not have yet."""
+        held = self._held()
+        return sum(max(needs[name] - held[name], 0) for name in ("encoder", "decoder", "machine"))

@@ -26,6 +26,7 @@ _HEADER = ("type", "weights MB", "caches MB", "buffers MB", "audio MB", "Python 
 @click.option(
     "--audio-ctx", type=click.IntRange(0, 1500), default=0, help="Audio tokens of a window, 20 ms each; 0: all."
 )
+@click.option("--word-timestamps", is_flag=True, help="With the times of words.")
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON object, sizes in bytes.")
 def plan_command(**options: Any) -> None:
     """Tell what MODEL (a file, a folder or a name such as base) takes in memory on the engine `edge` before it loads.
@@ -43,6 +44,7 @@ def plan_command(**options: Any) -> None:
             audio_ctx=_checked_ctx(options["audio_ctx"], file.hparams["n_audio_ctx"]),
             batch_size=options["batch_size"],
             beam_size=options["beam_size"],
+            word_timestamps=options["word_timestamps"],
         )
         for file in _files(options["model"], options["types"])
     ]
@@ -84,6 +86,7 @@ def _report(options: dict[str, Any], plans: list[Any], available: Any) -> dict[s
         "batch_size": options["batch_size"],
         "beam_size": options["beam_size"],
         "audio_ctx": options["audio_ctx"],
+        "word_timestamps": options["word_timestamps"],
         "plans": [
             {**plan.to_dict(), "fits": None if available is None else plan.total <= available.n_bytes} for plan in plans
         ],
