@@ -170,7 +170,7 @@ def _switch(name: str, help_text: str) -> Callable[[Any], Any]:
     help="Probability above which a window is speech (needs --vad-filter or --batch-size).  [default: 0.5]",
 )
 @_switch("--drop-silence", "False: decode also what is silent by voice detection and energy.")
-@click.option("--batch-size", type=int, help="Windows to decode together, of parts of the speech.  [default: in sequence]")
+@click.option("--batch-size", type=int, help="Windows to decode together.  [default: one after the other]")
 @click.option("--chunk-length", type=int, metavar="SECONDS", help="Of a window.  [default: 30]")
 @click.option("--audio-ctx", type=click.Choice(["auto"]), help="auto: encode short audio only as far as it goes.")
 def transcribe_command(**arguments: Any) -> None:
