@@ -15,7 +15,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from whisperq_edge import _audio
+from whisperq_edge import _audio, _spliced
 from whisperq_edge._audio import MAX_PEAK, SAMPLE_RATE, to_pcm, to_stereo
 from whisperq_edge._errors import AudioError, AudioFormatError, EmptyAudioError, OptionError
 
@@ -359,7 +359,8 @@ def test_an_error_of_the_disk_is_raised_and_not_taken_for_the_end() -> None:
             return super().readinto(buffer)
 
     with pytest.raises(OSError, match="Input/output error"):
-        _audio._from_stream(Failing(encoded(tones(16000), 16000)), "talk.wav")
+        parts = [_spliced.Part(Failing(encoded(tones(16000), 16000)))]
+        list(_audio._from_parts(parts, _audio._Decoding("talk.wav")))
 
 
 @pytest.mark.parametrize("format", ["ipod", "mp4", "webm", "matroska"])

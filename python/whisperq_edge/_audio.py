@@ -26,8 +26,10 @@ from typing import IO, Any, Callable, Optional, Union, cast
 import numpy as np
 import numpy.typing as npt
 
+from ._containers import parts_of
 from ._errors import AudioError, AudioFormatError, EmptyAudioError, OptionError
 from ._samples import (
+    BLOCK_SAMPLES,
     SAMPLE_RATE,
     ArraySamples,
     DecodedSamples,
@@ -38,8 +40,9 @@ from ._samples import (
     changed,
     never,
 )
+from ._spliced import Part
 
-__all__ = ["MAX_DURATION_S", "MAX_PEAK", "SAMPLE_RATE", "Pcm", "open_samples", "to_pcm", "to_stereo"]
+__all__ = ["MAX_DURATION_S", "MAX_PEAK", "SAMPLE_RATE", "Pcm", "first_samples", "open_samples", "to_pcm", "to_stereo"]
 
 MAX_PEAK = 64.0
 """The largest absolute float sample that is taken for audio (+36 dB over full scale). Integer PCM that was cast to
@@ -58,6 +61,10 @@ _MOST_BYTES_IN_MEMORY = 32 * 2**20
 """Encoded audio from a pipe or a file object goes to a temporary file when there is more of it than this."""
 
 _BLOCK_FRAMES = 16_384  # libsndfile loses the whole block in which a cut FLAC ends, so blocks are not long
+_SILENT_PEAK = 1e-4  # -80 dB of full scale
+_LEAST_HOLE_S = 0.1  # times are rounded, to milliseconds in Matroska, and jitter
+_LARGEST_JITTER_S = 1.0
+_LONGEST_HOLE_S = 3600.0
 _LOG = logging.getLogger("whisperq_edge")
 
 Floats = npt.NDArray[np.float32]
@@ -81,7 +88,7 @@ class Pcm:
     decode_ms: float
 
 
-def to_pcm(audio: AudioLike, *, sampling_rate: Optional[float] = None) -> Pcm:
+def to_pcm(audio: AudioLike, *, sampling_rate: Optional[float] = None, audio_track: Optional[int] = None) -> Pcm:
     """Turns audio into PCM for Whisper.
 
     Args:
@@ -95,17 +102,23 @@ def to_pcm(audio: AudioLike, *, sampling_rate: Optional[float] = None) -> Pcm:
               and float64 are in [-1, 1] (accepted up to +-64); int16, int32 and uint8 are scaled by their full scale as
               soundfile does it (uint8 has its zero at 128). Zero samples are legal.
         sampling_rate: of an array, in Hz. None: 16000. Files say it themselves.
+        audio_track: of a file with several, counted from 0 as in FFmpeg's ``0:a:0``. None: the first.
+
+    The samples have the clock of the file. Where its audio begins later than its video, or lost some packets, silence
+    stands for what is not there. Audio that begins before the video begins at 0.
 
     Raises:
         AudioFormatError: the bytes are no audio that the installed decoders read.
         EmptyAudioError: there is not a single byte, or a file without an audio stream.
-        AudioError: a wrong dtype or shape, NaN or Inf (with its place), samples far outside of [-1, 1], more than a
-            day of audio, an empty path, or a file object in text mode, that is closed or cannot be read from.
-        OptionError: a ``sampling_rate`` that is no rate, or one for a file.
+        AudioError: no such audio track, a wrong dtype or shape, NaN or Inf (with its place), samples far outside of
+            [-1, 1], more than a day of audio, an empty path, or a file object in text mode, that is closed or cannot be
+            read from.
+        OptionError: a ``sampling_rate`` that is no rate, or one for a file; an ``audio_track`` that is no number from
+            0 on, or one for an array.
         OSError: the file cannot be opened or read: ``FileNotFoundError``, ``IsADirectoryError``, ``PermissionError``.
     """
     began_s = time.perf_counter()
-    samples = _whole(open_samples(audio, sampling_rate=sampling_rate))
+    samples = _whole(open_samples(audio, sampling_rate=sampling_rate, audio_track=audio_track))
     return Pcm(samples, samples.size / SAMPLE_RATE, (time.perf_counter() - began_s) * 1000.0)
 
 
@@ -136,7 +149,11 @@ def _whole(opened: Samples) -> Floats:
 
 
 def open_samples(
-    audio: AudioLike, *, sampling_rate: Optional[float] = None, should_stop: ShouldStop = never
+    audio: AudioLike,
+    *,
+    sampling_rate: Optional[float] = None,
+    audio_track: Optional[int] = None,
+    should_stop: ShouldStop = never,
 ) -> Samples:
     """Audio that is read a piece at a time. Takes what ``to_pcm`` takes; what it raises for audio that cannot be read,
     the first pass over the samples raises.
@@ -147,22 +164,52 @@ def open_samples(
     Args:
         should_stop: asked for every piece, of up to a second; on True ``StoppedError`` is raised.
     """
+    _check_track(audio_track)
     if _is_array_like(audio):
+        if audio_track is not None:
+            raise OptionError("audio_track", audio_track, "only for files: an array is one track")
         return _of_array(_as_array(audio), _checked_rate(sampling_rate), should_stop)
     if sampling_rate is not None:
         raise OptionError("sampling_rate", sampling_rate, "only for arrays: an audio file carries its own rate")
-    encoded = _encoded(audio, should_stop)
-    return DecodedSamples(encoded.pieces, encoded.name, should_stop=should_stop, close=encoded.close)
+    encoded = _encoded(audio, should_stop, audio_track)
+    return DecodedSamples(
+        encoded.pieces,
+        encoded.name,
+        should_stop=should_stop,
+        close=encoded.close,
+        n_lead=lambda: round(encoded.lead_s * SAMPLE_RATE),
+    )
 
 
-def _encoded(audio: Any, should_stop: ShouldStop) -> _Encoded:
+def first_samples(audio: AudioLike, n_samples: int) -> Floats:
+    """Return the first samples of audio, or fewer where it is shorter. The rest is decoded only up to the end of a
+    block, so that no damage in it is noticed. Takes and raises what ``to_pcm`` does."""
+    opened = open_samples(audio)
+    try:
+        blocks: list[Floats] = []
+        for block in opened.blocks():
+            blocks.append(block)
+            if len(blocks) * BLOCK_SAMPLES >= n_samples:
+                break
+        return np.concatenate([np.empty(0, np.float32), *blocks])[:n_samples]
+    finally:
+        opened.close()
+
+
+def _check_track(audio_track: Any) -> None:
+    is_number = isinstance(audio_track, int) and not isinstance(audio_track, bool)
+    if audio_track is not None and not (is_number and audio_track >= 0):
+        raise OptionError("audio_track", audio_track, "a whole number from 0 on, or None for the first track")
+
+
+def _encoded(audio: Any, should_stop: ShouldStop, track: Optional[int] = None) -> _Encoded:
     if isinstance(audio, (str, os.PathLike)):
         name = os.fsdecode(audio)
-        return _Encoded(name or "the audio", lambda: _open_path(name, should_stop))
+        return _Encoded(name or "the audio", lambda: _open_path(name, should_stop), track)
     if isinstance(audio, (bytes, bytearray, memoryview)):
-        return _Encoded("the given bytes", lambda: io.BytesIO(bytes(audio)))
+        return _Encoded("the given bytes", lambda: io.BytesIO(bytes(audio)), track)
     if callable(getattr(audio, "read", None)):
-        return _Encoded(_stream_name(audio), lambda: _kept(audio, should_stop))
+        return _Encoded(_stream_name(audio), lambda: _kept(audio, should_stop), track)
     raise AudioError(
         f"audio is a {type(audio).__name__}; it has to be a path, the bytes of an audio file, a binary file object"
         " or a numpy array of samples"
@@ -363,13 +410,17 @@ class _Encoded:
     Args:
         name: for errors.
         open_stream: gives the bytes as a file that seeks; called once, by the first pass.
+        track: which audio track, from 0; None: the first.
     """
 
-    def __init__(self, name: str, open_stream: Callable[[], IO[bytes]]) -> None:
+    def __init__(self, name: str, open_stream: Callable[[], IO[bytes]], track: Optional[int] = None) -> None:
         self.name = name
+        self._track = track
         self._open_stream = open_stream
         self._stream: Optional[IO[bytes]] = None
         self._state: Optional[tuple[int, int]] = None
+        self._parts: Optional[list[Part]] = None
+        self.lead_s = 0.0  # of silence at the beginning, because the audio begins later than the video
 
     def pieces(self, is_first: bool, mix: Optional[Mix] = None) -> Pieces:
         """PCM from the beginning. What is wrong with the file is told to the log by the first pass only."""
@@ -377,7 +428,11 @@ class _Encoded:
             self._stream = self._open_stream()
             self._state = _file_state(self._stream)
         self._check_unchanged()
-        for piece in _from_stream(self._stream, self.name, warns=is_first, mix=mix):
+        if self._parts is None:
+            self._parts = _checked_parts(self._stream, self.name)
+        decoding = _Decoding(self.name, warns=is_first, mix=mix, track=self._track)
+        for piece in _from_parts(self._parts, decoding):
+            self.lead_s = decoding.lead_s
             yield piece
             if not is_first:
                 self._check_unchanged()
@@ -428,9 +483,9 @@ def _kept(stream: Any, should_stop: ShouldStop) -> IO[bytes]:
             if should_stop():
                 raise StoppedError
             if n_bytes <= _MOST_BYTES_IN_MEMORY < n_bytes + len(content):
-                in_memory = cast(io.BytesIO, kept).getbuffer()
+                in_memory = cast(io.BytesIO, kept)
                 kept = cast(IO[bytes], tempfile.TemporaryFile())  # noqa: SIM115
-                kept.write(in_memory)
+                kept.write(in_memory.getbuffer())
             kept.write(content)
             n_bytes += len(content)
         kept.flush()
@@ -463,28 +518,94 @@ def _stream_name(stream: object) -> str:
     return name if isinstance(name, str) else "the given file object"
 
 
-def _from_stream(stream: IO[bytes], name: str, *, warns: bool = True, mix: Optional[Mix] = None) -> Pieces:
-    """PCM by the first decoder that can read the stream.
+@dataclass
+class _Decoding:
+    """What one pass over a file needs to know.
 
-    Args:
-        warns: tell the log of a file that is damaged behind its beginning.
+    Attributes:
+        name: of the file, for messages.
+        warns: tell the log of what is wrong behind the beginning of the file.
         mix: (frames, channels) to one channel; None: their mean.
+        track: of the audio tracks of a container, from 0. None: the first.
+        n_done: samples of 16 kHz so far.
+        n_before: those that came of the streams before this one.
+        is_last: this stream is the last one.
+        lead_s: seconds of silence before the first sample of a container.
     """
+
+    name: str
+    warns: bool = True
+    mix: Optional[Mix] = None
+    track: Optional[int] = None
+    n_done: int = 0
+    n_before: int = 0
+    is_last: bool = True
+    lead_s: float = 0.0
+
+    def warn(self, message: str, *arguments: object) -> None:
+        if self.warns:
+            _LOG.warning("%s " + message, self.name, *arguments)
+
+
+def _checked_parts(stream: IO[bytes], name: str) -> list[Part]:
     stream.seek(0)
-    head = stream.read(64)
-    if not head:
+    if not stream.read(1):
         raise EmptyAudioError(f"{name} is empty: 0 bytes")
+    return parts_of(stream)
+
+
+def _from_parts(parts: list[Part], decoding: _Decoding) -> Pieces:
+    """PCM of all the streams that a file is joined of."""
+    _warn_left_out(decoding, parts)
+    for index, part in enumerate(parts):
+        decoding.n_before, decoding.is_last = decoding.n_done, index + 1 == len(parts)
+        try:
+            for piece in _from_part(part, decoding):
+                decoding.n_done += piece.size
+                _check_length(decoding.n_done, SAMPLE_RATE)
+                yield piece
+        except (AudioFormatError, EmptyAudioError) as error:
+            if index == 0:
+                raise
+            decoding.warn(
+                "was not read from %.2f s on, where stream %d of the %d that it is joined of begins: %s",
+                decoding.n_done / SAMPLE_RATE,
+                index + 1,
+                len(parts),
+                error,
+            )
+
+
+def _warn_left_out(decoding: _Decoding, parts: list[Part]) -> None:
+    left_out = sum(part.left_out for part in parts)
+    if left_out:
+        decoding.warn("is damaged: %d bytes in it are no MP3 frames and were left out", left_out)
+
+
+def _from_part(part: Part, decoding: _Decoding) -> Pieces:
+    """PCM by the first decoder that can read the stream."""
+    part.stream.seek(0)
+    head = part.stream.read(64)
     reasons = []
-    for decode in (_decode_with_soundfile, _decode_with_av):
-        stream.seek(0)
-        pieces = decode(stream, name, warns, mix)
+    for decode in _decoders(decoding.track, head):
+        part.stream.seek(0)
+        pieces = decode(part, decoding)
         try:
             first = next(pieces, None)
         except _NotDecodedError as error:
             reasons.append(str(error))
         else:
+            if part.guess is not None:
+                decoding.warn("has a wrong header: %s", part.guess)
             return _resumed(first, pieces)
-    raise AudioFormatError(_not_decoded(name, head, reasons))
+    raise AudioFormatError(_not_decoded(decoding.name, head, reasons))
+
+
+def _decoders(track: Optional[int], head: bytes) -> tuple[Callable[[Part, _Decoding], Pieces], ...]:
+    """libsndfile knows one audio track. Of the formats that it reads, only Ogg may have more."""
+    if track and head[:4] == b"OggS":
+        return (_decode_with_av,)
+    return _decode_with_soundfile, _decode_with_av
 
 
 def _resumed(first: Optional[Floats], rest: Pieces) -> Pieces:
@@ -500,7 +621,7 @@ class _NotDecodedError(Exception):
     """This decoder cannot read it: the next one may. Comes before the first piece."""
 
 
-def _decode_with_soundfile(stream: IO[bytes], name: str, warns: bool, mix: Optional[Mix]) -> Pieces:
+def _decode_with_soundfile(part: Part, decoding: _Decoding) -> Pieces:
     try:
         import soundfile
     except (ImportError, OSError) as error:  # OSError: its libsndfile is missing
@@ -512,7 +633,7 @@ def _decode_with_soundfile(stream: IO[bytes], name: str, warns: bool, mix: Optio
         def seekable(self) -> bool:
             return False
 
-    tells_length = _mp3_tells_length(stream)
+    stream, name, tells_length = part.stream, decoding.name, part.tells_length
     source = _Source(stream, stretch=_MOST_BYTES_PER_BYTE if tells_length is False else 1)
     try:
         with _InterruptLater():
@@ -521,12 +642,14 @@ def _decode_with_soundfile(stream: IO[bytes], name: str, warns: bool, mix: Optio
         source.raise_if_failed()
         raise _NotDecodedError(_libsndfile_reason(error)) from error
     with file:
+        if decoding.track:
+            raise _no_such_track(name, decoding.track, 1)
         if not 1 <= file.samplerate <= MAX_RATE_HZ:
             raise AudioFormatError(
                 f"{name} claims {file.samplerate} samples per second; from 1 to {MAX_RATE_HZ} are possible."
                 " The file is damaged"
             )
-        pcm = _PcmStream(file.samplerate, name, mix)
+        pcm = _PcmStream(file.samplerate, name, decoding.mix)
         frames = min(pcm.block_frames, max(1, _BLOCK_FRAMES * MAX_CHANNELS // file.channels))
         if tells_length is False:
             frames = min(frames, _MP3_BLOCK_FRAMES)
@@ -546,8 +669,8 @@ def _decode_with_soundfile(stream: IO[bytes], name: str, warns: bool, mix: Optio
                 raise _NotDecodedError(_libsndfile_reason(error)) from error
             damage = _libsndfile_reason(error)
         source.raise_if_failed()
-        if warns and (damage := damage or _what_is_missing(file, stream, bool(tells_length), pcm.frames_in)):
-            _warn_damaged(name, pcm.frames_in / file.samplerate, damage)
+        if damage := part.missing or damage or _what_is_missing(file, stream):
+            _warn_damaged(decoding, pcm.frames_in / file.samplerate, damage)
         yield pcm.finish()
 
 
@@ -556,12 +679,11 @@ _SHORT_CHUNK = re.compile(r"^\s*(?:data|SSND|Data Size|riff|Riff size)\s*: (\d+)
 _SHORT_OGG = re.compile(r"^Ogg ?: (?:File ended unexpectedly|Junk after the last page).*", re.MULTILINE)
 _UNKNOWN_BYTES = 0x7FFF_0000  # programs that write to a pipe claim this or more, as they cannot know how much will come
 _WRONG_BYTES = 64  # some count the header as well: nothing that is missing is so short
-_WRONG_S = 0.25  # of an MP3, whose frames are up to 72 ms
 _MOST_BYTES_PER_BYTE = 64  # from frames of 8 kbit/s to those of 320, and more
 _MP3_BLOCK_FRAMES = 4096  # of one without a length: where it is cut, libsndfile loses the block
 
 
-def _what_is_missing(file: Any, stream: IO[bytes], tells_length: bool, n_frames: int) -> Optional[str]:
+def _what_is_missing(file: Any, stream: IO[bytes]) -> Optional[str]:
     """The sign, if there is one, that a file which libsndfile read to its end was longer once."""
     log = str(file.extra_info)
     for claimed, held in _SHORT_CHUNK.findall(log):
@@ -570,8 +692,6 @@ def _what_is_missing(file: Any, stream: IO[bytes], tells_length: bool, n_frames:
     ogg = _SHORT_OGG.search(log)
     if ogg is not None and not _has_last_page(stream):  # which libsndfile forgets of files with one page of audio
         return f"libsndfile: {ogg.group()}"
-    if tells_length and n_frames < file.frames - _WRONG_S * file.samplerate:
-        return f"its header claims {file.frames / file.samplerate:.2f} s"
     return None
 
 
@@ -586,22 +706,6 @@ def _has_last_page(stream: IO[bytes]) -> bool:
         return False
     n_bytes = header + page[26] + sum(page[header : header + page[26]])
     return bool(page[5] & 4) and len(page) >= n_bytes
-
-
-def _mp3_tells_length(stream: IO[bytes]) -> Optional[bool]:
-    """Whether an MP3 says how long it is, in a header by the name of Xing or Info. None: it is no MP3."""
-    start = 0
-    while (tag := stream.read(10))[:3] == b"ID3":  # more than one where programs put theirs before others'
-        n_bytes = 0
-        for byte in tag[6:10]:  # seven bits each
-            n_bytes = n_bytes << 7 | byte & 0x7F
-        start = stream.seek(start + len(tag) + n_bytes)
-    stream.seek(start)
-    frame = stream.read(64)
-    stream.seek(0)
-    is_mpeg = len(frame) > 1 and frame[0] == 0xFF and frame[1] & 0xE0 == 0xE0 and frame[1] & 0x06 != 0
-    header = re.search(rb"(?:Xing|Info)...(.)", frame, re.DOTALL)
-    return (header is not None and bool(header[1][0] & 1)) if is_mpeg else None
 
 
 class _InterruptLater:
@@ -675,28 +779,21 @@ def _libsndfile_reason(error: Any) -> str:
     return "libsndfile: Format not recognised" if "does not exist" in reason else f"libsndfile: {reason}"
 
 
-def _decode_with_av(stream: IO[bytes], name: str, warns: bool, mix: Optional[Mix]) -> Pieces:
+def _decode_with_av(part: Part, decoding: _Decoding) -> Pieces:
+    av, av_error = _imported_av()
     try:
-        # By name: PyAV is an extra, and type checkers have to do without it.
-        av = importlib.import_module("av")
-        av_error = importlib.import_module("av.error")
-    except ModuleNotFoundError as error:
-        raise _NotDecodedError("PyAV, which decodes more formats, is not installed") from error
-    except (ImportError, OSError) as error:  # a shared library of its FFmpeg is missing
-        raise _NotDecodedError(f"PyAV cannot be imported ({error})") from error
-
-    try:
-        container = av.open(stream, mode="r", metadata_errors="ignore")
+        container = av.open(part.stream, mode="r", metadata_errors="ignore")
     except (av_error.FFmpegError, ValueError) as error:
         raise _NotDecodedError(f"FFmpeg: {_ffmpeg_reason(error)}") from error
     with container:
-        if not container.streams.audio:
-            raise EmptyAudioError(f"{name} holds no audio stream")
+        track = _chosen_track(container, decoding)
         pcm: Optional[_PcmStream] = None
         damage: Optional[str] = None
+        peak = 0.0
         try:
-            for block, rate_hz in _av_blocks(av, container):
-                pcm = pcm or _PcmStream(rate_hz, name, mix)
+            for block, rate_hz in _av_blocks(av, container, track, decoding):
+                pcm = pcm or _PcmStream(rate_hz, decoding.name, decoding.mix)
+                peak = max(peak, float(np.abs(block).max(initial=0.0)))
                 for first in range(0, block.shape[0], pcm.block_frames):
                     yield pcm.push(block[first : first + pcm.block_frames])
         except av_error.FFmpegError as error:
@@ -705,22 +802,109 @@ def _decode_with_av(stream: IO[bytes], name: str, warns: bool, mix: Optional[Mix
             damage = f"FFmpeg: {_ffmpeg_reason(error)}"
         if pcm is not None:
             until_s = pcm.frames_in / rate_hz
-            if warns and (damage := damage or _what_ffmpeg_misses(container, until_s)):
-                _warn_damaged(name, until_s, damage)
+            if damage := damage or _what_ffmpeg_misses(container, until_s):
+                _warn_damaged(decoding, until_s, damage)
             yield pcm.finish()
+        if peak <= _SILENT_PEAK:
+            _warn_silent(container, track, decoding)
 
 
-def _av_blocks(av: Any, container: Any) -> Iterator[tuple[Floats, int]]:
-    """(frames, channels) float32 and the rate, of the first audio stream. All blocks have the rate of the first."""
-    resampler = None
-    for frame in container.decode(audio=0):
+def _imported_av() -> tuple[Any, Any]:
+    try:
+        # By name: PyAV is an extra, and type checkers have to do without it.
+        return importlib.import_module("av"), importlib.import_module("av.error")
+    except ModuleNotFoundError as error:
+        raise _NotDecodedError("PyAV, which decodes more formats, is not installed") from error
+    except (ImportError, OSError) as error:  # a shared library of its FFmpeg is missing
+        raise _NotDecodedError(f"PyAV cannot be imported ({error})") from error
+
+
+def _chosen_track(container: Any, decoding: _Decoding) -> int:
+    n_tracks, track = len(container.streams.audio), decoding.track or 0
+    if not n_tracks:
+        raise EmptyAudioError(f"{decoding.name} holds no audio stream")
+    if track >= n_tracks:
+        raise _no_such_track(decoding.name, track, n_tracks)
+    return track
+
+
+def _warn_silent(container: Any, track: int, decoding: _Decoding) -> None:
+    n_tracks = len(container.streams.audio)
+    if n_tracks > 1:
+        message = (
+            "has %d audio tracks, and track %d is silent: choose another from 0 to %d (--audio-track, audio_track)"
+        )
+        decoding.warn(message, n_tracks, track, n_tracks - 1)
+
+
+def _no_such_track(name: str, track: int, n_tracks: int) -> AudioError:
+    there_are = "one audio track, 0" if n_tracks == 1 else f"{n_tracks} audio tracks, 0 to {n_tracks - 1}"
+    return AudioError(f"{name} has {there_are}; there is no track {track}")
+
+
+def _av_blocks(av: Any, container: Any, track: int, decoding: _Decoding) -> Iterator[tuple[Floats, int]]:
+    """(frames, channels) float32 and the rate, of an audio track. All blocks have the rate of the first. Silence fills
+    the times of which the track has no samples, so that the clock of the samples is that of the container."""
+    resampler, holes = None, _Holes((container.start_time or 0) / 1e6)
+    for frame in container.decode(audio=track):
+        n_missing = round(holes.before(frame.time, frame.samples / frame.rate) * frame.rate)
+        decoding.lead_s = holes.lead_s
         # FFmpeg's resampler only unifies what a stream may change midway: sample type, channels and rate.
         resampler = resampler or av.AudioResampler(format="fltp", layout=frame.layout.name, rate=frame.rate)
         for block in resampler.resample(frame):
-            yield block.to_ndarray().T, block.rate
+            floats = block.to_ndarray().T
+            for first in range(0, n_missing, _BLOCK_FRAMES):
+                yield np.zeros((min(_BLOCK_FRAMES, n_missing - first), floats.shape[1]), np.float32), block.rate
+            n_missing = 0
+            yield floats, block.rate
     if resampler is not None:
         for block in resampler.resample(None):
             yield block.to_ndarray().T, block.rate
+    holes.tell(decoding)
+
+
+class _Holes:
+    """Times of a track without samples: before its first one, and where packets were lost.
+
+    Args:
+        start_s: when the container begins, by the clock of its frames.
+
+    Attributes:
+        lead_s: seconds of silence before the first frame.
+    """
+
+    def __init__(self, start_s: float) -> None:
+        self.lead_s = 0.0
+        self._due_s = start_s  # when the next frame should begin
+        self._is_first = True
+        self._filled: list[tuple[float, float]] = []  # (place, seconds)
+        self._not_filled: list[tuple[float, float]] = []
+        self._at_s = 0.0
+
+    def before(self, time_s: Optional[float], frame_s: float) -> float:
+        """Return the seconds of silence to put before a frame, and go on behind the frame."""
+        jump_s = 0.0 if time_s is None else time_s - self._due_s
+        hole_s = jump_s if _LEAST_HOLE_S <= jump_s <= _LONGEST_HOLE_S else 0.0
+        if jump_s > _LONGEST_HOLE_S:
+            self._not_filled.append((self._at_s, jump_s))
+        if self._is_first:
+            self.lead_s, self._is_first = hole_s, False
+        elif hole_s:
+            self._filled.append((self._at_s, hole_s))
+        # Samples that come too early are kept. A little is jitter, after which the clock goes on; more is a new clock.
+        starts_anew = jump_s > _LONGEST_HOLE_S or jump_s < -_LARGEST_JITTER_S
+        self._due_s += (jump_s if starts_anew else hole_s) + frame_s
+        self._at_s += hole_s + frame_s
+        return hole_s
+
+    def tell(self, decoding: _Decoding) -> None:
+        if self._filled:
+            at_s, sum_s = self._filled[0][0], sum(hole_s for _, hole_s in self._filled)
+            message = "lacks %.2f s of audio, first at %.2f s: silence stands for it"
+            decoding.warn(message, sum_s, at_s)
+        for at_s, hole_s in self._not_filled[:1]:
+            message = "jumps by %.0f s at %.2f s, which is not believed: times from there on are too early"
+            decoding.warn(message, hole_s, at_s)
 
 
 def _what_ffmpeg_misses(container: Any, until_s: float) -> Optional[str]:
@@ -736,8 +920,13 @@ def _ffmpeg_reason(error: Exception) -> str:
     return str(getattr(error, "strerror", None) or error)
 
 
-def _warn_damaged(name: str, until_s: float, reason: str) -> None:
-    _LOG.warning("%s is damaged or cut off: what was decoded ends after %.2f s (%s)", name, until_s, reason)
+def _warn_damaged(decoding: _Decoding, until_s: float, reason: str) -> None:
+    """Tell where the audio of a stream ends too early, ``until_s`` after the beginning of that stream."""
+    at_s = decoding.n_before / SAMPLE_RATE + until_s
+    if decoding.is_last:
+        decoding.warn("is damaged or cut off: what was decoded ends after %.2f s (%s)", at_s, reason)
+    else:
+        decoding.warn("is damaged: audio is missing at %.2f s (%s); what follows it is read", at_s, reason)
 
 
 def _not_decoded(name: str, head: bytes, reasons: list[str]) -> str:

@@ -17,7 +17,7 @@ from typing import Any, Callable, NoReturn, Optional, Union
 import numpy as np
 
 from . import _core
-from ._audio import SAMPLE_RATE, AudioLike, Floats, open_samples, to_pcm
+from ._audio import SAMPLE_RATE, AudioLike, Floats, first_samples, open_samples
 from ._edge import EdgeEncoder
 from ._edge_engine import EdgeEngine
 from ._edge_native import CoreModel
@@ -206,6 +206,7 @@ class WhisperModel:
         task: str = "transcribe",
         *,
         sampling_rate: Optional[float] = None,
+        audio_track: Optional[int] = None,
         on_segment: Optional[Callable[[Segment], None]] = None,
         on_progress: Optional[Callable[[float, float], None]] = None,
         cancel: Optional[CancelToken] = None,
@@ -258,6 +259,7 @@ class WhisperModel:
             language: code or English name; None detects it.
             task: ``transcribe`` or ``translate``.
             sampling_rate: of an array, in Hz (16000 when None).
+            audio_track: of a file with several, counted from 0 as in FFmpeg's ``0:a:0``; None: the first.
             on_segment: called with every segment when it is ready.
             on_progress: called with the fraction done (0 to 1) and the seconds that are left at this pace.
             cancel: a token that ends the call.
@@ -276,6 +278,7 @@ class WhisperModel:
             audio,
             given,
             sampling_rate=sampling_rate,
+            audio_track=audio_track,
             on_segment=on_segment,
             on_progress=on_progress,
             cancel=cancel,
@@ -300,7 +303,7 @@ class WhisperModel:
         if isinstance(audio, np.ndarray) and audio.ndim == 2 and audio.shape[0] == n_mels:
             return encoder.encode(audio, audio_ctx)
         window = np.zeros(_WINDOW_SAMPLES, np.float32)
-        samples = to_pcm(audio).samples[:_WINDOW_SAMPLES]
+        samples = first_samples(audio, _WINDOW_SAMPLES)
         window[: len(samples)] = samples
         return encoder.encode(log_mel_spectrogram(window, n_mels), audio_ctx)
 
@@ -310,6 +313,7 @@ class WhisperModel:
         given: dict[str, Any],
         *,
         sampling_rate: Optional[float] = None,
+        audio_track: Optional[int] = None,
         on_start: Optional[OnStart] = None,
         on_segment: Optional[Callable[[Segment], None]] = None,
         on_progress: Optional[Callable[[float, float], None]] = None,
@@ -332,7 +336,9 @@ class WhisperModel:
         if chosen.vad_filter and chosen.is_clipped:
             raise OptionError("vad_filter", True, "not together with clip_timestamps: both choose the parts to hear")
         listeners = _Listeners(on_start, on_segment, on_progress, cancel, timeout_s, began_us)
-        samples = open_samples(audio, sampling_rate=sampling_rate, should_stop=listeners.should_stop)
+        samples = open_samples(
+            audio, sampling_rate=sampling_rate, audio_track=audio_track, should_stop=listeners.should_stop
+        )
         call = _Call(self, engine, chosen, vad, samples, began_us, listeners)
         try:
             with progress_bar(_label(audio)) if chosen.log_progress else nullcontext() as bar:
@@ -440,7 +446,7 @@ class _Call:
         if self._should_stop():
             return True
         try:
-            audio = self._speech() if self._cuts_first else self._audio
+            audio = self._speech() if self._cuts_first else self._behind_lead()
         except StoppedError:
             return True
         result: EngineResult = self._engine.transcribe(
@@ -481,6 +487,21 @@ class _Call:
         self._stages["vad"] = StageTime(max(vad_ms, 0.0), 1)
         return cut_samples(audio, self._timeline.spans, self._should_stop)
 
+    def _behind_lead(self) -> Samples:
+        """The samples without the silence before audio that begins later than its video. A window's first timestamp is
+        at most one second, so that the text would begin in that silence. Clips and batches choose their own begin."""
+        audio = self._audio
+        if self._options.is_clipped or self._options.batch_size is not None:
+            return audio
+        audio.read(0, 1)
+        if not audio.n_lead:
+            return audio
+        for _ in audio.blocks():
+            pass
+        spans = [(audio.n_lead, audio.size)] if audio.n_lead < audio.size else []
+        self._timeline = SpeechTimeline(spans, audio.size)
+        return cut_samples(audio, self._timeline.spans, self._should_stop)
+
     def _why_stopped(self) -> str:
         if self._listeners.is_cancelled():
             return "the call was cancelled"
@@ -494,7 +515,8 @@ class _Call:
         self._engine_began_s = time.perf_counter()
         self._language, self._language_probability = ranking[0]
         if self._listeners.on_start is not None:
-            self._listeners.on_start(ranking, self._audio.duration_s, self._heard_duration_s())
+            heard_s = self._heard_duration_s() if self._cuts_first else self._audio.duration_s
+            self._listeners.on_start(ranking, self._audio.duration_s, heard_s)
 
     def _hear_segment(self, segment: Segment) -> None:
         heard_s = segment.end

@@ -66,6 +66,12 @@ class Samples(abc.ABC):
     n_passes = 0
 
     @property
+    def n_lead(self) -> int:
+        """Samples of silence at the beginning that the file does not hold: its audio begins later than its video.
+        Known when the first sample was read."""
+        return 0
+
+    @property
     @abc.abstractmethod
     def n_known(self) -> int:
         """Samples that are known to be there: ``size``, or in a first pass those that were read."""
@@ -184,6 +190,7 @@ class DecodedSamples(Samples):
         should_stop: asked for every piece.
         close: gives back what ``decode`` reads from.
         size: number of samples where it is known before.
+        n_lead: gives ``n_lead`` of what was decoded.
         keeps: whether to keep short audio in memory.
     """
 
@@ -195,6 +202,7 @@ class DecodedSamples(Samples):
         should_stop: ShouldStop = never,
         close: Callable[[], None] = lambda: None,
         size: Optional[int] = None,
+        n_lead: Callable[[], int] = lambda: 0,
         keeps: bool = True,
     ) -> None:
         self._decode = decode
@@ -202,6 +210,7 @@ class DecodedSamples(Samples):
         self._should_stop = should_stop
         self._close = close
         self._size = size
+        self._n_lead = n_lead
         self._n_kept = _KEPT_BLOCKS if keeps else 0
         self._pieces: Optional[Pieces] = None
         self._rest = np.empty(0, np.float32)  # of the last piece
@@ -210,6 +219,10 @@ class DecodedSamples(Samples):
         self._end = 0  # samples up to the end of the last block
         self._whole: Optional[Floats] = None
         self._kept_from: Optional[int] = None  # samples from here on are read in any order
+
+    @property
+    def n_lead(self) -> int:
+        return self._n_lead()
 
     @property
     def n_known(self) -> int:
@@ -328,9 +341,10 @@ class DecodedSamples(Samples):
         return parts[0] if len(parts) == 1 else np.concatenate(parts)
 
     def _gathered(self) -> Floats:
-        self._begin()
-        samples = np.empty(0, np.float32)
-        length = 0
+        if self._pieces is None or self._size is not None or self._first:  # a first pass that has begun goes on
+            self._begin()
+        samples = np.concatenate([np.empty(0, np.float32), *self._blocks, self._rest])
+        length = samples.size
         while (piece := self._next_piece()) is not None:
             end = length + piece.size
             if end > samples.size:

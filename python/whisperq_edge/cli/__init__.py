@@ -14,7 +14,7 @@ from .convert import convert_command
 from .eval import eval_command
 from .info import info_command
 from .inspect import inspect_command
-from .messages import in_words_of, reason, shown_warnings, tell
+from .messages import encodable_stdout, in_words_of, reason, shown_warnings, tell
 from .models import models_command
 from .plan import plan_command
 from .study import study_command
@@ -40,7 +40,7 @@ class _Group(click.Group):
 
     def invoke(self, ctx: click.Context) -> Any:
         try:
-            with shown_warnings():
+            with shown_warnings(), encodable_stdout():
                 return super().invoke(ctx)
         except BrokenPipeError:  # the reader of our output went away: click ends quietly
             raise

@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import codecs
 import contextlib
+import io
 import logging
 import re
 import shlex
+import sys
 import warnings
 from collections.abc import Iterator
+from typing import Union
 
 import click
 
@@ -15,7 +19,7 @@ from .._errors import OptionError, WhisperqError
 from .._fetch import FETCH_LOG
 from .._self_test import SelfTestWarning
 
-__all__ = ["in_words_of", "reason", "shown_warnings", "tell"]
+__all__ = ["encodable_stdout", "in_words_of", "reason", "shown_warnings", "tell"]
 
 # Options that have another name in Python.
 _PYTHON_NAMES = {
@@ -110,3 +114,52 @@ def _told(name: str, level: int) -> Iterator[None]:
 class _Teller(logging.Handler):
     def emit(self, record: logging.LogRecord) -> None:
         tell(record.getMessage().strip().replace("\n", " "))
+
+
+@contextlib.contextmanager
+def encodable_stdout() -> Iterator[None]:
+    """Put a question mark for each character that stdout cannot encode, and say so once at the end. A stdout that has a
+    rule of its own for them, as by ``PYTHONIOENCODING=cp1252:backslashreplace``, keeps it."""
+    stdout = sys.stdout
+    if not isinstance(stdout, io.TextIOWrapper) or stdout.errors not in ("strict", "surrogateescape"):
+        yield
+        return
+    stand_in = _StandIn(keeps_bytes=stdout.errors == "surrogateescape")
+    codecs.register_error(_HANDLER, stand_in)
+    errors = stdout.errors
+    stdout.reconfigure(errors=_HANDLER)
+    try:
+        yield
+    finally:
+        with contextlib.suppress(OSError, ValueError):  # its reader went away, or it is closed
+            stdout.reconfigure(errors=errors)
+        if stand_in.was_used:
+            tell(
+                f"stdout's encoding, {stdout.encoding}, lacks characters of what was printed: ? stands for each."
+                " PYTHONIOENCODING=utf-8 keeps them"
+            )
+
+
+_HANDLER = "whisperq_edge.stand_in"
+
+
+class _StandIn:
+    """Python's hook for characters that cannot be encoded.
+
+    Args:
+        keeps_bytes: bytes of file names that are no text come out as they are.
+    """
+
+    def __init__(self, keeps_bytes: bool) -> None:
+        self._keeps_bytes = keeps_bytes
+        self.was_used = False
+
+    def __call__(self, error: UnicodeError) -> tuple[Union[str, bytes], int]:
+        if not isinstance(error, UnicodeEncodeError):
+            raise error
+        code = ord(error.object[error.start])
+        if self._keeps_bytes and 0xDC80 <= code <= 0xDCFF:
+            return bytes([code - 0xDC00]), error.start + 1
+        self.was_used = True
+        is_surrogate = 0xD800 <= code <= 0xDFFF
+        return f"\\u{code:04x}" if is_surrogate else "?", error.start + 1

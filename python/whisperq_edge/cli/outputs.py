@@ -131,7 +131,8 @@ class Outputs:
         for form in self.formats:
             text = render(transcript, form, **self.layout)
             if text:  # click would print a line of its own
-                click.echo(text, nl=not text.endswith("\n"))
+                # By name: click would write UTF-8 to a stdout that is ASCII.
+                click.echo(text, nl=not text.endswith("\n"), file=sys.stdout)
         if sys.stdout is not None:  # closed, as with >&-
             sys.stdout.flush()
 

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import codecs
 import contextlib
 import json
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, Optional
@@ -50,8 +52,9 @@ def keeps_journal(journal: Optional[Path]) -> Iterator[None]:
 
 
 def print_json(report: dict[str, Any]) -> None:
-    """Prints it as one JSON document."""
-    click.echo(_json(report, indent=2))
+    """Print it as one JSON document. JSON is Unicode: on a stdout of another encoding its text is escaped."""
+    encoding = getattr(sys.stdout, "encoding", None) or "utf-8"
+    click.echo(_json(report, indent=2, is_ascii=not codecs.lookup(encoding).name.startswith("utf")))
 
 
 def save_report(report: dict[str, Any], path: Path) -> None:
@@ -60,7 +63,7 @@ def save_report(report: dict[str, Any], path: Path) -> None:
         stream.write(_json(report, indent=1) + "\n")
 
 
-def _json(report: dict[str, Any], indent: int) -> str:
+def _json(report: dict[str, Any], indent: int, *, is_ascii: bool = False) -> str:
     """Of a file name that is no UTF-8, Python makes lone surrogates: these are escaped, so that it stays JSON."""
-    text = json.dumps(report, indent=indent, ensure_ascii=False)
+    text = json.dumps(report, indent=indent, ensure_ascii=is_ascii)
     return text.encode("utf-8", "backslashreplace").decode("utf-8")

@@ -32,7 +32,7 @@ def _print_plain(rows: Sequence[Sequence[str]], header: Sequence[str], right: Co
     to_the_right = [name in right for name in header] if header else [False] * len(widths)
     for row in everything:
         cells = [c.rjust(w) if r else c.ljust(w) for c, w, r in zip(row, widths, to_the_right)]
-        click.echo(indent + "  ".join(cells).rstrip())
+        click.echo(indent + "  ".join(cells).rstrip(), file=sys.stdout)
 
 
 def _print_rich(rows: Sequence[Sequence[str]], header: Sequence[str], right: Collection[str]) -> None:

@@ -126,6 +126,12 @@ def _switch(name: str, help_text: str) -> Callable[[Any], Any]:
 @click.option(
     "--verbose", type=click.BOOL, default=None, metavar="[BOOL]", help="Print segments with times as they come."
 )
+@click.option(
+    "--audio-track",
+    type=click.IntRange(min=0),
+    metavar="N",
+    help="Audio track of a file with several, counted from 0 as in FFmpeg's 0:a:N (needs the extra av).  [default: 0]",
+)
 @click.option("--task", type=click.Choice(["transcribe", "translate"]), default="transcribe", show_default=True)
 @click.option("--language", "-l", help="Code or English name; without it, or with auto, the language is detected.")
 @_switch("--multilingual", "Detect the language of every window anew.")
@@ -253,6 +259,7 @@ def _transcript(model: WhisperModel, name: str, options: dict[str, Any], argumen
     with progress_bar(label, transient=True, redirect_stderr=True) as on_progress:
         return model.transcribe(
             sys.stdin.buffer if name == "-" else name,
+            audio_track=arguments["audio_track"],
             on_progress=on_progress,
             on_segment=_print_segment if arguments["verbose"] else None,
             timeout_s=arguments["timeout"],

@@ -31,7 +31,7 @@ from typing import Any, Literal, NoReturn, Optional, Union, overload
 
 import numpy as np
 
-from .._audio import MAX_DURATION_S, SAMPLE_RATE, AudioLike, Floats, to_pcm, to_stereo
+from .._audio import MAX_DURATION_S, SAMPLE_RATE, AudioLike, Floats, first_samples, to_pcm, to_stereo
 from .._edge_engine import _vad_for_batches
 from .._errors import CancelledError, OptionError, UnsupportedModelError
 from .._model import CancelToken
@@ -275,8 +275,8 @@ class WhisperModel:
             "drop_silence": False,  # of silence, too, something is the likeliest
         }
         n_windows = TranscribeOptions.from_arguments(options).language_detection_segments
-        samples = to_pcm(audio).samples
-        ranking = self._languages(samples if vad_filter else samples[: n_windows * _WINDOW_SAMPLES], options)
+        heard = audio if vad_filter else first_samples(audio, n_windows * _WINDOW_SAMPLES)
+        ranking = self._languages(heard, options)
         if not ranking:
             ranking = self._languages_of_silence()
         return ranking[0][0], ranking[0][1], ranking
@@ -289,7 +289,7 @@ class WhisperModel:
         )
         return self._languages(np.zeros(SAMPLE_RATE, np.float32), {"drop_silence": False})
 
-    def _languages(self, samples: Floats, options: dict[str, Any]) -> list[tuple[str, float]]:
+    def _languages(self, audio: AudioLike, options: dict[str, Any]) -> list[tuple[str, float]]:
         """Those that a call finds, which ends there."""
         found: list[tuple[str, float]] = []
         cancel = CancelToken()
@@ -299,7 +299,7 @@ class WhisperModel:
             cancel.cancel()
 
         with contextlib.suppress(CancelledError):
-            self.model._transcribe(samples, options, on_start=on_start, cancel=cancel)
+            self.model._transcribe(audio, options, on_start=on_start, cancel=cancel)
         return found
 
 

@@ -1,0 +1,366 @@
+"""Files that hold more than one stream, or whose header lies: all of the sound is read, or the log says where not."""
+
+from __future__ import annotations
+
+import io
+import logging
+import struct
+import sys
+from pathlib import Path
+from typing import Any, Callable, Optional
+
+import numpy as np
+import numpy.typing as npt
+import pytest
+from whisperq_edge import _audio, _spliced
+from whisperq_edge._audio import SAMPLE_RATE, to_pcm
+from whisperq_edge._containers import parts_of
+from whisperq_edge._errors import AudioError, AudioFormatError, OptionError
+from whisperq_edge._spliced import overlaid, spliced
+
+soundfile = pytest.importorskip("soundfile")
+
+Floats = npt.NDArray[np.float32]
+RATE = 16_000
+ID3 = b"ID3\4\0\0\0\0\1\0" + bytes(128)
+
+
+def noise(seconds: float, seed: int = 0) -> Floats:
+    return (0.1 * np.random.default_rng(seed).standard_normal(round(RATE * seconds))).astype(np.float32)
+
+
+def encoded(samples: Floats, format: str = "WAV", subtype: str = "PCM_16", rate: int = RATE) -> bytes:
+    if subtype not in soundfile.available_subtypes(format):
+        pytest.skip(f"this libsndfile has no {subtype} in {format}")
+    stream = io.BytesIO()
+    channels = 1 if samples.ndim == 1 else samples.shape[1]
+    with soundfile.SoundFile(stream, "w", rate, channels, format=format, subtype=subtype) as file:
+        for first in range(0, len(samples), 4096):
+            file.write(samples[first : first + 4096])
+    return stream.getvalue()
+
+
+def mp3(seconds: float, *, header: bool = True, seed: int = 0, rate: int = RATE, channels: int = 1) -> bytes:
+    samples = noise(seconds * rate / RATE, seed)
+    content = encoded(np.stack([samples] * channels, axis=1), "MP3", "MPEG_LAYER_III", rate)
+    assert b"Xing" in content[:64]
+    return content if header else content.replace(b"Xing", b"none", 1)
+
+
+@pytest.fixture
+def said(caplog: pytest.LogCaptureFixture) -> Callable[[], list[str]]:
+    """What the log was told, by the time it is called."""
+    caplog.set_level(logging.WARNING, "whisperq_edge")
+    return lambda: [record.getMessage() for record in caplog.records]
+
+
+# ---- Headers ---------------------------------------------------------------------------------------------------------
+
+
+def with_size(content: bytes, size: int) -> bytes:
+    """A file whose header claims so many bytes of samples."""
+    name, offset, layout = {
+        b"RIFF": (b"data", 4, "<I"),
+        b"RF64": (b"ds64", 16, "<Q"),
+        b"FORM": (b"SSND", 4, ">I"),
+        b".snd": (b".snd", 8, ">I"),
+        b"riff": (b"data", 16, "<Q"),
+    }[content[:4]]
+    place = content.index(name) + offset
+    return content[:place] + struct.pack(layout, size) + content[place + struct.calcsize(layout) :]
+
+
+@pytest.mark.parametrize("format", ["WAV", "WAVEX", "RF64", "W64", "AIFF", "AU"])
+@pytest.mark.parametrize("size", [0, 0xFFFFFFFF])
+def test_a_header_of_a_recorder_that_was_killed(format: str, size: int, said: Any) -> None:
+    content = encoded(noise(2), format)
+    expected = to_pcm(content).samples
+    assert np.array_equal(to_pcm(with_size(content, size)).samples, expected)
+    assert said() == [] or (format == "RF64" and size)
+
+
+def test_an_rf64_file_that_claims_more_than_there_is(said: Any) -> None:
+    content = encoded(noise(2), "RF64")
+    assert to_pcm(with_size(content, 2**64 - 1)).duration_s == 2.0
+    assert said() == []
+    assert to_pcm(with_size(content, 90_000)).duration_s == 2.0
+    assert "ends after 2.00 s (its header claims 90000 bytes, there are 64000)" in said()[0]
+
+
+@pytest.mark.parametrize("format", ["WAV", "RF64", "AIFF", "AU"])
+def test_samples_behind_those_that_the_header_claims_are_read_and_told(format: str, said: Any) -> None:
+    content = encoded(noise(2), format)
+    assert to_pcm(with_size(content, 16_008)).duration_s == 2.0
+    [message] = said()
+    assert "has a wrong header: its header claims 160" in message and "they are taken for samples" in message
+
+
+@pytest.mark.parametrize("behind", [b"LIST" + struct.pack("<I", 50_000) + bytes(50_000), ID3 + b"\1" * 50_000])
+def test_chunks_and_tags_behind_samples_are_no_sound(behind: bytes, said: Any) -> None:
+    assert to_pcm(encoded(noise(2)) + behind).duration_s == 2.0
+    empty = encoded(noise(0))
+    assert to_pcm(empty).samples.size == to_pcm(empty + b"LIST" + struct.pack("<I", 4) + bytes(4)).samples.size == 0
+    assert said() == []
+
+
+def test_compressed_samples_without_a_length() -> None:
+    content = encoded(noise(2), "WAV", "IMA_ADPCM")
+    assert np.array_equal(to_pcm(with_size(content, 0)).samples, to_pcm(content).samples)
+
+
+def test_more_samples_than_a_header_can_tell_are_read_in_parts(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("whisperq_edge._containers._LONGEST_RIFF", 10_001)
+    content = encoded(noise(2))
+    assert len(parts_of(io.BytesIO(with_size(content, 0)))) == 7
+    assert np.array_equal(to_pcm(with_size(content, 0)).samples, to_pcm(content).samples)
+
+
+# ---- Joined files ----------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("format", "subtype"),
+    [("OGG", "VORBIS"), ("OGG", "OPUS"), ("FLAC", "PCM_16"), ("WAV", "PCM_16"), ("RF64", "PCM_16"), ("AIFF", "PCM_16")],
+)
+@pytest.mark.parametrize("rate", [RATE, 48_000])
+def test_all_of_a_joined_file_is_read(format: str, subtype: str, rate: int, said: Any) -> None:
+    """Also where the second stream has another rate and other channels."""
+    first, second = encoded(noise(1), format, subtype), encoded(np.stack([noise(4, 1)] * 2, 1), format, subtype, rate)
+    expected = np.concatenate([to_pcm(first).samples, to_pcm(second).samples, to_pcm(first).samples])
+    assert np.array_equal(to_pcm(first + second + first).samples, expected)
+    assert said() == []
+
+
+@pytest.mark.parametrize("header", [True, False])
+@pytest.mark.parametrize("between", [b"", ID3, b"TAG" + bytes(125), bytes(3000)])
+def test_all_of_joined_mp3_files_is_read(header: bool, between: bytes, said: Any, capfd: Any) -> None:
+    first, second = mp3(2, header=header), mp3(3, header=header, seed=1)
+    alone = to_pcm(first).duration_s + to_pcm(second).duration_s
+    assert to_pcm(first + between + second).duration_s == pytest.approx(alone, abs=1e-3)
+    assert said() == [] and capfd.readouterr().err == ""
+
+
+def test_an_mp3_file_goes_on_in_another_format(said: Any, capfd: Any) -> None:
+    for header in (True, False):
+        content = mp3(2, header=header) + mp3(2, header=header, rate=44_100, channels=2)
+        assert to_pcm(content).duration_s == pytest.approx(4.0, abs=0.3)
+    assert said() == [] and capfd.readouterr().err == ""
+
+
+def test_each_stream_of_an_mp3_file_begins_at_its_first_sample() -> None:
+    """Its header tells how much silence its encoder put before and behind the sound."""
+    content = mp3(2)
+    alone = to_pcm(content).samples
+    assert alone.size == 2 * RATE
+    assert np.array_equal(to_pcm(content + content).samples, np.concatenate([alone, alone]))
+
+
+@pytest.mark.parametrize(
+    "damaged",
+    [
+        lambda a, b: a[: len(a) // 2],
+        lambda a, b: b[: len(b) // 2],
+        lambda a, b: a[: len(a) // 2] + a,
+        lambda a, b: b[:5000] + b"\5" * 3000 + b[5000:],
+        lambda a, b: b[:5000] + bytes(b"\xff\xfb\x90\x44" * 50) + b[5000:],
+        lambda a, b: b[:5000] + b[5600:],
+    ],
+    ids=["cut with a header", "cut", "cut and joined", "junk within", "false frames within", "a gap"],
+)
+def test_a_damaged_mp3_file_is_told_in_our_own_words_only(damaged: Any, said: Any, capfd: Any) -> None:
+    content = damaged(mp3(4), mp3(4, header=False))
+    assert to_pcm(content).duration_s == pytest.approx(4.0 * len(content) / len(mp3(4)), abs=0.8)
+    assert said() != [] and all(message.startswith("the given bytes is damaged") for message in said())
+    assert capfd.readouterr().err == ""
+
+
+@pytest.mark.parametrize("behind", [ID3, b"TAG" + bytes(125), bytes(5000), b"APETAGEX" + bytes(24)])
+def test_what_follows_the_frames_of_an_mp3_file_leaves_no_line(behind: bytes, said: Any, capfd: Any) -> None:
+    assert to_pcm(mp3(2) + behind).duration_s == 2.0
+    assert said() == [] and capfd.readouterr().err == ""
+
+
+def test_an_mp3_file_that_begins_within_a_frame(capfd: Any) -> None:
+    content = mp3(4, header=False)
+    assert to_pcm(content[2001:] + mp3(4)).duration_s == pytest.approx(7.6, abs=0.5)
+    assert capfd.readouterr().err == ""
+
+
+def test_a_single_mp3_frame(capfd: Any) -> None:
+    content = mp3(1, header=False)
+    [part] = parts_of(io.BytesIO(content))
+    second = content.index(content[:2], 10)
+    assert len(parts_of(io.BytesIO(content[:second]))) == 1
+    assert 0 < to_pcm(content[:second]).duration_s < 0.2
+    assert part.tells_length is False and capfd.readouterr().err == ""
+
+
+def test_bytes_that_look_like_frames_for_ever_are_given_up(monkeypatch: pytest.MonkeyPatch, said: Any) -> None:
+    monkeypatch.setattr("whisperq_edge._mp3._MOST_TRIES", 100)
+    content = mp3(1, header=False) + b"\xff\xfb\x90\x44" * 1000 + mp3(1, header=False)
+    assert to_pcm(content).duration_s == to_pcm(mp3(1, header=False)).duration_s
+    n_bytes = len(content) - len(mp3(1))
+    assert said() == [f"the given bytes is damaged: {n_bytes} bytes in it are no MP3 frames and were left out"]
+
+
+def test_where_the_first_of_several_streams_is_cut(said: Any) -> None:
+    content = encoded(noise(2), "OGG", "VORBIS")
+    whole = to_pcm(content).duration_s
+    assert whole < to_pcm(content[: len(content) * 9 // 10] + content).duration_s < 2 * whole
+    [message] = said()
+    assert message.startswith("the given bytes is damaged: audio is missing at ")
+
+
+def test_a_stream_that_cannot_be_decoded_is_told_with_its_place(said: Any) -> None:
+    content = encoded(noise(2))
+    unknown = content[:20] + b"\x34\x12" + content[22:]
+    assert to_pcm(content + unknown + content).duration_s == 4.0
+    assert said()[0].startswith("the given bytes was not read from 2.00 s on, where stream 2 of the 3 ")
+    with pytest.raises(AudioFormatError):
+        to_pcm(unknown + content)
+
+
+def test_all_streams_together_are_no_longer_than_a_day(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(_audio, "MAX_DURATION_S", 3)
+    content = encoded(noise(2), "FLAC")
+    with pytest.raises(AudioError, match="longer than"):
+        to_pcm(content + content)
+
+
+def test_pieces_of_a_file() -> None:
+    below = io.BytesIO(bytes(range(100)))
+    expected = bytes(range(10, 20)) + b"abc" + bytes(range(21, 30)) + b"" + bytes(range(50, 100))
+    stream = spliced(below, [*overlaid(10, 30, [(20, b"abc"[:1])]), b""])
+    assert stream.read() == bytes(range(10, 20)) + b"a" + bytes(range(21, 30))
+    whole = _spliced._Spliced(below, [(10, 20), b"abc", (21, 30), b"", (50, 100)])
+    assert whole.read() == expected
+    for start in range(0, len(expected), 7):
+        whole.seek(start)
+        assert whole.read(11) == expected[start : start + 11]
+    assert whole.seek(-3, 2) == len(expected) - 3 and whole.read() == expected[-3:]
+    with pytest.raises(ValueError, match="negative"):
+        whole.seek(-1)
+
+
+# ---- Tracks and the clock --------------------------------------------------------------------------------------------
+
+
+def container(
+    tracks: list[Optional[Floats]],
+    *,
+    starts_s: float = 0.0,
+    hole_s: float = 0.0,
+    video: bool = True,
+    rate: int = 48_000,
+) -> bytes:
+    """Matroska with a video of 10 frames a second from 0 on, and tracks at 48 kHz. The hole is after 1 s."""
+    av = pytest.importorskip("av")
+    stream = io.BytesIO()
+    with av.open(stream, "w", format="matroska") as file:
+        picture = file.add_stream("mpeg4", rate=10) if video else None
+        audio = [file.add_stream("pcm_s16le", rate=rate, layout="mono") for _ in tracks]
+        if picture is not None:
+            picture.width, picture.height, picture.pix_fmt = 32, 32, "yuv420p"
+            for i in range(20):
+                frame = av.VideoFrame.from_ndarray(np.zeros((32, 32, 3), np.uint8), format="rgb24")
+                frame.pts = i
+                file.mux(picture.encode(frame))
+            file.mux(picture.encode(None))
+        for track, samples in zip(audio, tracks):
+            assert samples is not None
+            for first in range(0, len(samples), 4800):
+                block = (samples[None, first : first + 4800] * 32767).astype(np.int16)
+                frame = av.AudioFrame.from_ndarray(block, format="s16", layout="mono")
+                frame.sample_rate = rate
+                frame.pts = first + round(rate * (starts_s + (hole_s if first >= rate else 0)))
+                file.mux(track.encode(frame))
+            file.mux(track.encode(None))
+    return stream.getvalue()
+
+
+def is_silent(samples: Floats) -> bool:
+    """But for what the resampler leaves."""
+    return bool(np.abs(samples).max(initial=0.0) < 1e-6)
+
+
+def at_48k(seconds: float, seed: int = 0) -> Floats:
+    return noise(seconds * 3, seed)
+
+
+@pytest.mark.parametrize("starts_s", [0.0, 0.05, 5.0])
+def test_audio_has_the_clock_of_its_container(starts_s: float, said: Any) -> None:
+    pcm = to_pcm(container([at_48k(2)], starts_s=starts_s)).samples
+    lead = round(SAMPLE_RATE * starts_s) if starts_s >= 0.1 else 0
+    assert pcm.size == pytest.approx(lead + 2 * SAMPLE_RATE, abs=20)
+    assert is_silent(pcm[: max(lead - 100, 0)]) and np.abs(pcm[lead + 100 : lead + 1000]).max() > 0.05
+    assert said() == []
+
+
+def test_a_clock_that_begins_late_for_all_tracks_is_none() -> None:
+    assert to_pcm(container([at_48k(2)], starts_s=5.0, video=False)).duration_s == pytest.approx(2.0, abs=0.01)
+
+
+def test_a_hole_in_a_track_is_filled_and_told(said: Any) -> None:
+    pcm = to_pcm(container([at_48k(2)], hole_s=1.5)).samples
+    assert pcm.size == pytest.approx(3.5 * SAMPLE_RATE, abs=20)
+    assert is_silent(pcm[SAMPLE_RATE + 100 : round(2.5 * SAMPLE_RATE) - 100])
+    assert said() == ["the given bytes lacks 1.50 s of audio, first at 1.00 s: silence stands for it"]
+
+
+def test_a_jump_of_hours_is_not_believed(said: Any) -> None:
+    assert to_pcm(container([at_48k(2)], hole_s=7200)).duration_s == pytest.approx(2.0, abs=0.01)
+    assert said()[0].startswith("the given bytes jumps by 7200 s at 1.00 s, which is not believed")
+
+
+def test_times_that_jitter_or_go_back_cost_no_sample_and_no_time() -> None:
+    holes = _audio._Holes(0.0)
+    dice = np.random.default_rng(0)
+    filled = sum(holes.before(0.1 * i + float(dice.uniform(-0.15, 0.15)), 0.1) for i in range(1000))
+    assert filled < 0.5
+    assert holes.before(0.0, 0.1) == holes.before(0.1, 0.1) == holes.before(None, 0.1) == 0.0
+    assert holes.before(1.3, 0.1) == pytest.approx(1.0)
+
+
+def test_a_track_can_be_chosen_and_a_silent_one_is_told(said: Any) -> None:
+    content = container([np.zeros(96_000, np.float32), at_48k(2)])
+    for given in (None, 0):
+        assert not to_pcm(content, audio_track=given).samples.any()
+    assert said()[0].startswith("the given bytes has 2 audio tracks, and track 0 is silent: choose another from 0 to 1")
+    before = len(said())
+    assert np.abs(to_pcm(content, audio_track=1).samples).max() > 0.1
+    assert len(said()) == before == 2
+
+
+def test_a_silent_track_that_is_alone_is_not_told(said: Any) -> None:
+    assert not to_pcm(container([np.zeros(96_000, np.float32)])).samples.any()
+    assert said() == []
+
+
+def test_a_track_that_is_not_there() -> None:
+    with pytest.raises(AudioError, match="has 2 audio tracks, 0 to 1; there is no track 2"):
+        to_pcm(container([at_48k(1), at_48k(1)]), audio_track=2)
+
+
+@pytest.mark.parametrize("content", [encoded(noise(1)), encoded(noise(1), "FLAC")])
+def test_a_file_with_one_track_has_track_0_only(content: bytes) -> None:
+    assert to_pcm(content, audio_track=0).duration_s == 1.0
+    with pytest.raises(AudioError, match="has one audio track, 0; there is no track 1"):
+        to_pcm(content, audio_track=1)
+
+
+def test_a_track_of_a_video_needs_the_extra(monkeypatch: pytest.MonkeyPatch) -> None:
+    content = container([at_48k(1), at_48k(1)])
+    monkeypatch.setitem(sys.modules, "av", None)
+    with pytest.raises(AudioFormatError, match=r"pip install 'whisperq-edge\[av\]'|PyAV"):
+        to_pcm(content, audio_track=1)
+
+
+@pytest.mark.parametrize("track", [-1, 1.0, "0", True])
+def test_numbers_that_no_track_has(track: Any, tmp_path: Path) -> None:
+    with pytest.raises(OptionError, match="audio_track"):
+        to_pcm(tmp_path / "none.mkv", audio_track=track)
+
+
+def test_an_array_has_no_tracks() -> None:
+    with pytest.raises(OptionError, match="only for files"):
+        to_pcm(noise(1), audio_track=0)
