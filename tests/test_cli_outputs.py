@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import dataclasses
+import io
 import json
 import os
 import shutil
+import subprocess
 import sys
 from pathlib import Path
 from typing import Any
@@ -14,6 +17,7 @@ from cli_runner import cli_runner
 from click.testing import Result
 from whisperq_edge import CancelledError, InterruptedByUser, OptionError, Transcript, WhisperModel
 from whisperq_edge.cli import main
+from whisperq_edge.cli.messages import encodable_stdout
 from whisperq_edge.cli.transcribe import _temperatures
 
 soundfile = pytest.importorskip("soundfile")
@@ -163,6 +167,92 @@ def test_a_name_that_is_no_utf8_is_escaped_in_json(silence: Path) -> None:
     assert document["transcripts"][0]["file"] == odd
 
 
+CHINESE = "你好, 世界"
+
+
+@pytest.fixture
+def speaks_chinese(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Every call hears the same."""
+    whole = WhisperModel.transcribe
+
+    def chinese(self: WhisperModel, *arguments: Any, **options: Any) -> Transcript:
+        heard = whole(self, *arguments, **options)
+        segments = [dataclasses.replace(segment, text=CHINESE) for segment in heard.segments[:1]]
+        return Transcript(**{**vars(heard), "segments": segments, "text": CHINESE})
+
+    monkeypatch.setattr(WhisperModel, "transcribe", chinese)
+
+
+def with_stdout(monkeypatch: pytest.MonkeyPatch, encoding: str, *arguments: object, errors: str = "strict") -> Any:
+    """What a process prints whose stdout has an encoding: the bytes, stderr and the exit status."""
+    stdout, stderr = io.BytesIO(), io.StringIO()
+    with monkeypatch.context() as patch:
+        patch.setattr(sys, "stdout", io.TextIOWrapper(stdout, encoding=encoding, errors=errors))
+        patch.setattr(sys, "stderr", stderr)
+        command = ["transcribe", "-m", "nano", "--device", "cpu", "--beam-size", "1", *map(str, arguments)]
+        with pytest.raises(SystemExit) as ended:
+            main(command)
+        assert sys.stdout.errors == errors
+        sys.stdout.flush()
+        return stdout.getvalue(), stderr.getvalue(), ended.value.code
+
+
+@pytest.mark.usefixtures("speaks_chinese")
+@pytest.mark.parametrize("encoding", ["cp1252", "ascii", "latin-1"])
+@pytest.mark.parametrize("format", ["txt", "srt", "json", "all"])
+def test_a_stdout_that_lacks_characters_gets_all_files_and_one_warning(
+    monkeypatch: pytest.MonkeyPatch, sample_path: Path, encoding: str, format: str
+) -> None:
+    printed, said, code = with_stdout(monkeypatch, encoding, sample_path, sample_path, "-f", format)
+    assert code == 0
+    if format == "json":
+        assert printed.count(json.dumps(CHINESE).encode("ascii")) >= 2 and "lacks" not in said
+        return
+    assert printed.count(b"??, ??") == (8 if format == "all" else 2)
+    warning = f"whisperq-edge: stdout's encoding, {encoding}, lacks characters of what was printed: ? stands for each."
+    assert said.count(warning) == said.count("lacks") == 1 and "PYTHONIOENCODING=utf-8" in said
+
+
+@pytest.mark.usefixtures("speaks_chinese")
+@pytest.mark.parametrize("encoding", ["cp1252", "ascii", "utf-8", "utf-16"])
+def test_json_loses_nothing_on_any_stdout(monkeypatch: pytest.MonkeyPatch, sample_path: Path, encoding: str) -> None:
+    odd = "\udcff.wav" if sys.platform not in ("win32", "darwin") else "none.wav"
+    printed, said, code = with_stdout(monkeypatch, encoding, sample_path, odd, "--json")
+    document = json.loads(printed.decode(encoding))
+    assert [each["text"] for each in document["transcripts"]] == [CHINESE]
+    assert [each["file"] for each in document["failures"]] == [odd]
+    assert code == 1 and "lacks" not in said
+
+
+@pytest.mark.usefixtures("speaks_chinese")
+def test_a_rule_of_stdout_for_characters_that_it_lacks_is_kept(
+    monkeypatch: pytest.MonkeyPatch, sample_path: Path
+) -> None:
+    printed, said, code = with_stdout(monkeypatch, "cp1252", sample_path, errors="backslashreplace")
+    assert (code, said) == (0, "") and printed.strip() == CHINESE.encode("cp1252", "backslashreplace")
+
+
+def test_bytes_of_names_that_are_no_text_come_out_as_stdout_has_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    for errors, expected in (("surrogateescape", b"\xff ?\n"), ("strict", b"\\udcff ?\n")):
+        stdout = io.BytesIO()
+        monkeypatch.setattr(sys, "stdout", io.TextIOWrapper(stdout, encoding="ascii", errors=errors))
+        with encodable_stdout():
+            print("\udcff 世")
+        sys.stdout.flush()
+        assert stdout.getvalue() == expected
+
+
+def test_a_process_with_a_stdout_that_lacks_characters(multilingual_path: Path, sample_path: Path) -> None:
+    program = (
+        "import sys; from whisperq_edge import _result; from whisperq_edge.cli import main;"
+        "import whisperq_edge.cli.outputs as o; o.render = lambda *a, **k: '你好'; main()"
+    )
+    command = [sys.executable, "-c", program, "transcribe", "-m", str(multilingual_path), str(sample_path)]
+    environment = {**os.environ, "PYTHONIOENCODING": "cp1252", "PYTHONUTF8": "1"}
+    run = subprocess.run(command, capture_output=True, env=environment, check=True)
+    assert run.stdout.split() == [b"??"] and run.stderr.count(b"lacks characters") == 1
+
+
 # ---- Options ---------------------------------------------------------------------------------------------------------
 
 
@@ -186,6 +276,13 @@ def test_a_name_that_is_no_utf8_is_escaped_in_json(silence: Path) -> None:
 )
 def test_options_arrive(silence: Path, arguments: list[str], name: str, value: Any) -> None:
     assert report_of(silence, *arguments)["options"][name] == value
+
+
+def test_the_audio_track_arrives(silence: Path) -> None:
+    assert report_of(silence, "--audio_track", "0")
+    result = transcribe(silence, "--audio-track", "1")
+    assert result.exit_code == 1 and f"{silence} has one audio track, 0; there is no track 1" in result.stderr
+    assert transcribe(silence, "--audio-track", "-1").exit_code == 2
 
 
 @pytest.mark.parametrize(

@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import gc
 import inspect
+import io
 import threading
 from collections.abc import Iterator
 from pathlib import Path
@@ -14,10 +15,12 @@ import numpy as np
 import numpy.typing as npt
 import pytest
 import soundfile
-from whisperq_edge import OptionError, TranscribeOptions, UnsupportedModelError, VadOptions, _edge_engine
+from whisperq_edge import OptionError, TranscribeOptions, UnsupportedModelError, VadOptions, _audio, _edge_engine
 from whisperq_edge import WhisperModel as native
 from whisperq_edge.compat import faster_whisper as ours
 from whisperq_edge.compat.faster_whisper import BatchedInferencePipeline, WhisperModel, decode_audio
+
+soundfile = pytest.importorskip("soundfile")
 
 
 @pytest.fixture(scope="module")
@@ -314,6 +317,34 @@ def test_the_language_of_nothing_is_that_of_silence(
         assert "languages are those of silence" not in caplog.text
         assert model.detect_language(np.zeros(samples, np.float32), **options) == silent
     assert "languages are those of silence" in caplog.text
+
+
+@pytest.mark.parametrize("n_windows", [1, 2])
+def test_languages_are_told_by_the_first_windows_which_alone_are_decoded(
+    monkeypatch: pytest.MonkeyPatch, multilingual_path: Path, sample_pcm: npt.NDArray[np.float32], n_windows: int
+) -> None:
+    decoded = 0
+    push = _audio._PcmStream.push
+
+    def counted(self: Any, block: Any) -> Any:
+        nonlocal decoded
+        decoded += block.shape[0]
+        return push(self, block)
+
+    monkeypatch.setattr(_audio._PcmStream, "push", counted)
+    stream = io.BytesIO()
+    soundfile.write(stream, np.resize(sample_pcm, 3_200_000), 16_000, format="FLAC")
+    model = WhisperModel(multilingual_path, device="cpu", engine="edge")
+    try:
+        model.detect_language(stream.getvalue(), language_detection_segments=n_windows, language_detection_threshold=1)
+        assert decoded < (n_windows * 30 + 12) * 16_000
+        decoded = 0
+        expected = model.model.encode(np.resize(sample_pcm, 480_000), 50)
+        decoded = 0
+        found = model.model.encode(stream.getvalue(), 50)
+        assert decoded < 42 * 16_000 and np.abs(found - expected).max() < 0.05
+    finally:
+        model.model.close()
 
 
 def test_languages_that_cannot_be_detected(model: WhisperModel, sample_path: Path) -> None:

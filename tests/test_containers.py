@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import io
 import logging
 import struct
@@ -12,7 +13,7 @@ from typing import Any, Callable, Optional
 import numpy as np
 import numpy.typing as npt
 import pytest
-from whisperq_edge import _audio, _spliced
+from whisperq_edge import WhisperModel, _audio, _spliced
 from whisperq_edge._audio import SAMPLE_RATE, to_pcm
 from whisperq_edge._containers import parts_of
 from whisperq_edge._errors import AudioError, AudioFormatError, OptionError
@@ -184,6 +185,13 @@ def test_an_mp3_file_that_begins_within_a_frame(capfd: Any) -> None:
     content = mp3(4, header=False)
     assert to_pcm(content[2001:] + mp3(4)).duration_s == pytest.approx(7.6, abs=0.5)
     assert capfd.readouterr().err == ""
+
+
+@pytest.mark.parametrize("length", range(1, 12))
+def test_the_first_bytes_of_an_mp3_file_come_to_an_end(length: int) -> None:
+    for content in (mp3(1), b"\1\2\3", bytes(10), ID3, b"\xff\xfb", b"APETAGEX" + bytes(24)):
+        with contextlib.suppress(AudioError):
+            to_pcm(content[:length])
 
 
 def test_a_single_mp3_frame(capfd: Any) -> None:
@@ -364,3 +372,22 @@ def test_numbers_that_no_track_has(track: Any, tmp_path: Path) -> None:
 def test_an_array_has_no_tracks() -> None:
     with pytest.raises(OptionError, match="only for files"):
         to_pcm(noise(1), audio_track=0)
+
+
+@pytest.mark.parametrize("options", [{}, {"word_timestamps": True}, {"vad_filter": True}, {"batch_size": 2}])
+def test_times_of_a_transcript_begin_where_the_audio_of_a_video_does(
+    nano_edge: WhisperModel, sample_pcm: Floats, options: dict[str, Any]
+) -> None:
+    content = container([sample_pcm], starts_s=5.0, rate=SAMPLE_RATE)
+    late = nano_edge.transcribe(content, beam_size=1, **options)
+    at_once = nano_edge.transcribe(sample_pcm, beam_size=1, **options)
+    assert late.duration_s == pytest.approx(at_once.duration_s + 5, abs=0.01)
+    assert late.text.split() == at_once.text.split()
+    assert late.segments[0].start >= 5.0
+    if "vad_filter" not in options and "batch_size" not in options:
+        assert [s.start for s in late] == pytest.approx([s.start + 5 for s in at_once], abs=0.021)
+
+
+def test_the_start_of_a_video_s_audio_holds_on_the_other_engine(nano: WhisperModel, sample_pcm: Floats) -> None:
+    content = container([sample_pcm], starts_s=5.0, rate=SAMPLE_RATE)
+    assert nano.transcribe(content, beam_size=1).segments[0].start >= 5.0

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import errno
 import io
 import logging
 import os
 import signal
+import subprocess
+import sys
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -440,3 +443,84 @@ def test_a_file_that_changes_ends_the_call(micro_edge: WhisperModel, tmp_path: P
 
     with pytest.raises(AudioError, match="changed while it was transcribed"):
         micro_edge._transcribe(path, {"language": "en", "max_new_tokens": 3, "temperature": 0.0}, on_start=append)
+
+
+# ---- The first samples, a full disk ----------------------------------------------------------------------------------
+
+
+class Counted(io.BytesIO):
+    """Counts the bytes that a decoder asks for."""
+
+    n_read = 0
+
+    def readinto(self, buffer: Any) -> int:
+        count = super().readinto(buffer)
+        self.n_read += count
+        return count
+
+
+@pytest.mark.parametrize("rate", [16_000, 44_100])
+def test_the_first_samples_are_those_of_the_whole_and_the_rest_is_not_decoded(
+    rate: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    content = encoded(noise(60 * rate), rate)
+    expected = to_pcm(content).samples
+    stream = Counted(content)
+    monkeypatch.setattr(_audio, "_kept", lambda given, should_stop: given)
+    assert np.array_equal(_audio.first_samples(stream, 200_000), expected[:200_000])
+    assert stream.n_read < 0.6 * len(content)
+    assert np.array_equal(_audio.first_samples(content, 10**9), expected)
+    assert _audio.first_samples(noise(5), 3).size == 3 and _audio.first_samples(noise(0), 3).size == 0
+
+
+def test_the_first_samples_of_an_array_are_checked() -> None:
+    wrong = noise(1_000_000)
+    wrong[100] = np.nan
+    with pytest.raises(AudioError, match="nan at sample 100 "):
+        _audio.first_samples(wrong, 10)
+    with pytest.raises(AudioError, match="dtype"):
+        _audio.first_samples(wrong.astype(np.int64), 10)
+
+
+def test_a_first_pass_that_has_begun_goes_on() -> None:
+    expected = noise(4 * BLOCK_SAMPLES + 5)
+    samples = DecodedSamples(decoder_of(expected), "talk")
+    assert samples.read(0, 1).size == 1
+    assert np.array_equal(samples.whole(), expected) and samples.n_passes == 1
+
+
+def full_disk(**_: Any) -> Any:
+    raise OSError(errno.ENOSPC, "No space left on device")
+
+
+class FullFile(io.BytesIO):
+    def write(self, content: Any) -> int:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+
+@pytest.mark.parametrize("temporary", [full_disk, FullFile])
+def test_a_full_disk_is_said(temporary: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(_audio, "_MOST_BYTES_IN_MEMORY", 100_000)
+    monkeypatch.setattr(_audio, "_READ_BYTES", 50_000)
+    monkeypatch.setattr(_audio.tempfile, "TemporaryFile", temporary)
+    with pytest.raises(OSError, match="No space left on device") as caught:
+        to_pcm(Pipe(bytes(300_000)))  # type: ignore[arg-type]
+    assert caught.value.errno == errno.ENOSPC
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="has no limits on files")
+def test_a_file_that_may_not_grow_is_said() -> None:
+    program = """
+import io, resource, signal, sys
+from whisperq_edge import _audio
+signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+resource.setrlimit(resource.RLIMIT_FSIZE, (1_000_000, 1_000_000))
+class Pipe(io.BytesIO):
+    seekable = lambda self: False
+try:
+    _audio.to_pcm(Pipe(bytes(40 * 2**20)))
+except OSError as error:
+    print(error.errno)
+"""
+    run = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
+    assert run.stdout.split() == [str(errno.EFBIG)]

@@ -146,10 +146,11 @@ def is_mp3(stream: IO[bytes]) -> bool:
         return True  # also one whose frames do not tell their length
     if _CONTAINER.match(content.at(0, 12)):
         return False
+    end = min(_LARGEST_FRAME, content.size)
     place = _next_sync(content, place)
-    while place < _LARGEST_FRAME and not _begins_with_frames(content, place):
+    while place < end and not _begins_with_frames(content, place):
         place = _next_sync(content, place)
-    return place < _LARGEST_FRAME
+    return place < end
 
 
 def _begins_with_frames(content: _Bytes, place: int, least: int = 4) -> bool:
