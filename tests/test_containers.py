@@ -109,6 +109,12 @@ def test_compressed_samples_without_a_length() -> None:
     assert np.array_equal(to_pcm(with_size(content, 0)).samples, to_pcm(content).samples)
 
 
+def test_a_header_without_the_size_of_a_frame() -> None:
+    content = with_size(encoded(noise(2)), 0)
+    with contextlib.suppress(AudioError):
+        to_pcm(content[:32] + bytes(2) + content[34:])
+
+
 def test_more_samples_than_a_header_can_tell_are_read_in_parts(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("whisperq_edge._containers._LONGEST_RIFF", 10_001)
     content = encoded(noise(2))

@@ -20,6 +20,7 @@ import pytest
 from whisperq_edge import AudioError, CancelledError, CancelToken, WhisperModel, _audio, _samples
 from whisperq_edge._audio import open_samples, to_pcm
 from whisperq_edge._samples import BLOCK_SAMPLES, ArraySamples, DecodedSamples, StoppedError, cut_samples
+from whisperq_edge._spliced import Part
 from whisperq_edge._vad import NO_SOUND, STEADY_NOISE, SilenceScan, SpeechScan, SpeechTimeline, VadOptions, speech_spans
 
 soundfile = pytest.importorskip("soundfile")
@@ -256,7 +257,7 @@ def test_ctrl_c_within_libsndfile_is_not_lost(place: int, heeds_ctrl_c: None) ->
 
     stream = Interrupted(encoded(noise(60 * RATE), format="WAV"))
     with pytest.raises(KeyboardInterrupt):
-        list(_audio._from_stream(stream, "talk"))
+        list(_audio._from_parts([Part(stream)], _audio._Decoding("talk")))
     assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
 
 
@@ -479,7 +480,7 @@ def test_the_first_samples_of_an_array_are_checked() -> None:
     with pytest.raises(AudioError, match="nan at sample 100 "):
         _audio.first_samples(wrong, 10)
     with pytest.raises(AudioError, match="dtype"):
-        _audio.first_samples(wrong.astype(np.int64), 10)
+        _audio.first_samples(np.zeros(100, np.int64), 10)
 
 
 def test_a_first_pass_that_has_begun_goes_on() -> None:

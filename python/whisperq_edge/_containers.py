@@ -210,7 +210,8 @@ def _parts_with(stream: IO[bytes], samples: _Samples, end: int, *, is_only: bool
         )
     if samples.is_long:
         return [_mended(stream, samples, samples.at, end, guess=guess)]
-    step = max(_LONGEST_RIFF // samples.frame_bytes, 1) * max(samples.frame_bytes, 1)
+    together = samples.frame_bytes or 1
+    step = max(_LONGEST_RIFF // together, 1) * together
     return [
         _mended(stream, samples, at, min(at + step, end), guess=guess if at == samples.at else None)
         for at in range(samples.at, end, step)
