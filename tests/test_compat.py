@@ -20,8 +20,6 @@ from whisperq_edge import WhisperModel as native
 from whisperq_edge.compat import faster_whisper as ours
 from whisperq_edge.compat.faster_whisper import BatchedInferencePipeline, WhisperModel, decode_audio
 
-soundfile = pytest.importorskip("soundfile")
-
 
 @pytest.fixture(scope="module")
 def model() -> Iterator[WhisperModel]:

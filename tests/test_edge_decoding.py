@@ -242,9 +242,7 @@ def test_behind_its_own_beginning_an_answer_goes_on_the_same(
 
 
 @pytest.mark.parametrize("n_prefix", [-1, 3])
-def test_a_prefix_is_a_part_of_the_prompt(
-    model: _core.EdgeModel, audios: list[_core.EdgeAudio], n_prefix: int
-) -> None:
+def test_a_prefix_is_a_part_of_the_prompt(model: _core.EdgeModel, audios: list[_core.EdgeAudio], n_prefix: int) -> None:
     request = _core.WindowRequest([50258, 50259, 50359], 0, 0, n_prefix)
     with pytest.raises(ValueError, match=f"n_prefix of window 0 is {n_prefix}; it has to be from 0 to 2"):
         _core.decode_windows(model, audios[:1], [request], options())

@@ -161,9 +161,7 @@ def window_tokens(
     return [tokenizer.sot_prev, *before, *begin], 1 + len(before)
 
 
-def prefix_tokens(
-    tokenizer: Tokenizer, options: TranscribeOptions, window: Window, n_text_ctx: int
-) -> tuple[int, ...]:
+def prefix_tokens(tokenizer: Tokenizer, options: TranscribeOptions, window: Window, n_text_ctx: int) -> tuple[int, ...]:
     """Return the tokens that a window's answer begins with: ``prefix`` in the first window, else none.
 
     They begin with ``<|0.00|>``, as faster-whisper's do. Without it, the rule that a window begins with a timestamp
