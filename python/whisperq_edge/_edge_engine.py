@@ -19,6 +19,7 @@ import numpy as np
 import numpy.typing as npt
 
 from ._errors import OptionError
+from ._evidence import ENOUGH, SpeechMarks, loud_windows_of_speech, may_be_believed, why_not_believed
 from ._longform import (
     Answer,
     Chunk,
@@ -61,6 +62,7 @@ _T = TypeVar("_T")
 
 _AUTO_CTX_MARGIN = 128  # audio tokens (2.56 s) that audio_ctx="auto" encodes behind the end of the audio
 _FRAMES_PER_AUDIO_TOKEN = 2
+_SILENCE = "silence"
 
 
 # ---- What is native --------------------------------------------------------------------------------------------------
@@ -409,7 +411,9 @@ class _Call:
         self._clock = _Clock(audio)
         self._heads = alignment_heads(hparams)
         self._silence: list[tuple[int, int]] = []
-        self._speech: Optional[list[Chunk]] = None  # for the choice of the language; None: nobody looked for speech
+        self._marks: Optional[SpeechMarks] = None  # where text is checked against the voice detector
+        self._hear_speech: Optional[HearSpeech] = None
+        self._n_speech: dict[int, int] = {}  # windows of speech by the first frame, of what is in hand
         self._dropped: list[Dropped] = []
         self._short_mels: dict[int, Floats] = {}  # of windows that may be done again: the audio has gone on meanwhile
         self._n_short = 0
@@ -447,9 +451,9 @@ class _Call:
         silence = find() if find is not None and hear is not None and drops else None
         cuts = self.options.batch_size is not None and not is_clipped and hear is not None
         scan = SpeechScan(_vad_for_batches(self.options)) if cuts else None
-        speech = SpeechScan(VadOptions()) if silence is not None and self._has_to_detect else None
-        scans = [each for each in (scan, speech) if each is not None]
         stream = hear() if hear is not None and (silence is not None or cuts) else None
+        if silence is not None:
+            self._marks, self._hear_speech = SpeechMarks(), hear
 
         def listen(samples: Floats, is_last: bool = False) -> None:
             if stream is None:
@@ -458,8 +462,10 @@ class _Call:
                 probabilities = stream.finish() if is_last else stream.feed(samples)
                 if silence is not None:
                     silence.push(samples, probabilities)
-                for each in scans:
-                    each.push(probabilities)
+                if self._marks is not None:
+                    self._marks.push(probabilities)
+                if scan is not None:
+                    scan.push(probabilities)
 
         self._go_on()
         for block in self._audio.blocks():
@@ -473,10 +479,6 @@ class _Call:
             self._mel = WindowMel(self._audio, self._hparams["n_mels"], n_threads=n_threads, loudest=loudest)
         if silence is not None:
             self._silence = [(start, end) for start, end, _ in silence.finish()]
-        if speech is not None:
-            self._speech = [
-                (start // HOP_SAMPLES, (end - start) // HOP_SAMPLES) for start, end in speech.finish(self._audio.size)
-            ]
         if scan is not None:
             self.regions = regions_of_speech(scan.finish(self._audio.size), self.options)
 
@@ -493,7 +495,7 @@ class _Call:
         """Whether a window needs no decoding; if so, it is noted as dropped."""
         if not self._lies_in_silence(seek, n_frames):
             return False
-        self._dropped.append(Dropped(seek / 100, (seek + n_frames) / 100, "silence"))
+        self._dropped.append(Dropped(seek / 100, (seek + n_frames) / 100, _SILENCE))
         return True
 
     def _lies_in_silence(self, seek: int, n_frames: int) -> bool:
@@ -535,9 +537,9 @@ class _Call:
         return [seek for seek, _ in chosen[: self.options.language_detection_segments]]
 
     def _holds_speech(self, seek: int, n_frames: int) -> bool:
-        if self._speech is None:
+        if self._marks is None:
             return True
-        return any(begin < seek + n_frames and seek < begin + n for begin, n in self._speech)
+        return self._marks.count(seek * HOP_SAMPLES, (seek + n_frames) * HOP_SAMPLES) >= ENOUGH
 
     def _detect_language(self, windows: Sequence[int]) -> list[tuple[str, float]]:
         """faster-whisper's: listens to the windows until one is sure enough; if none is, the language that was the
@@ -574,7 +576,7 @@ class _Call:
         """A ``_longform.WindowDecoder``."""
         lengths = [self._audio_ctx(window) for window in windows]
         full = self._hparams["n_audio_ctx"]
-        self._short_mels = {}
+        self._short_mels, self._n_speech = {}, {}
         answers = self._decode_with_fallback(windows, lengths)
         suspects = [i for i, n_ctx in enumerate(lengths) if n_ctx < full and self._looks_wrong(windows[i], answers[i])]
         self._n_short += sum(n_ctx < full for n_ctx in lengths)
@@ -583,7 +585,8 @@ class _Call:
             redone = self._decode_with_fallback([windows[i] for i in suspects], [full] * len(suspects))
             for i, answer in zip(suspects, redone):
                 answers[i] = answer
-        return [self._heard_behind_prefix(window, answer) for window, answer in zip(windows, answers)]
+        checked = [self._checked(window, answer) for window, answer in zip(windows, answers)]
+        return [self._heard_behind_prefix(window, answer) for window, answer in zip(windows, checked)]
 
     def _heard_behind_prefix(self, window: Window, answer: Answer) -> Answer:
         """Whisper may take the audio for said with the prefix and say no word behind it. The window is then decoded
@@ -591,11 +594,30 @@ class _Call:
         prefix = self._prefix(window, answer.tokenizer)
         if not prefix or any(map(str.isalnum, answer.tokenizer.decode(answer.tokens[len(prefix) :]))):
             return answer
-        [heard] = self._decode_with_fallback([replace(window, is_first=False)], [self._hparams["n_audio_ctx"]])
+        without = replace(window, is_first=False)
+        heard = self._checked(without, self._decode_with_fallback([without], [self._hparams["n_audio_ctx"]])[0])
+        if not heard.is_believed:
+            return answer
         text = [token for token in prefix if token < answer.tokenizer.eot]
         begins_with_time = bool(heard.tokens) and heard.tokens[0] >= answer.tokenizer.timestamp_begin
         tokens = (heard.tokens[0], *text, *heard.tokens[1:]) if begins_with_time else (*prefix, *heard.tokens)
         return replace(heard, tokens=tokens, text=answer.tokenizer.decode(tokens).strip())
+
+    def _checked(self, window: Window, answer: Answer) -> Answer:
+        """The answer, marked where it is not believed, which is noted as dropped."""
+        if window.seek not in self._n_speech:
+            return answer
+        why = why_not_believed(
+            self._n_speech[window.seek],
+            answer.text,
+            answer.avg_logprob,
+            answer.no_speech_prob,
+            needs_fallback(answer, self.options),
+        )
+        if why is None:
+            return answer
+        self._dropped.append(Dropped(window.start_s, window.start_s + window.duration_s, why))
+        return replace(answer, is_believed=False)
 
     def _audio_ctx(self, window: Window) -> int:
         """Audio tokens to encode of a window."""
@@ -633,16 +655,40 @@ class _Call:
             results = self._decode_at(temperature, [audios[i] for i in waiting], requests)
             for i, result in zip(waiting, results):
                 answers[i] = self._answer(windows[i], result, temperature, tokenizers[i], audios[i])
-            waiting = [i for i in waiting if needs_fallback(answers[i], self.options)]
+            waiting = [i for i in waiting if self._goes_on(windows[i], answers[i])]
             if not waiting:
                 break
         return [answers[i] for i in range(len(windows))]
+
+    def _goes_on(self, window: Window, answer: Answer) -> bool:
+        """Whether the window is worth decoding at the next temperature."""
+        n_speech = self._n_speech.get(window.seek, ENOUGH)
+        return needs_fallback(answer, self.options) and may_be_believed(n_speech, needs_fallback=True)
+
+    def _count_speech(self, window: Window) -> None:
+        """Counts the windows of speech as recorded, and made loud where those are few. Text of a ``prefix`` is not
+        checked, because the caller knows what is said."""
+        has_prefix = window.is_first and bool(self.options.prefix)
+        if self._marks is None or self._hear_speech is None or has_prefix or window.seek in self._n_speech:
+            return
+        start, end = window.seek * HOP_SAMPLES, (window.seek + window.n_frames) * HOP_SAMPLES
+        n_speech = self._marks.count(start, end)
+        if n_speech < ENOUGH:
+            stream = self._hear_speech()
+            with self._clock.timed("vad"):
+                loud = loud_windows_of_speech(
+                    self._audio.read(start, end),
+                    lambda samples: np.concatenate([stream.feed(samples), stream.finish()]),
+                )
+            n_speech = max(n_speech, loud)
+        self._n_speech[window.seek] = n_speech
 
     def _hear_window(self, window: Window, n_ctx: int) -> Any:
         mel = self._short_mels.get(window.seek)
         if mel is None:
             with self._clock.timed("mel"):
                 mel = self._mel.padded_window(window.seek, window.n_frames)
+            self._count_speech(window)
         if n_ctx < self._hparams["n_audio_ctx"]:
             self._short_mels[window.seek] = mel
         return self._hear(mel, n_ctx)

@@ -84,6 +84,7 @@ class Answer:
         text: of the tokens, stripped.
         tokenizer: of the language it was decoded in.
         align: for the word times.
+        is_believed: False where the voice detector hears too little speech for this text.
     """
 
     tokens: tuple[int, ...]
@@ -94,6 +95,7 @@ class Answer:
     temperature: float
     tokenizer: Tokenizer
     align: Alignment
+    is_believed: bool = True
 
 
 class WindowDecoder(Protocol):
@@ -133,6 +135,8 @@ def needs_fallback(answer: Answer, options: TranscribeOptions) -> bool:
 
 
 def _says_no_speech(answer: Answer, options: TranscribeOptions) -> bool:
+    if not answer.is_believed:
+        return True
     if options.no_speech_threshold is None or not answer.no_speech_prob > options.no_speech_threshold:
         return False
     return options.log_prob_threshold is None or not answer.avg_logprob > options.log_prob_threshold
