@@ -21,13 +21,16 @@ import json
 import subprocess
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any, Optional
+from typing import Any, Callable, Optional
 
 import numpy as np
 import numpy.typing as npt
 from whisperq_edge import WhisperModel
 from whisperq_edge._audio import to_pcm
-from whisperq_edge._evidence import ENOUGH, loud_windows_of_speech, windows_of_speech
+from whisperq_edge._eval.normalise import normaliser
+from whisperq_edge._eval.statistics import bootstrap_rate, rate_interval
+from whisperq_edge._eval.words import score as word_score
+from whisperq_edge._evidence import ENOUGH, loud_windows_of_speech, why_not_believed, windows_of_speech
 from whisperq_edge._vad import silent_spans, speech_probabilities
 
 Floats = npt.NDArray[np.float32]
@@ -43,6 +46,7 @@ CORPORA = (
     "speech-commands-30words",
     "librispeech-train-clean-100",
 )
+WORDS_PER_S = 2.7
 HUMAN = ("baby-cry", "person-sneeze")
 
 
@@ -259,7 +263,7 @@ def decode(
     language = "en" if kept["said"] is not None else None
     transcript = model.transcribe(samples, language=language, drop_silence=drop_silence, **search(beam_size))
     kept["dropped"] = [[part.start, part.end, part.reason] for part in transcript.dropped]
-    kept["beam_size"] = beam_size
+    kept["beam_size"], kept["checked"] = beam_size, drop_silence is not False
     kept["language"] = transcript.language
     kept["segments"] = [{**segment.to_dict(), "tokens": len(segment.tokens)} for segment in transcript.segments]
     return kept
@@ -312,6 +316,105 @@ def is_certain(kept: dict[str, Any], n_windows: int) -> bool:
     return max(kept["n_speech"], kept["n_loud"]) >= n_windows
 
 
+# ---- Tables ----------------------------------------------------------------------------------------------------------
+
+
+def checked_text(entry: dict[str, Any]) -> str:
+    """The text that the check leaves of a clip that was decoded without it. Segments of one window share an answer."""
+    answers: dict[int, list[dict[str, Any]]] = {}
+    for segment in entry["segments"]:
+        answers.setdefault(segment["seek"], []).append(segment)
+    n_windows = max(entry["n_speech"], entry["n_loud"])
+    if n_windows < ENOUGH and lies_in_silence(entry):
+        return ""
+    return "".join(
+        text for segments in answers.values() if (text := text_of(segments)) and is_believed(n_windows, segments)
+    )
+
+
+def text_of(segments: list[dict[str, Any]]) -> str:
+    return "".join(segment["text"] for segment in segments)
+
+
+def is_believed(n_windows: int, segments: list[dict[str, Any]]) -> bool:
+    first = segments[0]
+    failed = first["temperature"] > 0 or first["avg_logprob"] < -1 or first["compression_ratio"] > 2.4
+    text, logprob, no_speech = text_of(segments).strip(), first["avg_logprob"], first["no_speech_prob"]
+    return why_not_believed(n_windows, text, logprob, no_speech, failed) is None
+
+
+def lies_in_silence(entry: dict[str, Any]) -> bool:
+    return any(start == 0 and end >= entry["duration_s"] * RATE - 160 for start, end in entry["silent"])
+
+
+def score(options: argparse.Namespace) -> None:
+    for path in options.files:
+        entries = list(map(json.loads, path.read_text().splitlines()))
+        print(f"\n{path.name}")
+        score_wordless([entry for entry in entries if entry["said"] is None])
+        score_speech([entry for entry in entries if entry["said"] is not None])
+
+
+def score_wordless(entries: list[dict[str, Any]]) -> None:
+    """Clips with text without and with the check, by kind, and of the two halves."""
+    counts: dict[str, list[int]] = {}
+    for i, entry in enumerate(entries):
+        is_human = entry["kind"] in HUMAN
+        half = (
+            "unseen kinds" if entry["group"] == "unseen" else ("half that sets" if i % 2 == 0 else "half that scores")
+        )
+        wholes = ["human cries"] if is_human else ["all but human cries", half]
+        text = text_of(entry["segments"]).strip()
+        is_checked = entry.get("checked", False)
+        before = bool(text) or (is_checked and any(reason != "silence" for _, _, reason in entry["dropped"]))
+        after = bool(text) if is_checked else bool(checked_text(entry).strip())
+        for name in (entry["kind"], *wholes):
+            row = counts.setdefault(name, [0, 0, 0])
+            row[0], row[1], row[2] = row[0] + 1, row[1] + before, row[2] + after
+    for name, (n, before, after) in counts.items():
+        print(f"| {name} | {n} | {before} | {after} |")
+
+
+def score_speech(entries: list[dict[str, Any]]) -> None:
+    """The change of the word error rate by the check, for each corpus and condition."""
+    normalise = normaliser("english")
+    groups: dict[tuple[str, str], list[dict[str, Any]]] = {}
+    for entry in entries:
+        groups.setdefault((entry["kind"], entry["condition"]), []).append(entry)
+    for (corpus, condition), group in groups.items():
+        changes, words, lost = [], [], 0
+        for entry in group:
+            change, n_words, is_lost = change_of(entry, normalise)
+            changes.append(change)
+            words.append(n_words)
+            lost += is_lost
+        interval = rate_interval(changes, words, signed=True)
+        plain = bootstrap_rate(changes, words, signed=True) if any(changes) else None
+        more = "nothing changed" if plain is None else f"{100 * plain.low:+.2f} to {100 * plain.high:+.2f}"
+        decoded = sum("segments" in entry for entry in group)
+        low, high = 100 * interval.low, 100 * interval.high
+        print(
+            f"| {corpus} | {condition} | {len(group)} | {sum(words):.0f} | {decoded} | {lost} |"
+            f" {100 * sum(changes) / sum(words):+.2f} | {more} | {low:+.2f} to {high:+.2f} |"
+        )
+
+
+def change_of(entry: dict[str, Any], normalise: Callable[[str], str]) -> tuple[int, float, bool]:
+    """Errors more with the check than without, words that were said, and whether all text was lost. Where nobody wrote
+    down what was said, the text without the check counts as that."""
+    said = normalise(entry["said"])
+    if "segments" not in entry:
+        return 0, len(entry["said"].split()) or entry["duration_s"] * WORDS_PER_S, False
+    before, after = text_of(entry["segments"]), checked_text(entry)
+    reference = said or normalise(before)
+    change = errors(reference, normalise(after)) - errors(reference, normalise(before))
+    return change, len((entry["said"] or reference).split()), bool(before.strip()) and not after.strip()
+
+
+def errors(reference: str, heard: str) -> int:
+    return word_score(reference, heard).errors
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     commands = parser.add_subparsers(required=True)
@@ -327,6 +430,9 @@ def main() -> None:
         command.add_argument("--corpora", nargs="+", default=CORPORA)
         command.add_argument("--conditions", nargs="+", default=CONDITIONS)
         command.add_argument("--certain", type=int, default=ENOUGH, help="windows of speech (32 ms) that settle it")
+    command = commands.add_parser("score")
+    command.set_defaults(run=score)
+    command.add_argument("files", type=Path, nargs="+")
     options = parser.parse_args()
     options.run(options)
 

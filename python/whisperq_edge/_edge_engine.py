@@ -479,8 +479,29 @@ class _Call:
             self._mel = WindowMel(self._audio, self._hparams["n_mels"], n_threads=n_threads, loudest=loudest)
         if silence is not None:
             self._silence = [(start, end) for start, end, _ in silence.finish()]
+            self._hear_short_silence()
         if scan is not None:
             self.regions = regions_of_speech(scan.finish(self._audio.size), self.options)
+
+    def _hear_short_silence(self) -> None:
+        """Decodes audio of one window after all if the detector hears speech in it when it is loud. Its silence was
+        found by its own level alone, which a single quiet word does not stand out from."""
+        n_samples = self._audio.size
+        is_short = n_samples <= FRAMES_PER_WINDOW * HOP_SAMPLES
+        is_silent = is_short and self.is_silent_throughout([(0, self.n_frames)])
+        if is_silent and self._loud_speech(0, n_samples) >= ENOUGH:
+            self._silence = []
+
+    def _loud_speech(self, start: int, end: int) -> int:
+        """Windows of speech between these samples when they are loud."""
+        if self._hear_speech is None:
+            return 0
+        stream = self._hear_speech()
+        with self._clock.timed("vad"):
+            return loud_windows_of_speech(
+                self._audio.read(start, end),
+                lambda samples: np.concatenate([stream.feed(samples), stream.finish()]),
+            )
 
     def _check_memory(self, n_windows: int, n_ctx: int) -> None:
         if self.check_batch is not None:
@@ -669,18 +690,12 @@ class _Call:
         """Counts the windows of speech as recorded, and made loud where those are few. Text of a ``prefix`` is not
         checked, because the caller knows what is said."""
         has_prefix = window.is_first and bool(self.options.prefix)
-        if self._marks is None or self._hear_speech is None or has_prefix or window.seek in self._n_speech:
+        if self._marks is None or has_prefix or window.seek in self._n_speech:
             return
         start, end = window.seek * HOP_SAMPLES, (window.seek + window.n_frames) * HOP_SAMPLES
         n_speech = self._marks.count(start, end)
         if n_speech < ENOUGH:
-            stream = self._hear_speech()
-            with self._clock.timed("vad"):
-                loud = loud_windows_of_speech(
-                    self._audio.read(start, end),
-                    lambda samples: np.concatenate([stream.feed(samples), stream.finish()]),
-                )
-            n_speech = max(n_speech, loud)
+            n_speech = max(n_speech, self._loud_speech(start, end))
         self._n_speech[window.seek] = n_speech
 
     def _hear_window(self, window: Window, n_ctx: int) -> Any:

@@ -19,6 +19,7 @@ __all__ = [
     "ENOUGH",
     "SURE_LOGPROB",
     "SURE_NO_SPEECH",
+    "SUSPECTED_NO_SPEECH",
     "UNSURE_LOGPROB",
     "SpeechMarks",
     "loud_windows_of_speech",
@@ -38,6 +39,10 @@ its no-speech probability below the second."""
 
 UNSURE_LOGPROB = -1.0
 """Text is not believed where the detector hears hardly anything if its average log-probability is below this."""
+
+SUSPECTED_NO_SPEECH = 0.4
+"""Text is not believed, whatever the detector hears, if its log-probability is below ``UNSURE_LOGPROB`` at every
+temperature and its no-speech probability above this. Whisper's own rule for its first answer has 0.6 here."""
 
 _SHOWN_CHARACTERS = 60
 _WINDOW_SAMPLES = 512
@@ -116,13 +121,16 @@ def why_not_believed(
         no_speech_prob: the model's own probability that nobody speaks.
         needs_fallback: the text repeats itself or is unlikely, by the thresholds of the options.
     """
-    if n_windows >= ENOUGH or not text:
+    if not text:
         return None
+    why = None
+    if avg_logprob < UNSURE_LOGPROB and no_speech_prob > SUSPECTED_NO_SPEECH:
+        why = f"the model was unsure and expects no speech (probability {no_speech_prob:.2f})"
     if n_windows == 0:
         is_sure = avg_logprob > SURE_LOGPROB and no_speech_prob < SURE_NO_SPEECH and not needs_fallback
         why = None if is_sure and _has_letter(text) else "no speech heard"
-    else:
-        why = _why_not_by_little(n_windows * _WINDOW_S, text, avg_logprob)
+    elif n_windows < ENOUGH:
+        why = _why_not_by_little(n_windows * _WINDOW_S, text, avg_logprob) or why
     return None if why is None else f"{why}: {_shortened(text)}"
 
 
