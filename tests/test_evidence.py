@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any, Optional
 
 import numpy as np
 import numpy.typing as npt
 import pytest
+from cli_runner import cli_runner
 from scripted_windows import VOCABULARY, Answer, NumberedMel, Script, transcribe
 from whisperq_edge import _edge_engine
 from whisperq_edge._evidence import ENOUGH, SpeechMarks, loud_windows_of_speech, why_not_believed
 from whisperq_edge._vad import speech_probabilities
+from whisperq_edge.cli import main
 
 Floats = npt.NDArray[np.float32]
 RATE = 16_000
@@ -194,3 +197,13 @@ def test_silence_and_dropped_text_stay_apart_and_in_order() -> None:
     _, result = transcribe(Saying(" You"), 90, options, **tools)
     reasons = [part.reason for part in result.dropped]
     assert reasons == ["no speech heard: You", "silence", "no speech heard: You"]
+
+
+# ---- The command -----------------------------------------------------------------------------------------------------
+
+
+def test_the_command_says_what_was_dropped_and_why(tmp_path: Path) -> None:
+    soundfile = pytest.importorskip("soundfile")
+    soundfile.write(tmp_path / "silence.wav", [0.0] * RATE, RATE)
+    result = cli_runner().invoke(main, ["transcribe", "-m", "nano", "--verbose", "true", str(tmp_path / "silence.wav")])
+    assert result.exit_code == 0 and "[00:00.000 --> 00:01.000] (dropped, silence)" in result.stderr

@@ -230,8 +230,9 @@ class EdgeEngine:
         hear_speech: the voice detector, for ``vad_filter`` and to cut audio into batches. None: batches are cut every
             30 s.
         find_silence: spans that nothing can be heard in, by voice detection and energy both; windows within one are not
-            decoded unless ``drop_silence`` is False, or ``vad_filter`` has cut the audio already. None: everything is
-            decoded, as openai/whisper does. Needs ``hear_speech``.
+            decoded, and text is checked against the voice detector (``_evidence``), unless ``drop_silence`` is False or
+            ``vad_filter`` has cut the audio already. None: everything is decoded and believed, as openai/whisper does.
+            Needs ``hear_speech``.
         check_batch: asked before windows are encoded. None: memory runs out where it does.
     """
 

@@ -41,7 +41,10 @@ _FIXED: dict[str, tuple[tuple[Any, ...], str]] = {
     "language_detection_segments": ((1,), "whisper.cpp listens to one window; allowed: 1"),
     "batch_size": ((None,), "whisper.cpp decodes a window after the other; allowed: None"),
     "audio_ctx": ((None,), "whisper.cpp encodes whole windows here; allowed: None"),
-    "drop_silence": ((None, False), "whisper.cpp decodes silence as well; allowed: None, False"),
+    "drop_silence": (
+        (None, False),
+        "whisper.cpp decodes silence as well, and its text is not checked; allowed: None, False",
+    ),
     "seed": ((None,), "whisper.cpp seeds its sampling itself, the same way in every call; allowed: None"),
 }
 

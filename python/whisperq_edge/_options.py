@@ -114,8 +114,9 @@ class TranscribeOptions:
             answer's last timestamp is heard again. None: window after window, each knowing the one before.
         audio_ctx: ``auto`` encodes short audio up to its end and a margin only, and does a window again in full when
             its text looks wrong. None: always whole windows.
-        drop_silence: False decodes also the windows that voice detection and energy both call silent. None: where the
-            engine can tell, they are not.
+        drop_silence: None: windows that voice detection and energy both call silent are not decoded, and text where the
+            voice detector hears no speech is not believed unless the model is sure (``Transcript.dropped`` says why;
+            the engine ggml decodes and believes all). False: all is decoded and believed.
     """
 
     language: Optional[str] = None

@@ -245,7 +245,7 @@ def _unpickle_timings(stages: dict[str, StageTime], total_ms: float, runs: int) 
 
 @dataclass(frozen=True)
 class Dropped:
-    """A part of the audio that was not decoded, in seconds, and why."""
+    """A part of the audio that was not decoded, or whose text was not believed, in seconds, and why."""
 
     start: float
     end: float
@@ -274,7 +274,8 @@ class Transcript:
         timings: where the time went in this call.
         options: the options that this call ran with, defaults filled in.
         model: the model's name or path.
-        dropped: parts in which nobody speaks, which were not decoded, in order of time.
+        dropped: parts in which nobody speaks, in order of time. They were not decoded, or their text was not believed
+            and is in the reason.
     """
 
     text: str

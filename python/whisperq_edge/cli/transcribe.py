@@ -124,7 +124,11 @@ def _switch(name: str, help_text: str) -> Callable[[Any], Any]:
 @click.option("--json", "as_json", is_flag=True, help="Print everything as one JSON document, timings included.")
 @click.option("--timings", "show_timings", is_flag=True, help="Show the stage table on stderr.")
 @click.option(
-    "--verbose", type=click.BOOL, default=None, metavar="[BOOL]", help="Print segments with times as they come."
+    "--verbose",
+    type=click.BOOL,
+    default=None,
+    metavar="[BOOL]",
+    help="Print segments with times as they come, and what was dropped and why.",
 )
 @click.option(
     "--audio-track",
@@ -175,7 +179,7 @@ def _switch(name: str, help_text: str) -> Callable[[Any], Any]:
     type=float,
     help="Probability above which a window is speech (needs --vad-filter or --batch-size).  [default: 0.5]",
 )
-@_switch("--drop-silence", "False: decode also what is silent by voice detection and energy.")
+@_switch("--drop-silence", "False: decode silence, and believe text where no speech is heard.  [default: true]")
 @click.option("--batch-size", type=int, help="Windows to decode together.  [default: one after the other]")
 @click.option("--chunk-length", type=int, metavar="SECONDS", help="Of a window.  [default: 30]")
 @click.option("--audio-ctx", type=click.Choice(["auto"]), help="auto: encode short audio only as far as it goes.")
@@ -249,6 +253,8 @@ def _transcribe_one(
     except (WhisperqError, OSError, MemoryError) as error:
         outputs.fail(name, error)
     else:
+        if arguments["verbose"]:
+            _print_dropped(transcript)
         outputs.keep(name, transcript)
 
 
@@ -345,6 +351,11 @@ def _token_ids(text: str) -> list[int]:
 
 def _print_segment(segment: Any) -> None:
     click.echo(f"[{_clock(segment.start)} --> {_clock(segment.end)}] {segment.text}", err=True)
+
+
+def _print_dropped(transcript: Transcript) -> None:
+    for part in transcript.dropped:
+        click.echo(f"[{_clock(part.start)} --> {_clock(part.end)}] (dropped, {part.reason})", err=True)
 
 
 def _clock(time_s: float) -> str:
