@@ -51,10 +51,8 @@ def test_sounds_without_words_give_no_text(model: str, kind: str, request: pytes
 
 def test_what_was_dropped_is_told(tiny_en: WhisperModel) -> None:
     brown = sounds()["brown noise"]
-    believed = tiny_en.transcribe(brown, drop_silence=False)
-    checked = tiny_en.transcribe(brown)
-    assert believed.text and believed.dropped == ()
-    assert checked.text == "" and [part.reason[:15] for part in checked.dropped] == ["no speech heard"]
+    assert [part.reason[:15] for part in tiny_en.transcribe(brown).dropped] == ["no speech heard"]
+    assert tiny_en.transcribe(brown, drop_silence=False).dropped == ()
 
 
 @pytest.mark.parametrize("gain", [1.0, 0.01])

@@ -40,7 +40,7 @@ its no-speech probability below the second."""
 UNSURE_LOGPROB = -1.0
 """Text is not believed where the detector hears hardly anything if its average log-probability is below this."""
 
-SUSPECTED_NO_SPEECH = 0.4
+SUSPECTED_NO_SPEECH = 0.45
 """Text is not believed, whatever the detector hears, if its log-probability is below ``UNSURE_LOGPROB`` at every
 temperature and its no-speech probability above this. Whisper's own rule for its first answer has 0.6 here."""
 
