@@ -323,9 +323,10 @@ def test_a_short_rest_is_not_worth_a_window(rest: tuple[Any, ...]) -> None:
 def test_without_timestamps_a_batch_goes_on_behind_the_last_word() -> None:
     """The script's alignment spreads the words over the window: the last one ends before the window does."""
     model = Recorder([said(" Hello world"), said(" two")])
-    run(model, 20, batch_size=2, without_timestamps=True)
+    segments, _ = run(model, 20, batch_size=2, without_timestamps=True)
     first, second = [window for window, _ in model.requests][:2]
-    assert first == (0, 2000) and 0 < second[0] < 1900 and sum(second) == 2000
+    assert first == (0, 2000) and 0 < second[0] < 1850 and sum(second) == 2000
+    assert segments[0].end == segments[1].start == second[0] / 100
 
 
 def test_answers_that_keep_ending_early_end_in_a_warning(caplog: pytest.LogCaptureFixture) -> None:

@@ -487,6 +487,9 @@ _LEAST_REST_FRAMES = 100
 """Less speech than this behind a window's last timestamp is not worth a window of its own. The detector's spans reach
 0.4 s beyond speech, and Whisper hears words in what is much shorter than a second that nobody said."""
 
+_LEAST_REST_BY_WORDS_FRAMES = 150
+"""The same behind the last word, where there are no timestamps: its end is known less well, by alignment."""
+
 Region = Sequence[Chunk]
 """Chunks of speech that windows go through in order, apart from other regions. Pauses between them are left out."""
 
@@ -539,6 +542,7 @@ class _Lane:
         self._longest = frames_per_window(options)
         # Timestamps tell where to go on after a window that ends amid speech. Without them, it shall end in a pause.
         self._shortest = 0 if options.without_timestamps else self._longest // 2
+        self._least_rest = _LEAST_REST_BY_WORDS_FRAMES if options.without_timestamps else _LEAST_REST_FRAMES
         self.begin = self.seek = self._chunks[0][0]
         self.end = self._chunks[-1][1]
         self._n_left = _MOST_WINDOWS * -(-(self.end - self.begin) // self._longest)
@@ -565,7 +569,7 @@ class _Lane:
         n_rest = sum(last - first for first, last in self._speech(seek, end))
         self._n_left -= 1
         self.seek = end
-        if n_heard == 0 or n_rest < _LEAST_REST_FRAMES:
+        if n_heard == 0 or n_rest < self._least_rest:
             return False
         if self._n_left <= 0:
             _LOG.warning(
@@ -676,7 +680,8 @@ class _Batches:
         if self._options.word_timestamps and drafts:
             _add_words(drafts, window, answer, self._options, lane.last_speech_s)
             lane.last_speech_s = last_word_end(drafts) or lane.last_speech_s
-        lane.segments += self._writer.write(drafts, answer, window)
+        # Where there are no timestamps, a segment reaches to the end of its window: here, of what was heard of it.
+        lane.segments += self._writer.write(drafts, answer, replace(window, n_frames=lane.seek - window.seek))
 
     def _n_heard_frames(self, window: Window, answer: Answer, split: _Split) -> int:
         """Return how far into the window the answer reaches. It is the whole window where ``max_new_tokens`` ended the
