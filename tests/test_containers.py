@@ -138,6 +138,13 @@ def test_all_of_a_joined_file_is_read(format: str, subtype: str, rate: int, said
     assert said() == []
 
 
+@pytest.mark.parametrize("n_bytes", [1, 13, 14, 15, 97, 1000])
+def test_streams_are_found_where_two_reads_meet(n_bytes: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    ogg, flac = encoded(noise(0.2), "OGG", "VORBIS"), encoded(noise(0.2), "FLAC")
+    monkeypatch.setattr("whisperq_edge._containers._READ_BYTES", n_bytes)
+    assert len(parts_of(io.BytesIO(ogg * 3))) == len(parts_of(io.BytesIO(flac * 3))) == 3
+
+
 @pytest.mark.parametrize("header", [True, False])
 @pytest.mark.parametrize("between", [b"", ID3, b"TAG" + bytes(125), bytes(3000)])
 def test_all_of_joined_mp3_files_is_read(header: bool, between: bytes, said: Any, capfd: Any) -> None:
