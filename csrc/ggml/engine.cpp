@@ -43,7 +43,7 @@ auto upstream(Action action) {
     } catch (const std::bad_alloc&) {
         throw;
     } catch (const std::exception& error) {
-        throw Error(Status::inference, std::string("whisper.cpp: ") + error.what());
+        fail(std::string("whisper.cpp: ") + error.what());
     }
 }
 
