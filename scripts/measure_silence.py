@@ -381,6 +381,7 @@ def score_speech(entries: list[dict[str, Any]]) -> None:
     groups: dict[tuple[str, str], list[dict[str, Any]]] = {}
     for entry in entries:
         groups.setdefault((entry["kind"], entry["condition"]), []).append(entry)
+        groups.setdefault(("all", "all"), []).append(entry)
     for (corpus, condition), group in groups.items():
         changes, words, lost = [], [], 0
         for entry in group:
@@ -395,6 +396,7 @@ def score_speech(entries: list[dict[str, Any]]) -> None:
         low, high = 100 * interval.low, 100 * interval.high
         print(
             f"| {corpus} | {condition} | {len(group)} | {sum(words):.0f} | {decoded} | {lost} |"
+            f" {sum(change > 0 for change in changes)} | {sum(change < 0 for change in changes)} |"
             f" {100 * sum(changes) / sum(words):+.2f} | {more} | {low:+.2f} to {high:+.2f} |"
         )
 
