@@ -10,7 +10,7 @@ import numpy.typing as npt
 import pytest
 from cli_runner import cli_runner
 from scripted_windows import VOCABULARY, Answer, NumberedMel, Script, transcribe
-from whisperq_edge import _edge_engine
+from whisperq_edge import WhisperModel, _edge_engine
 from whisperq_edge._evidence import ENOUGH, SpeechMarks, loud_windows_of_speech, why_not_believed
 from whisperq_edge._vad import speech_probabilities
 from whisperq_edge.cli import main
@@ -198,6 +198,28 @@ def test_silence_and_dropped_text_stay_apart_and_in_order() -> None:
     _, result = transcribe(Saying(" You"), 90, options, **tools)
     reasons = [part.reason for part in result.dropped]
     assert reasons == ["no speech heard: You", "silence", "no speech heard: You"]
+
+
+class AllSilent:
+    """A ``SilenceFinder`` that takes everything for silence."""
+
+    def push(self, samples: Floats, probabilities: Floats) -> None:
+        pass
+
+    def finish(self) -> list[tuple[int, int, str]]:
+        return [(0, 30 * RATE, "quiet steady noise")]
+
+
+def test_short_audio_is_decoded_after_all_if_it_is_speech_when_loud(
+    monkeypatch: pytest.MonkeyPatch, sample_pcm: Floats
+) -> None:
+    monkeypatch.undo()
+    with WhisperModel("nano", device="cpu", engine="edge") as nano:
+        monkeypatch.setattr(nano._engine, "_find_silence", AllSilent)
+        heard = nano.transcribe(sample_pcm * np.float32(0.01), beam_size=1, temperature=0.0)
+        nothing = nano.transcribe(np.zeros(RATE, np.float32), beam_size=1, temperature=0.0)
+    assert heard.text and heard.dropped == ()
+    assert nothing.text == "" and [part.reason for part in nothing.dropped] == ["silence"]
 
 
 # ---- The command -----------------------------------------------------------------------------------------------------
