@@ -185,6 +185,27 @@ def test_text_is_believed_on_demand(options: dict[str, Any]) -> None:
     assert [segment.text for segment in segments] == [begun + " You"] and result.dropped == ()
 
 
+@pytest.mark.parametrize("options", [{"no_speech_threshold": None}, {"log_prob_threshold": None}])
+def test_doubted_text_is_believed_where_speech_is_heard_and_the_thresholds_are_off(options: dict[str, Any]) -> None:
+    script = Saying(" You", avg_logprob=-1.5, no_speech_prob=0.5)
+    segments, result = transcribe(script, 30, {"language": "en", "temperature": 0.0, **options}, **hearing((1, 20)))
+    assert [segment.text for segment in segments] == [" You"] and result.dropped == ()
+    assert why_not_believed(100, "You", -1.5, 0.5, True) is not None
+
+
+@pytest.mark.parametrize("options", [{"prefix": " "}, {"prefix": "Hello", "audio_ctx": "auto"}], ids=str)
+def test_text_beside_a_prefix_is_checked(options: dict[str, Any]) -> None:
+    """A blank prefix is none. Where nothing follows the prefix, the window is decoded again without it, and checked."""
+    segments, result = transcribe(Saying(" ..."), 5, {"language": "en", **options}, **hearing())
+    assert [segment.text for segment in segments] in ([], [" Hello ..."])
+    assert [part.reason for part in result.dropped] == ["no speech heard: ..."]
+
+
+def test_speech_without_text_is_told() -> None:
+    _, result = transcribe(Saying(""), 30, {"language": "en"}, **hearing((1, 20)))
+    assert [part.reason for part in result.dropped] == ["no text for 19.0 s of speech"]
+
+
 def test_a_window_without_speech_is_not_decoded_at_higher_temperatures() -> None:
     for spans_s, temperatures in (((), [0.0]), (((1, 20),), [0.0, 0.2, 0.4, 0.6, 0.8, 1.0])):
         script = Saying(" You", avg_logprob=-3.0)

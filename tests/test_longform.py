@@ -40,7 +40,7 @@ def as_ours(theirs: Sequence[dict[str, Any]], duration_s: float, options: dict[s
     for segment in theirs:
         ends = [end for start, end in clips if round(start * 100) <= segment["seek"] < round(end * 100)]
         latest_s = min([segment["seek"] / 100 + 30, n_frames / 100, *ends])
-        if segment["text"].strip():
+        if segment["text"].strip() and segment["start"] < latest_s:
             times = {name: min(segment[name], latest_s) for name in ("start", "end")}
             expected.append({**segment, **times, "id": len(expected)})
     return expected
@@ -320,6 +320,24 @@ def test_a_short_rest_is_not_worth_a_window(rest: tuple[Any, ...]) -> None:
     assert segments[-1].end == (20 if rest else 19.1)
 
 
+def test_a_rest_however_short_is_heard_again_where_speech_goes_on() -> None:
+    model = Recorder([said(0, " one", 1476, 1476)])
+    vad = {"speech_pad_ms": 0, "min_silence_duration_ms": 100}
+    options = {"language": "en", "batch_size": 2, "vad_parameters": vad}
+    transcribe(Script(0), 42, options, model=model, hear_speech=speech_in((0, 10), (10.56, 38.4)))
+    assert [window for window, _ in model.requests] == [(0, 3000), (2952, 888)]
+
+
+def test_a_region_that_is_cut_amid_speech_hears_its_rest() -> None:
+    """A clip is cut every 90 s, wherever that is."""
+    model = Recorder(
+        [said(0, " one", 1500), said(0, " far", 500), *[said(0, " two", 1500)], said(0, " end", 1475, 1475)]
+    )
+    segments, _ = run(model, 100, batch_size=2, clip_timestamps=[0, 100])
+    assert (8950, 50) in [window for window, _ in model.requests]
+    assert [segment.start for segment in segments] == sorted(segment.start for segment in segments)
+
+
 def test_without_timestamps_a_batch_goes_on_behind_the_last_word() -> None:
     """The script's alignment spreads the words over the window: the last one ends before the window does."""
     model = Recorder([said(" Hello world"), said(" two")])
@@ -364,6 +382,11 @@ def test_no_segment_without_text_leaves(batch_size: Any) -> None:
     model = Recorder([said(0, " ", 100, 100, " one", 1200, 1200, 1250), said(0, " two", 50)])
     segments, _ = run(model, 25, batch_size=batch_size)
     assert [(segment.id, segment.text) for segment in segments] == [(0, " one"), (1, " two")]
+
+
+def test_no_segment_lies_behind_the_audio() -> None:
+    segments, _ = run(Recorder([said(0, " word", 200, 300, " late", 350)]), 5)
+    assert [(segment.text, segment.start, segment.end) for segment in segments] == [(" word", 0, 4)]
 
 
 @pytest.mark.parametrize("batch_size", [None, 2])

@@ -197,7 +197,7 @@ def first_samples(audio: AudioLike, n_samples: int) -> Floats:
 
 
 def _check_track(audio_track: Any) -> None:
-    is_number = isinstance(audio_track, int) and not isinstance(audio_track, bool)
+    is_number = isinstance(audio_track, (int, np.integer)) and not isinstance(audio_track, bool)
     if audio_track is not None and not (is_number and audio_track >= 0):
         raise OptionError("audio_track", audio_track, "a whole number from 0 on, or None for the first track")
 
@@ -910,7 +910,7 @@ class _Holes:
 def _what_ffmpeg_misses(container: Any, until_s: float) -> Optional[str]:
     """FFmpeg takes the end of a cut Matroska or WebM file for its end. Its header knows better, though with a video it
     is the video that it may tell of."""
-    claimed_s = (container.duration or 0) / 1e6
+    claimed_s = ((container.duration or 0) - (container.start_time or 0)) / 1e6
     if "matroska" in container.format.name and len(container.streams) == 1 and until_s < claimed_s - 1:
         return f"its header claims {claimed_s:.2f} s"
     return None

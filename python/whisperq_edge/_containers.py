@@ -220,7 +220,7 @@ def _parts_with(stream: IO[bytes], samples: _Samples, end: int, *, is_only: bool
 
 def _is_explained(stream: IO[bytes], samples: _Samples, end: int) -> bool:
     """Whether what lies behind the samples is no sound: chunks, a tag, or too little to be heard."""
-    least = 16 if samples.claimed <= 0 else _LEAST_REST_S * samples.byte_rate
+    least = 16 if samples.claimed <= 0 else _LEAST_REST_S * (samples.byte_rate or 2 * 16_000)
     for place in _places_behind(samples):
         stream.seek(place)
         if stream.read(3) == b"ID3" or end - _behind_chunks(stream, place, end) < least:

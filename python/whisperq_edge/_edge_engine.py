@@ -635,11 +635,12 @@ class _Call:
             answer.avg_logprob,
             answer.no_speech_prob,
             needs_fallback(answer, self.options),
+            # A caller who switches one of these off wants text that the model itself doubts.
+            believes_doubts=None in (self.options.no_speech_threshold, self.options.log_prob_threshold),
         )
-        if why is None:
-            return answer
-        self._dropped.append(Dropped(window.start_s, window.start_s + window.duration_s, why))
-        return replace(answer, is_believed=False)
+        if why is not None:
+            self._dropped.append(Dropped(window.start_s, window.start_s + window.duration_s, why))
+        return answer if why is None or not answer.text else replace(answer, is_believed=False)
 
     def _audio_ctx(self, window: Window) -> int:
         """Audio tokens to encode of a window."""
@@ -690,8 +691,7 @@ class _Call:
     def _count_speech(self, window: Window) -> None:
         """Counts the windows of speech as recorded, and made loud where those are few. Text of a ``prefix`` is not
         checked, because the caller knows what is said."""
-        has_prefix = window.is_first and bool(self.options.prefix)
-        if self._marks is None or has_prefix or window.seek in self._n_speech:
+        if self._marks is None or self._prefix(window, self.tokenizer) or window.seek in self._n_speech:
             return
         start, end = window.seek * HOP_SAMPLES, (window.seek + window.n_frames) * HOP_SAMPLES
         n_speech = self._marks.count(start, end)
@@ -704,7 +704,7 @@ class _Call:
         if mel is None:
             with self._clock.timed("mel"):
                 mel = self._mel.padded_window(window.seek, window.n_frames)
-            self._count_speech(window)
+        self._count_speech(window)
         if n_ctx < self._hparams["n_audio_ctx"]:
             self._short_mels[window.seek] = mel
         return self._hear(mel, n_ctx)

@@ -44,6 +44,9 @@ SUSPECTED_NO_SPEECH = 0.45
 """Text is not believed, whatever the detector hears, if its log-probability is below ``UNSURE_LOGPROB`` at every
 temperature and its no-speech probability above this. Whisper's own rule for its first answer has 0.6 here."""
 
+_MUCH = 63
+"""Windows of speech, 2 s in all, for which the model should have some text."""
+
 _SHOWN_CHARACTERS = 60
 _WINDOW_SAMPLES = 512
 _WINDOW_S = _WINDOW_SAMPLES / 16_000
@@ -110,9 +113,14 @@ def may_be_believed(n_windows: int, needs_fallback: bool) -> bool:
 
 
 def why_not_believed(
-    n_windows: int, text: str, avg_logprob: float, no_speech_prob: float, needs_fallback: bool
+    n_windows: int,
+    text: str,
+    avg_logprob: float,
+    no_speech_prob: float,
+    needs_fallback: bool,
+    believes_doubts: bool = False,
 ) -> Optional[str]:
-    """Return the reason why text is dropped, or None where it is believed or there is none.
+    """Return the reason why text is dropped, or why there is none though much speech is heard. None: all is well.
 
     Args:
         n_windows: windows of speech where the text was decoded, as recorded or loud, whichever are more.
@@ -120,11 +128,12 @@ def why_not_believed(
         avg_logprob: mean natural log-probability of its tokens.
         no_speech_prob: the model's own probability that nobody speaks.
         needs_fallback: the text repeats itself or is unlikely, by the thresholds of the options.
+        believes_doubts: believe text where speech is heard, however much the model doubts it.
     """
     if not text:
-        return None
+        return f"no text for {n_windows * _WINDOW_S:.1f} s of speech" if n_windows >= _MUCH else None
     why = None
-    if avg_logprob < UNSURE_LOGPROB and no_speech_prob > SUSPECTED_NO_SPEECH:
+    if avg_logprob < UNSURE_LOGPROB and no_speech_prob > SUSPECTED_NO_SPEECH and not believes_doubts:
         why = f"the model was unsure and expects no speech (probability {no_speech_prob:.2f})"
     if n_windows == 0:
         is_sure = avg_logprob > SURE_LOGPROB and no_speech_prob < SURE_NO_SPEECH and not needs_fallback

@@ -282,8 +282,9 @@ def _fetch(hub: _Hub, repository: str, name: str, type: str, file: Optional[Publ
         source = hub.fetch(repository)
     except ModelNotFoundError as error:
         types = " or ".join(dict.fromkeys((type, _TYPE_OF_OTHER_FORMATS)))
+        folder = hub.download_root or cache_folder()
         raise ModelNotFoundError(
-            f"{cache_folder()} has no model {name!r} in {types}, and its source cannot be had: {error}"
+            f"{folder} has no model {name!r} in {types}, and its source cannot be had: {error}"
         ) from error
     known = find_model(name)
     return cached_model(source, type, model=known.name if known else repository, n_threads=n_threads)

@@ -279,12 +279,12 @@ class _Writer:
 
     def write(self, drafts: Sequence[Draft], answer: Answer, window: Window) -> list[Segment]:
         """Leave out drafts without text or duration, of which openai/whisper makes segments that say nothing, and clear
-        their tokens, so that they prompt nothing. No time lies behind the window's audio."""
+        their tokens, so that they prompt nothing. No time lies behind the window's audio, and no segment either."""
         for draft in drafts:
             if draft.start == draft.end or not draft.text.strip():
                 draft.text, draft.tokens, draft.words = "", [], []
         end_s = min(window.start_s + window.duration_s, self._duration_s)
-        return [self._segment(draft, answer, end_s) for draft in drafts if draft.text]
+        return [self._segment(draft, answer, end_s) for draft in drafts if draft.text and draft.start < end_s]
 
     def _segment(self, draft: Draft, answer: Answer, latest_s: float) -> Segment:
         words = None
@@ -484,8 +484,11 @@ _MOST_WINDOWS = 3
 may do that, which the voice detector takes for speech and Whisper does not."""
 
 _LEAST_REST_FRAMES = 100
-"""Less speech than this behind a window's last timestamp is not worth a window of its own. The detector's spans reach
-0.4 s beyond speech, and Whisper hears words in what is much shorter than a second that nobody said."""
+"""Less speech than this, before a pause, is not worth a window of its own. The detector's spans reach 0.4 s beyond
+speech, and Whisper hears words in what is much shorter than a second that nobody said."""
+
+_LEAST_CUT_REST_FRAMES = 20
+"""The same where no pause follows, because the region was cut amid the audio: no word is shorter."""
 
 _LEAST_REST_BY_WORDS_FRAMES = 150
 """The same behind the last word, where there are no timestamps: its end is known less well, by alignment."""
@@ -537,7 +540,8 @@ class _Lane:
         segments: those that nobody has taken yet.
     """
 
-    def __init__(self, region: Region, last_speech_s: float, options: TranscribeOptions) -> None:
+    def __init__(self, region: Region, is_cut: bool, last_speech_s: float, options: TranscribeOptions) -> None:
+        self._is_cut = is_cut  # the next region begins where this one ends
         self._chunks = [(seek, seek + n_frames) for seek, n_frames in region]
         self._longest = frames_per_window(options)
         # Timestamps tell where to go on after a window that ends amid speech. Without them, it shall end in a pause.
@@ -563,13 +567,19 @@ class _Lane:
         cut = [(max(first, begin), min(last, end)) for first, last in self._chunks]
         return [(first, last) for first, last in cut if first < last]
 
+    def _least_rest_before(self, end: int) -> int:
+        """Return how much speech before frame ``end`` is worth hearing again. All of it is, where speech goes on."""
+        if self._speech(end, end + 1):
+            return 1
+        return _LEAST_CUT_REST_FRAMES if self._is_cut and end == self.end else self._least_rest
+
     def go_on(self, window: Window, n_heard: int) -> bool:
         """Go on behind ``n_heard`` frames of the window that was heard last. False: nothing of it is left to hear."""
         end, seek = window.seek + window.n_frames, window.seek + n_heard
         n_rest = sum(last - first for first, last in self._speech(seek, end))
         self._n_left -= 1
         self.seek = end
-        if n_heard == 0 or n_rest < self._least_rest:
+        if n_heard == 0 or n_rest < self._least_rest_before(end):
             return False
         if self._n_left <= 0:
             _LOG.warning(
@@ -650,10 +660,11 @@ class _Batches:
     def _open_lane(self) -> Optional[_Lane]:
         if self._next_region == len(self._regions):
             return None
-        before, region = self._regions[self._next_region - 1], self._regions[self._next_region]
-        last_speech_s = sum(before[-1]) / _FRAMES_PER_SECOND if self._next_region > 0 else 0.0
+        i = self._next_region
         self._next_region += 1
-        self._lanes.append(_Lane(region, last_speech_s, self._options))
+        last_speech_s = sum(self._regions[i - 1][-1]) / _FRAMES_PER_SECOND if i > 0 else 0.0
+        is_cut = i + 1 < len(self._regions) and self._regions[i + 1][0][0] == sum(self._regions[i][-1])
+        self._lanes.append(_Lane(self._regions[i], is_cut, last_speech_s, self._options))
         return self._lanes[-1]
 
     def _next_audible(self, lane: _Lane) -> Optional[Chunk]:

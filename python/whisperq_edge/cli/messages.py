@@ -112,8 +112,17 @@ def _told(name: str, level: int) -> Iterator[None]:
 
 
 class _Teller(logging.Handler):
+    """Says each sentence once: the command finds the model's file, and then the library finds it again."""
+
+    def __init__(self, level: int) -> None:
+        super().__init__(level)
+        self._said = ""
+
     def emit(self, record: logging.LogRecord) -> None:
-        tell(record.getMessage().strip().replace("\n", " "))
+        sentence = record.getMessage().strip().replace("\n", " ")
+        if sentence != self._said:
+            tell(sentence)
+        self._said = sentence
 
 
 @contextlib.contextmanager
