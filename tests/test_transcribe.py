@@ -70,7 +70,6 @@ def test_segments_are_in_order_and_inside_the_audio(nano: WhisperModel, sample_p
 def test_long_audio_goes_on_after_30_s(nano: WhisperModel, sample_pcm: Samples, sample_text: str) -> None:
     pause = np.zeros(16000, np.float32)
     transcript = nano.transcribe(np.concatenate([sample_pcm, pause, sample_pcm, pause, sample_pcm]), **QUICK)
-    assert transcript.segments[-1].seek > 0
     starts = [segment.start for segment in transcript]
     assert starts == sorted(starts)
     assert transcript.segments[-1].end > 2 * sample_pcm.size / 16000
