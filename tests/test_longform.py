@@ -264,7 +264,9 @@ def test_batches_decode_chunks_of_speech_together() -> None:
     assert windows == [(0, 2496), (4000, 2998), (7001, 2999), (10560, 480)]
     # The first region ends at its longest pause. The second one begins beside it, and ends alone.
     assert model.batches == [2, 1, 1]
-    assert set(prompts(model)) == {"<|startofprev|> Say"}
+    # Each region begins with the initial prompt, and knows its own text.
+    told = "<|startofprev|> Say"
+    assert prompts(model) == [told, told, f"{told} word", f"{told} word word"]
     assert [segment.id for segment in segments] == list(range(len(windows)))
     assert [(segment.start, segment.seek) for segment in segments] == [(seek / 100, seek) for seek, _ in windows]
     assert heard == sorted(heard)
@@ -365,6 +367,12 @@ def test_a_window_that_leads_nowhere_ends_in_a_batch_too() -> None:
     model = Recorder([said(0, 0, " one")])
     run(model, 20, batch_size=2)
     assert [window for window, _ in model.requests] == [(0, 2000)]
+
+
+def test_without_conditioning_every_window_of_a_batch_gets_the_initial_prompt() -> None:
+    model = Recorder([said(0, " one", 1400, 1400)])
+    run(model, 60, batch_size=2, initial_prompt="Say", condition_on_previous_text=False)
+    assert len(model.requests) == 3 and set(prompts(model)) == {"<|startofprev|> Say"}
 
 
 def test_segments_of_a_batch_come_in_the_order_of_the_audio() -> None:

@@ -2,8 +2,8 @@
 
 Two ways over the audio share their parts. ``transcribe_sequentially`` is openai/whisper's ``transcribe()``: each window
 begins where the segments of the one before ended, and knows its text. ``transcribe_in_batches`` is for speed, as
-faster-whisper's ``BatchedInferencePipeline``: regions that voice detection has cut are heard side by side, each window
-for itself. There, too, a window begins where the segments before it ended, so that no speech is lost.
+faster-whisper's ``BatchedInferencePipeline``: regions that voice detection has cut are heard side by side, each for
+itself. There, too, a window begins where the segments before it ended, so that no speech is lost.
 
 Nothing here knows how a window is decoded; see ``WindowDecoder``. Tokens and times only, so Python is fast enough.
 """
@@ -13,6 +13,7 @@ from __future__ import annotations
 import logging
 import math
 from collections.abc import Iterable, Iterator, Sequence
+from copy import copy
 from dataclasses import dataclass, replace
 from typing import Callable, Optional, Protocol
 
@@ -540,7 +541,9 @@ class _Lane:
         segments: those that nobody has taken yet.
     """
 
-    def __init__(self, region: Region, is_cut: bool, last_speech_s: float, options: TranscribeOptions) -> None:
+    def __init__(
+        self, region: Region, is_cut: bool, last_speech_s: float, prompt: Prompt, options: TranscribeOptions
+    ) -> None:
         self._is_cut = is_cut  # the next region begins where this one ends
         self._chunks = [(seek, seek + n_frames) for seek, n_frames in region]
         self._longest = frames_per_window(options)
@@ -551,6 +554,7 @@ class _Lane:
         self.end = self._chunks[-1][1]
         self._n_left = _MOST_WINDOWS * -(-(self.end - self.begin) // self._longest)
         self.last_speech_s = last_speech_s
+        self.prompt = prompt
         self.segments: list[Segment] = []
 
     def next_chunk(self) -> Optional[Chunk]:
@@ -602,8 +606,8 @@ def transcribe_in_batches(
 ) -> Iterator[Step]:
     """Yield the transcript of ``regions``, of which ``options.batch_size`` are heard side by side.
 
-    Each window gets the initial prompt and no text of others. Where it begins depends on the answer before it in its
-    region, as in the sequential loop, so speech behind an answer's last timestamp is heard again.
+    Each region begins with the initial prompt and knows no text of others. Within it windows follow each other as in
+    the sequential loop: the text so far is the prompt, and speech behind an answer's last timestamp is heard again.
 
     Args:
         keep_from: gets the first frame that may still be read, before each batch.
@@ -653,7 +657,7 @@ class _Batches:
                 break
             chunk = self._next_audible(lane)
             if chunk is not None:
-                self._windows.append((lane, Window(*chunk, self._prompt.tokens(), self._is_first)))
+                self._windows.append((lane, Window(*chunk, lane.prompt.tokens(), self._is_first)))
                 self._is_first = False
         return bool(self._windows)
 
@@ -664,7 +668,7 @@ class _Batches:
         self._next_region += 1
         last_speech_s = sum(self._regions[i - 1][-1]) / _FRAMES_PER_SECOND if i > 0 else 0.0
         is_cut = i + 1 < len(self._regions) and self._regions[i + 1][0][0] == sum(self._regions[i][-1])
-        self._lanes.append(_Lane(self._regions[i], is_cut, last_speech_s, self._options))
+        self._lanes.append(_Lane(self._regions[i], is_cut, last_speech_s, copy(self._prompt), self._options))
         return self._lanes[-1]
 
     def _next_audible(self, lane: _Lane) -> Optional[Chunk]:
@@ -693,6 +697,8 @@ class _Batches:
             lane.last_speech_s = last_word_end(drafts) or lane.last_speech_s
         # Where there are no timestamps, a segment reaches to the end of its window: here, of what was heard of it.
         lane.segments += self._writer.write(drafts, answer, replace(window, n_frames=lane.seek - window.seek))
+        if self._options.condition_on_previous_text:
+            lane.prompt.hear((token for draft in drafts for token in draft.tokens), answer.temperature)
 
     def _n_heard_frames(self, window: Window, answer: Answer, split: _Split) -> int:
         """Return how far into the window the answer reaches. It is the whole window where ``max_new_tokens`` ended the

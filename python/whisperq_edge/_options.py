@@ -110,8 +110,8 @@ class TranscribeOptions:
         carry_initial_prompt: openai/whisper's: put ``initial_prompt`` before every window.
         seed: of the sampling at temperatures above 0.
         batch_size: this many windows are decoded together, from parts of the audio that voice detection has cut (as
-            faster-whisper's ``BatchedInferencePipeline``). No window knows another one's text. Speech behind an
-            answer's last timestamp is heard again. None: window after window, each knowing the one before.
+            faster-whisper's ``BatchedInferencePipeline``). A window knows the text before it in its part only. Speech
+            behind an answer's last timestamp is heard again. None: window after window.
         audio_ctx: ``auto`` encodes short audio up to its end and a margin only, and does a window again in full when
             its text looks wrong. None: always whole windows.
         drop_silence: None: windows that voice detection and energy both call silent are not decoded, and text where the
