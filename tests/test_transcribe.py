@@ -23,6 +23,7 @@ from whisperq_edge import (
     CancelledError,
     CancelToken,
     InferenceError,
+    InterruptedByUser,
     ModelNotFoundError,
     OptionError,
     Segment,
@@ -260,6 +261,18 @@ def test_cancelled_before_it_began(nano: WhisperModel, sample_pcm: Samples) -> N
     with pytest.raises(CancelledError) as caught:
         nano.transcribe(sample_pcm, cancel=token)
     assert caught.value.partial is not None and caught.value.partial.segments == []
+
+
+def test_an_interrupted_call_tells_what_it_dropped(nano_edge: WhisperModel, sample_pcm: Samples) -> None:
+    def interrupt(segment: Segment) -> None:
+        raise KeyboardInterrupt
+
+    audio = np.concatenate([np.zeros(40 * 16000, np.float32), sample_pcm])
+    with pytest.raises(InterruptedByUser) as caught:
+        nano_edge.transcribe(audio, on_segment=interrupt, **QUICK)
+    assert caught.value.partial is not None
+    assert [(part.start, part.reason) for part in caught.value.partial.dropped] == [(0.0, "silence")]
+    assert caught.value.partial.timings["encode"].runs == 1
 
 
 _INTERRUPTED = """

@@ -298,6 +298,8 @@ class EdgeEngine:
                 on_progress(min(step.seek / max(call.n_frames, 1), 1.0))
         except StoppedError:
             return call.result(stopped=True)
+        except KeyboardInterrupt as interrupt:
+            return replace(call.result(stopped=True), interrupt=interrupt)
         return call.result(stopped=False)
 
     def _steps(self, call: _Call, clips: list[Chunk]) -> Iterator[Step]:
@@ -434,7 +436,13 @@ class _Call:
         return self._audio.duration_s
 
     def result(self, stopped: bool) -> EdgeResult:
-        return EdgeResult(self._clock.stages, stopped, _joined(self._dropped), self._n_short, self._n_redone)
+        return EdgeResult(
+            self._clock.stages,
+            stopped,
+            _joined(self._dropped),
+            n_short_windows=self._n_short,
+            n_redone_windows=self._n_redone,
+        )
 
     def _go_on(self) -> None:
         if self._should_stop():

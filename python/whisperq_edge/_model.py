@@ -460,6 +460,8 @@ class _Call:
         for name, stage in result.stages.items():
             self._stages[name] = self._stages.get(name, StageTime()) + stage
         self._dropped = self._restored(result.dropped)
+        if result.interrupt is not None:
+            raise result.interrupt
         return result.stopped
 
     def _restored(self, dropped: tuple[Dropped, ...]) -> tuple[Dropped, ...]:

@@ -254,11 +254,16 @@ class Dropped:
 
 @dataclass(frozen=True)
 class EngineResult:
-    """What an engine has to say beside the segments and languages that it reported on the way."""
+    """What an engine has to say beside the segments and languages that it reported on the way.
+
+    Attributes:
+        interrupt: the Ctrl-C that ended the call. It is carried here, so that times and dropped parts are not lost.
+    """
 
     stages: dict[str, StageTime]
     stopped: bool
     dropped: tuple[Dropped, ...] = ()
+    interrupt: Optional[KeyboardInterrupt] = None
 
 
 @dataclass(frozen=True)
