@@ -96,6 +96,12 @@ def test_samples_behind_those_that_the_header_claims_are_read_and_told(format: s
     assert "has a wrong header: its header claims 160" in message and "they are taken for samples" in message
 
 
+def test_a_header_without_a_byte_rate_is_no_wrong_one(said: Any) -> None:
+    content = encoded(noise(2), "WAV")
+    assert to_pcm(content[:28] + bytes(4) + content[32:]).duration_s == 2.0
+    assert said() == []
+
+
 @pytest.mark.parametrize("behind", [b"LIST" + struct.pack("<I", 50_000) + bytes(50_000), ID3 + b"\1" * 50_000])
 def test_chunks_and_tags_behind_samples_are_no_sound(behind: bytes, said: Any) -> None:
     assert to_pcm(encoded(noise(2)) + behind).duration_s == 2.0
@@ -317,8 +323,9 @@ def test_audio_has_the_clock_of_its_container(starts_s: float, said: Any) -> Non
     assert said() == []
 
 
-def test_a_clock_that_begins_late_for_all_tracks_is_none() -> None:
+def test_a_clock_that_begins_late_for_all_tracks_is_none(said: Any) -> None:
     assert to_pcm(container([at_48k(2)], starts_s=5.0, video=False)).duration_s == pytest.approx(2.0, abs=0.01)
+    assert said() == []
 
 
 def test_a_hole_in_a_track_is_filled_and_told(said: Any) -> None:
