@@ -497,7 +497,7 @@ def test_a_download_that_was_interrupted_is_kept(
         yield interrupt
 
     with monkeypatch.context() as patch:
-        patch.setattr("whisperq_edge.cli.transcribe.progress_bar", impatient)
+        patch.setattr("whisperq_edge.cli.transcribe.stage_progress", impatient)
         result = cli_runner().invoke(main, ["transcribe", str(sample_path)])
     [partial] = folder.glob("*.partial")
     assert result.exit_code == 130 and len(data) / 2 < partial.stat().st_size < len(data)

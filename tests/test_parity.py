@@ -65,8 +65,9 @@ def test_segments_and_words_are_openais(nano_f32: WhisperModel, sample_pcm: Floa
     )
     fields = ("seek", "start", "end", "text", "tokens")
     found = [[s.seek, s.start, s.end, s.text, list(s.tokens)] for s in transcript]
-    assert found == [[segment[field] for field in fields] for segment in expected["segments"]]
-    for segment, theirs in zip(transcript, expected["segments"]):
+    said = [segment for segment in expected["segments"] if segment["text"]]  # of openai/whisper's some say nothing
+    assert found == [[segment[field] for field in fields] for segment in said]
+    for segment, theirs in zip(transcript, said):
         assert segment.words is not None
         assert [word.word for word in segment.words] == [word for word, _, _ in theirs["words"]]
         raw = [WordTiming(word, [], start, end, 1.0) for word, start, end in theirs["words"]]
