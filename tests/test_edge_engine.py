@@ -125,11 +125,12 @@ def test_long_audio_as_openai_whisper(tmp_path: Path, sample: Any, options: dict
     ours, _ = run(engine_of(path), long, temperature=0.0, **options)
     given = {name: value for name, value in options.items() if value != 1 or name != "beam_size"}
     theirs = whisper.load_model(str(WEIGHTS), device="cpu").transcribe(long, fp16=False, temperature=0.0, **given)
+    said = [s for s in theirs["segments"] if s["text"]]  # of openai/whisper's some say nothing
     assert [(s.seek, s.start, s.end, s.text, s.tokens) for s in ours] == [
-        (s["seek"], s["start"], s["end"], s["text"], s["tokens"]) for s in theirs["segments"]
+        (s["seek"], s["start"], s["end"], s["text"], s["tokens"]) for s in said
     ]
     if "word_timestamps" in options:
-        for mine, other in zip(ours, theirs["segments"]):
+        for mine, other in zip(ours, said):
             raw = [WordTiming(w["word"], [], w["start"], w["end"], w["probability"]) for w in other["words"]]
             expected = steady_words(raw, other["start"], other["end"])
             assert mine.words is not None
