@@ -227,8 +227,8 @@ class EdgeEngine:
         native: the model.
         vocabulary: bytes of the tokens by id, as ``_core.ModelFile.vocabulary`` has them.
         n_threads: that ``native`` runs on; the spectrogram takes as many.
-        hear_speech: the voice detector, for ``vad_filter`` and to cut audio into batches. None: batches are cut every
-            30 s.
+        hear_speech: the voice detector, for ``vad_filter`` and to cut audio into batches. None: regions are cut every
+            90 s.
         find_silence: spans that nothing can be heard in, by voice detection and energy both; windows within one are not
             decoded, and text is checked against the voice detector (``_evidence``), unless ``drop_silence`` is False or
             ``vad_filter`` has cut the audio already. None: everything is decoded and believed, as openai/whisper does.

@@ -364,7 +364,7 @@ class BatchedInferencePipeline:
 
         Args:
             batch_size: chunks that are decoded together.
-            vad_filter: chunks are where somebody speaks; False: all of the audio, cut every 30 s.
+            vad_filter: chunks are where somebody speaks; False: all of the audio, in parts of 90 s.
             without_timestamps: a segment is a chunk; False: the model finds segments within it.
             clip_timestamps: the chunks, instead of ``vad_filter``'s: dicts of ``start`` and ``end`` in seconds, or as
                 ``WhisperModel.transcribe`` takes them.
