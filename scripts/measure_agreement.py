@@ -22,7 +22,7 @@ from pathlib import Path
 import numpy as np
 import numpy.typing as npt
 from whisperq_edge import WhisperModel, _core, log_mel_spectrogram
-from whisperq_edge._audio import to_pcm
+from whisperq_edge._audio.pcm import to_pcm
 from whisperq_edge._convert.convert import convert_model
 from whisperq_edge._convert.probe import prompt_tokens, run_probe
 

@@ -26,7 +26,7 @@ import jiwer
 import numpy as np
 import numpy.typing as npt
 from whisperq_edge import Transcript, WhisperModel
-from whisperq_edge._audio import SAMPLE_RATE, to_pcm
+from whisperq_edge._audio.pcm import SAMPLE_RATE, to_pcm
 from whisperq_edge._eval.normalise import normaliser
 
 Floats = npt.NDArray[np.float32]

@@ -16,10 +16,10 @@ from typing import Any, Callable, Optional
 import numpy as np
 import numpy.typing as npt
 from make_model import real_vocabulary
-from whisperq_edge._edge_engine import AlignRequest, DecodeOptions, EdgeEngine, EdgeResult, WindowRequest
+from whisperq_edge._engines.edge import AlignRequest, DecodeOptions, EdgeEngine, EdgeResult, WindowRequest
 from whisperq_edge._options import TranscribeOptions
 from whisperq_edge._result import Segment
-from whisperq_edge._tokenizer import Vocabulary
+from whisperq_edge._whisper.tokenizer import Vocabulary
 
 Floats = npt.NDArray[np.float32]
 

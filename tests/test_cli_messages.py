@@ -14,7 +14,7 @@ import click
 import pytest
 from cli_runner import cli_runner
 from whisperq_edge import CpuError, IsaNotSupportedError, OptionError, UnknownIsaError
-from whisperq_edge._self_test import SelfTestWarning
+from whisperq_edge._system.self_test import SelfTestWarning
 from whisperq_edge.cli import exit_code, main
 from whisperq_edge.cli.info import info_command
 from whisperq_edge.cli.messages import in_words_of, reason

@@ -13,11 +13,13 @@ from typing import Any, Callable, Optional
 import numpy as np
 import numpy.typing as npt
 import pytest
-from whisperq_edge import WhisperModel, _audio, _spliced
-from whisperq_edge._audio import SAMPLE_RATE, to_pcm
-from whisperq_edge._containers import parts_of
+from whisperq_edge import WhisperModel
+from whisperq_edge._audio import pcm as _audio
+from whisperq_edge._audio import spliced as _spliced
+from whisperq_edge._audio.containers import parts_of
+from whisperq_edge._audio.pcm import SAMPLE_RATE, to_pcm
+from whisperq_edge._audio.spliced import overlaid, spliced
 from whisperq_edge._errors import AudioError, AudioFormatError, OptionError
-from whisperq_edge._spliced import overlaid, spliced
 
 soundfile = pytest.importorskip("soundfile")
 
@@ -122,7 +124,7 @@ def test_a_header_without_the_size_of_a_frame() -> None:
 
 
 def test_more_samples_than_a_header_can_tell_are_read_in_parts(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("whisperq_edge._containers._LONGEST_RIFF", 10_001)
+    monkeypatch.setattr("whisperq_edge._audio.containers._LONGEST_RIFF", 10_001)
     content = encoded(noise(2))
     assert len(parts_of(io.BytesIO(with_size(content, 0)))) == 7
     assert np.array_equal(to_pcm(with_size(content, 0)).samples, to_pcm(content).samples)
@@ -147,7 +149,7 @@ def test_all_of_a_joined_file_is_read(format: str, subtype: str, rate: int, said
 @pytest.mark.parametrize("n_bytes", [1, 13, 14, 15, 97, 1000])
 def test_streams_are_found_where_two_reads_meet(n_bytes: int, monkeypatch: pytest.MonkeyPatch) -> None:
     ogg, flac = encoded(noise(0.2), "OGG", "VORBIS"), encoded(noise(0.2), "FLAC")
-    monkeypatch.setattr("whisperq_edge._containers._READ_BYTES", n_bytes)
+    monkeypatch.setattr("whisperq_edge._audio.containers._READ_BYTES", n_bytes)
     assert len(parts_of(io.BytesIO(ogg * 3))) == len(parts_of(io.BytesIO(flac * 3))) == 3
 
 
@@ -223,7 +225,7 @@ def test_a_single_mp3_frame(capfd: Any) -> None:
 
 
 def test_bytes_that_look_like_frames_for_ever_are_given_up(monkeypatch: pytest.MonkeyPatch, said: Any) -> None:
-    monkeypatch.setattr("whisperq_edge._mp3._MOST_TRIES", 100)
+    monkeypatch.setattr("whisperq_edge._audio.mp3._MOST_TRIES", 100)
     content = mp3(1, header=False) + b"\xff\xfb\x90\x44" * 1000 + mp3(1, header=False)
     assert to_pcm(content).duration_s == to_pcm(mp3(1, header=False)).duration_s
     n_bytes = len(content) - len(mp3(1))

@@ -11,8 +11,9 @@ import numpy as np
 import pytest
 from make_model import NANO, UPSTREAM_MODELS, vocabulary_of
 from whisperq_edge import InternalError, UnsupportedModelError
-from whisperq_edge._convert import vocabulary
-from whisperq_edge._convert.vocabulary import (
+from whisperq_edge._core import read_model_file
+from whisperq_edge._whisper import vocabulary
+from whisperq_edge._whisper.vocabulary import (
     check_vocabulary,
     describe_difference,
     known_vocabulary,
@@ -20,7 +21,6 @@ from whisperq_edge._convert.vocabulary import (
     token_bytes,
     vocabulary_name,
 )
-from whisperq_edge._core import read_model_file
 
 N_VOCABS = {51864: "english", 51865: "multilingual", 51866: "multilingual"}
 

@@ -13,11 +13,12 @@ import numpy as np
 import pytest
 import scripted_windows
 from scripted_windows import VOCABULARY, Answer, NumberedMel, Script, ScriptedModel, random_case, transcribe
-from whisperq_edge import OptionError, _edge_engine
+from whisperq_edge import OptionError
+from whisperq_edge._engines import edge
+from whisperq_edge._engines.word_times import WordTiming, steady_words
 from whisperq_edge._options import TranscribeOptions
 from whisperq_edge._result import Dropped, Segment
-from whisperq_edge._tokenizer import Tokenizer
-from whisperq_edge._word_times import WordTiming, steady_words
+from whisperq_edge._whisper.tokenizer import Tokenizer
 
 GOLDEN = Path(__file__).parent / "data" / "longform" / "segments.json"
 FIELDS = ("id", "seek", "start", "end", "text", "tokens", "temperature", "avg_logprob", "no_speech_prob")
@@ -26,7 +27,7 @@ TIME = VOCABULARY.special("<|0.00|>")
 
 @pytest.fixture(autouse=True)
 def numbered_mel(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(_edge_engine, "WindowMel", NumberedMel)
+    monkeypatch.setattr(edge, "WindowMel", NumberedMel)
 
 
 # ---- openai/whisper says the same ------------------------------------------------------------------------------------
@@ -622,5 +623,5 @@ def test_options_that_make_no_sense(options: dict[str, Any], field: str) -> None
 
 
 def test_all_options_have_defaults_that_pass() -> None:
-    engine = _edge_engine.EdgeEngine(ScriptedModel(Script(0)), scripted_windows.real_vocabulary(51865))
+    engine = edge.EdgeEngine(ScriptedModel(Script(0)), scripted_windows.real_vocabulary(51865))
     engine.check(TranscribeOptions())

@@ -30,7 +30,7 @@ from whisperq_edge import (
     _core,
 )
 from whisperq_edge._convert.probe import end_of_text, probe_statistics, prompt_tokens, run_probe
-from whisperq_edge._native import data_file, load_ggml
+from whisperq_edge._system.native import data_file, load_ggml
 
 Floats = npt.NDArray[np.float32]
 

@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 from cli_runner import cli_runner
 from make_model import write_random_model
-from whisperq_edge import OptionError, WhisperModel, _core, _profile
+from whisperq_edge import OptionError, WhisperModel, _core
 from whisperq_edge._bench.random_model import random_dims, write_random
 from whisperq_edge._bench.run import measure
 from whisperq_edge._bench.statistics import ratio_of_pairs
@@ -26,10 +26,19 @@ from whisperq_edge._bench.tune import (
     thread_counts,
     tune,
 )
-from whisperq_edge._cache import cache_folder, clear_cache
-from whisperq_edge._locate import locate_model
-from whisperq_edge._memory import Available
-from whisperq_edge._profile import Profile, Setting, find_profile, load_profiles, machine_key, shape_key, store_profile
+from whisperq_edge._engines.memory import Available
+from whisperq_edge._store import profile as _profile
+from whisperq_edge._store.cache import cache_folder, clear_cache
+from whisperq_edge._store.locate import locate_model
+from whisperq_edge._store.profile import (
+    Profile,
+    Setting,
+    find_profile,
+    load_profiles,
+    machine_key,
+    shape_key,
+    store_profile,
+)
 from whisperq_edge.cli import main
 
 ACCURATE = ("f16", "q8_0")
@@ -287,7 +296,7 @@ def test_tune_refuses(arguments: list[str], says: str) -> None:
 
 def test_what_does_not_fit_side_by_side_is_measured_in_parts(monkeypatch: pytest.MonkeyPatch) -> None:
     def leave(n_bytes: int) -> None:
-        for module in ("_memory", "_bench.tune"):
+        for module in ("_engines.memory", "_bench.tune"):
             monkeypatch.setattr(f"whisperq_edge.{module}.available_memory", lambda: Available(n_bytes, "a limit"))
 
     grid = candidates(["f16", "q8_0"], [1, 2], ["auto"])

@@ -3,7 +3,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 from whisperq_edge import log_mel_spectrogram
-from whisperq_edge._window_mel import WindowMel
+from whisperq_edge._audio.window_mel import WindowMel
 
 
 def audio(n_samples: int) -> np.ndarray:

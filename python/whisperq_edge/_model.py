@@ -17,17 +17,15 @@ from typing import Any, Callable, NoReturn, Optional, Union
 import numpy as np
 
 from . import _core
-from ._audio import SAMPLE_RATE, AudioLike, Floats, first_samples, open_samples
-from ._edge import EdgeEncoder
-from ._edge_engine import EdgeEngine
-from ._edge_native import CoreModel
+from ._audio.mel import log_mel_spectrogram
+from ._audio.pcm import SAMPLE_RATE, AudioLike, Floats, first_samples, open_samples
+from ._audio.samples import Samples, StoppedError, cut_samples
+from ._audio.vad import SilenceScan, SpeechScan, SpeechTimeline, VadOptions, speech_stream
+from ._engines.core_model import CoreModel
+from ._engines.edge import EdgeEngine
+from ._engines.encoder import EdgeEncoder
+from ._engines.ggml import GgmlEngine
 from ._errors import CancelledError, InferenceError, InterruptedByUser, OptionError, UnsupportedModelError
-from ._ggml_engine import GgmlEngine
-from ._languages import LANGUAGES
-from ._locate import locate_model
-from ._locks import ThreadLock
-from ._mel import log_mel_spectrogram
-from ._native import build_info, load_ggml
 from ._options import (
     APPEND_PUNCTUATIONS,
     DEFAULT_TEMPERATURES,
@@ -35,11 +33,13 @@ from ._options import (
     TranscribeOptions,
     given_options,
 )
-from ._profile import find_profile
-from ._progress import ShowProgress, progress_bar
 from ._result import Dropped, EngineResult, Segment, StageTime, Timings, Transcript, join_text
-from ._samples import Samples, StoppedError, cut_samples
-from ._vad import SilenceScan, SpeechScan, SpeechTimeline, VadOptions, speech_stream
+from ._store.locate import locate_model
+from ._store.profile import find_profile
+from ._system.locks import ThreadLock
+from ._system.native import build_info, load_ggml
+from ._system.progress import ShowProgress, progress_bar
+from ._whisper.languages import LANGUAGES
 
 __all__ = ["CancelToken", "WhisperModel"]
 

@@ -14,10 +14,10 @@ from typing import TYPE_CHECKING, Any, Callable, NamedTuple, Optional, Union
 import numpy as np
 
 from ._errors import OptionError
-from ._languages import LANGUAGES
+from ._whisper.languages import LANGUAGES
 
 if TYPE_CHECKING:
-    from ._vad import VadOptions
+    from ._audio.vad import VadOptions
 
 __all__ = [
     "APPEND_PUNCTUATIONS",

@@ -14,8 +14,8 @@ from pathlib import Path
 from typing import IO, Any, Optional, Union
 
 from ._errors import OptionError
-from ._files import atomic_write
 from ._result import Segment, Transcript, Word
+from ._system.files import atomic_write
 
 __all__ = ["FORMATS", "render", "write", "write_all"]
 

@@ -9,11 +9,11 @@ from typing import Any, Callable
 import numpy as np
 import numpy.typing as npt
 
-from .._convert.ggml import open_ggml
-from .._convert.rows import floats
-from .._convert.source import Dims, Source
-from .._convert.vocabulary import known_vocabulary, token_spelling
-from .._tokenizer import special_names
+from .._convert.readers.ggml import open_ggml
+from .._convert.readers.rows import floats
+from .._convert.readers.source import Dims, Source
+from .._whisper.tokenizer import special_names
+from .._whisper.vocabulary import known_vocabulary, token_spelling
 
 __all__ = ["write_ctranslate2"]
 

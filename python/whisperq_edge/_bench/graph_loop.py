@@ -13,10 +13,10 @@ from typing import Any, Optional, Protocol
 
 import numpy as np
 
-from .._convert.source import Dims
-from .._convert.vocabulary import known_vocabulary
-from .._mel import log_mel_spectrogram
-from .._tokenizer import Tokenizer, Vocabulary
+from .._audio.mel import log_mel_spectrogram
+from .._convert.readers.source import Dims
+from .._whisper.tokenizer import Tokenizer, Vocabulary
+from .._whisper.vocabulary import known_vocabulary
 from .graph_weights import Floats
 
 __all__ = ["GraphDecoder", "GraphEncoder", "GraphTranscriber"]

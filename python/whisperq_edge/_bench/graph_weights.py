@@ -8,9 +8,9 @@ from typing import NamedTuple
 import numpy as np
 import numpy.typing as npt
 
-from .._convert.ggml import open_ggml
-from .._convert.rows import floats
-from .._convert.source import Dims
+from .._convert.readers.ggml import open_ggml
+from .._convert.readers.rows import floats
+from .._convert.readers.source import Dims
 
 __all__ = ["Floats", "GraphWeights", "int8_rows", "read_weights"]
 

@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Callable
 
-from .._convert.source import Dims
+from .._convert.readers.source import Dims
 from .._errors import WhisperqError
 from .card import package_version
 from .graph_loop import GraphTranscriber

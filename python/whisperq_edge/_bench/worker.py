@@ -19,7 +19,16 @@ from pathlib import Path
 from typing import Any, Callable
 
 from .._errors import InferenceError
-from .._process import INTERRUPTED, death, described, last_words, peak_rss_bytes, restored, start_module, task_folder
+from .._system.process import (
+    INTERRUPTED,
+    death,
+    described,
+    last_words,
+    peak_rss_bytes,
+    restored,
+    start_module,
+    task_folder,
+)
 
 __all__ = ["Worker", "main", "settle"]
 

@@ -14,14 +14,14 @@ from pathlib import Path
 from typing import Any, Callable, Optional, Union
 
 from .. import _core
-from .._audio import to_pcm
+from .._audio.pcm import to_pcm
 from .._errors import ConversionError, ModelNotFoundError, OptionError
-from .._files import atomic_write, sha256_of_files, temporary_beside
-from .._types import MIXED, TYPES, resolve_type
+from .._system.files import atomic_write, sha256_of_files, temporary_beside
+from .._whisper.types import MIXED, TYPES, resolve_type
 from .plan import Choice, Recipe, file_type, parse_patterns, plan_types, read_recipe, write_recipe
+from .readers.source import Source
 from .report import Report, file_entry, sidecar_path
 from .sensitivity import choose_types, scan
-from .source import Source
 from .writer import TensorCost, write_ggml
 
 __all__ = ["FORMATS", "PROOFS", "convert_model", "parse_size"]
@@ -143,14 +143,14 @@ class _Job:
         return lambda fraction: self.on_progress(stage, fraction)
 
     def open(self, source: PathLike, revision: Optional[str]) -> Source:
-        from .open_source import open_source
+        from .readers.open_source import open_source
 
         return open_source(self.locate(source, revision))
 
     def locate(self, source: PathLike, revision: Optional[str]) -> Path:
         """The file or folder that a path, a name or a hub id means."""
-        from .._catalog import BUNDLED_MODELS, hub_id, resolve_model
-        from .hub import download_model, is_repo_id
+        from .._store.catalog import BUNDLED_MODELS, hub_id, resolve_model
+        from .._store.snapshots import download_model, is_repo_id
 
         path = Path(source).expanduser()
         if path.exists():
@@ -237,12 +237,12 @@ class _Job:
         with _source_sha256(model.files) as source_sha256:
             began = time.perf_counter()
             if self.to == "openai":
-                from .openai import write_openai
+                from .readers.openai import write_openai
 
                 write_openai(model, path, type_name, self.step("convert"))
                 files = [path]
             else:
-                from .huggingface import write_huggingface
+                from .readers.huggingface import write_huggingface
 
                 write_huggingface(model, path, type_name, self.step("convert"))
                 files = sorted(file for file in path.iterdir() if file.is_file())

@@ -24,10 +24,10 @@ import numpy as np
 import numpy.typing as npt
 
 from .. import _core, _errors
-from .._audio import SAMPLE_RATE, to_pcm
+from .._audio.pcm import SAMPLE_RATE, to_pcm
 from .._errors import InferenceError, OptionError
-from .._languages import LANGUAGES
-from .._process import INTERRUPTED, child_environment, death, described, peak_rss_bytes, restored
+from .._system.process import INTERRUPTED, child_environment, death, described, peak_rss_bytes, restored
+from .._whisper.languages import LANGUAGES
 
 __all__ = ["ProbeResult", "end_of_text", "probe_statistics", "prompt_tokens", "run_probe"]
 

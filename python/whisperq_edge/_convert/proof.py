@@ -17,9 +17,9 @@ import numpy as np
 import numpy.typing as npt
 
 from .. import _core
-from .._audio import to_pcm
+from .._audio.pcm import to_pcm
 from .._errors import OptionError
-from .._native import build_info, data_file
+from .._system.native import build_info, data_file
 from .probe import ProbeResult, probe_statistics, prompt_tokens, run_probe
 from .report import versions
 

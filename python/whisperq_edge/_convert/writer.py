@@ -15,12 +15,12 @@ import numpy as np
 
 from .. import _core
 from .._errors import InternalError
-from .._files import reserve
-from .._types import MIXED, TYPES
+from .._system.files import reserve
+from .._whisper.types import MIXED, TYPES
 from .plan import Choice, file_type
 from .read_back import ReadBack
-from .rows import chunks, convert_rows
-from .source import VALUE_BYTES, Source, SourceTensor
+from .readers.rows import chunks, convert_rows
+from .readers.source import VALUE_BYTES, Source, SourceTensor
 
 __all__ = ["TensorCost", "ggml_bytes", "header_bytes", "stored_bytes", "tensor_bytes", "write_ggml"]
 

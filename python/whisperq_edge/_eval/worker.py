@@ -18,7 +18,16 @@ from pathlib import Path
 from typing import Any
 
 from .._errors import InferenceError, ModelError, OptionError, WhisperqError
-from .._process import INTERRUPTED, death, described, last_words, peak_rss_bytes, restored, start_module, task_folder
+from .._system.process import (
+    INTERRUPTED,
+    death,
+    described,
+    last_words,
+    peak_rss_bytes,
+    restored,
+    start_module,
+    task_folder,
+)
 
 __all__ = ["answers", "edge_model", "main", "round_activations"]
 

@@ -15,7 +15,7 @@ from pathlib import Path
 import numpy as np
 import numpy.typing as npt
 
-from .._audio import SAMPLE_RATE, to_pcm
+from .._audio.pcm import SAMPLE_RATE, to_pcm
 from .._errors import DatasetError
 from .._eval.data import AUDIO_SUFFIXES, Utterance, load_dataset
 

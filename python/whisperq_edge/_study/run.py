@@ -14,19 +14,19 @@ from typing import Any, Callable, Optional
 import numpy as np
 import numpy.typing as npt
 
-from .._audio import SAMPLE_RATE, to_pcm
-from .._catalog import find_model
-from .._convert.open_source import open_source
-from .._convert.source import Source
+from .._audio.pcm import SAMPLE_RATE, to_pcm
+from .._convert.readers.open_source import open_source
+from .._convert.readers.source import Source
 from .._errors import InferenceError, OptionError
 from .._eval.data import Dataset, Utterance
 from .._eval.journal import Journal
 from .._eval.run import System, SystemRun, is_all_heard, run_systems
 from .._eval.worker import edge_model, round_activations
-from .._files import sha256_of_file
-from .._locate import locate_model
 from .._model import WhisperModel
-from .._native import data_file
+from .._store.catalog import find_model
+from .._store.locate import locate_model
+from .._system.files import sha256_of_file
+from .._system.native import data_file
 from .noise import Noises, mixed_utterances
 from .schemes import Row
 from .scope import Scope, WeightNoise, choose_scope, weight_noise, write_rounded

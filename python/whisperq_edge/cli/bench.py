@@ -84,7 +84,7 @@ def _bench(options: dict[str, Any]) -> bool:
     from .._bench.report import check_comparable, compare_reports, load_report, make_report
     from .._bench.run import measure
     from .._bench.systems import choose_bench_systems
-    from .._matplotlib import load_matplotlib
+    from .._system.matplotlib import load_matplotlib
 
     fail_over = _share(options["fail_over"])
     _check_places(options)
@@ -176,10 +176,10 @@ def _check_rounds(options: dict[str, Any], n_systems: int, then: Optional[dict[s
 
 def _settings(options: dict[str, Any]) -> tuple[dict[str, Any], Any]:
     """What decides what is done, and the samples."""
-    from .._audio import SAMPLE_RATE, to_pcm
+    from .._audio.pcm import SAMPLE_RATE, to_pcm
     from .._bench.systems import RANDOM
-    from .._native import data_file
     from .._options import language_code
+    from .._system.native import data_file
 
     model = options["model"] if options["shape"] is None else RANDOM + options["shape"]
     audio: Optional[Path] = options["audio"]

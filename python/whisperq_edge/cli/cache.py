@@ -10,8 +10,8 @@ from typing import Any, Optional
 
 import click
 
-from .._cache import CacheEntry, Removed, cache_folder, clear_cache, list_cache, prune_cache
 from .._errors import OptionError
+from .._store.cache import CacheEntry, Removed, cache_folder, clear_cache, list_cache, prune_cache
 from .tables import print_table
 
 __all__ = ["cache_command"]

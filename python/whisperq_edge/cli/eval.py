@@ -10,8 +10,8 @@ from typing import TYPE_CHECKING, Any, Optional
 import click
 
 from .._errors import OptionError
-from .._files import atomic_write
 from .._model import DEVICES
+from .._system.files import atomic_write
 from .reports import (
     DEFAULT_MODEL,
     MODEL_VARIABLE,

@@ -10,8 +10,8 @@ import click
 
 from .. import _core
 from .._errors import CpuError
-from .._native import build_info, load_ggml
-from .._self_test import known_self_test
+from .._system.native import build_info, load_ggml
+from .._system.self_test import known_self_test
 from .._version import __version__
 
 __all__ = ["collect", "info_command"]

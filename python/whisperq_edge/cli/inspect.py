@@ -7,9 +7,9 @@ from typing import Any
 
 import click
 
-from .._catalog import resolve_model, shape_of
 from .._core import ModelFile, read_model_file
-from .._languages import LANGUAGES
+from .._store.catalog import resolve_model, shape_of
+from .._whisper.languages import LANGUAGES
 from .tables import print_table
 
 __all__ = ["inspect_command"]

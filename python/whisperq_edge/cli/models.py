@@ -7,9 +7,9 @@ from typing import Any
 
 import click
 
-from .._cache import list_cache
-from .._catalog import ALIASES, BUNDLED_MODELS, MODELS, CatalogModel
-from .._types import TYPES
+from .._store.cache import list_cache
+from .._store.catalog import ALIASES, BUNDLED_MODELS, MODELS, CatalogModel
+from .._whisper.types import TYPES
 from .tables import print_table
 
 __all__ = ["models_command"]

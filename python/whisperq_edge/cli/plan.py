@@ -35,7 +35,7 @@ def plan_command(**options: Any) -> None:
     are taken by a transcription: the most that it takes, with a text that fills the context in every beam. Python is
     the vocabulary and the like. "fits" compares the total with the memory that a process can get here and now.
     """
-    from .._memory import available_memory, plan_memory
+    from .._engines.memory import available_memory, plan_memory
 
     plans = [
         plan_memory(
@@ -97,7 +97,7 @@ def _report(options: dict[str, Any], plans: list[Any], available: Any) -> dict[s
 def _files(model: str, types: str) -> list[Any]:
     """What there is to plan for: the file itself, or descriptions of files that need not exist."""
     from .. import _core
-    from .._types import resolve_type
+    from .._whisper.types import resolve_type
 
     wanted = [resolve_type(part.strip(), "types") for part in types.split(",") if part.strip()]
     path = _path(model)
@@ -113,7 +113,7 @@ def _files(model: str, types: str) -> list[Any]:
 
 def _path(model: str) -> Optional[Path]:
     """A bundled model's file, or what is there under this name; None: nothing is."""
-    from .._catalog import BUNDLED_MODELS, find_model, resolve_model
+    from .._store.catalog import BUNDLED_MODELS, find_model, resolve_model
 
     if model in BUNDLED_MODELS:
         return resolve_model(model)
@@ -122,14 +122,14 @@ def _path(model: str) -> Optional[Path]:
 
 
 def _is_ggml(path: Path) -> bool:
-    from .._convert.ggml import is_ggml
+    from .._convert.readers.ggml import is_ggml
 
     return path.is_file() and (is_ggml(path) or path.suffix.lower() == ".bin")
 
 
 def _dims(model: str, path: Optional[Path]) -> dict[str, int]:
-    from .._catalog import ALIASES, MODELS, find_model
-    from .._convert.open_source import open_source
+    from .._convert.readers.open_source import open_source
+    from .._store.catalog import ALIASES, MODELS, find_model
 
     if path is not None:
         return dict(open_source(path).dims._asdict())

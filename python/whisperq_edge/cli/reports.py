@@ -12,7 +12,7 @@ from typing import Any, Optional
 
 import click
 
-from .._files import atomic_write
+from .._system.files import atomic_write
 
 __all__ = [
     "DEFAULT_MODEL",

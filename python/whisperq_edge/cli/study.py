@@ -108,10 +108,10 @@ def _study(model: str, options: dict[str, Any]) -> bool:
     from .._eval.journal import Journal, journal_path
     from .._eval.normalise import load_extra
     from .._eval.run import run_settings
-    from .._matplotlib import load_matplotlib
     from .._options import TranscribeOptions
     from .._study.noise import Noises
     from .._study.run import Study, open_model
+    from .._system.matplotlib import load_matplotlib
 
     _check(options)
     if options["plot"] is not None:

@@ -45,8 +45,8 @@ def tune_command(**options: Any) -> None:
     """
     from .._bench.tune import thread_counts, tune
     from .._core import usable_cpus
-    from .._profile import store_profile
-    from .._types import resolve_type
+    from .._store.profile import store_profile
+    from .._whisper.types import resolve_type
 
     types = _types(options["types"], "types")
     small = [resolve_type(part, "allow") for part in split_list(options["allow"])]
@@ -72,7 +72,7 @@ def tune_command(**options: Any) -> None:
 
 
 def _types(text: str, field: str) -> list[str]:
-    from .._types import resolve_type
+    from .._whisper.types import resolve_type
 
     types = [resolve_type(part, field) for part in split_list(text)]
     known = (*_ACCURATE_TYPES, *_SMALL_TYPES)
@@ -99,9 +99,9 @@ def _isas() -> list[str]:
 
 def _dims(model: str) -> Any:
     from .._bench.random_model import random_dims
-    from .._catalog import find_model
-    from .._convert.source import Dims
+    from .._convert.readers.source import Dims
     from .._core import read_model_file
+    from .._store.catalog import find_model
 
     path = Path(model).expanduser()
     if find_model(model) is None and path.is_file():

@@ -31,8 +31,9 @@ from typing import Any, Literal, NoReturn, Optional, Union, overload
 
 import numpy as np
 
-from .._audio import MAX_DURATION_S, SAMPLE_RATE, AudioLike, Floats, first_samples, to_pcm, to_stereo
-from .._edge_engine import _vad_for_batches
+from .._audio.pcm import MAX_DURATION_S, SAMPLE_RATE, AudioLike, Floats, first_samples, to_pcm, to_stereo
+from .._audio.vad import VadOptions
+from .._engines.edge import _vad_for_batches
 from .._errors import CancelledError, OptionError, UnsupportedModelError
 from .._model import CancelToken
 from .._model import WhisperModel as _WhisperModel
@@ -44,7 +45,6 @@ from .._options import (
     given_options,
 )
 from .._result import Segment, Transcript
-from .._vad import VadOptions
 
 __all__ = [
     "BatchedInferencePipeline",
