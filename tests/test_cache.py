@@ -21,8 +21,9 @@ from whisperq_edge import ModelError, ModelFormatError, OptionError
 from whisperq_edge._convert import convert as converter
 from whisperq_edge._core import read_model_file
 from whisperq_edge._store import cache
-from whisperq_edge._store.cache import cache_folder, cached_model, clear_cache, find_cached, list_cache, prune_cache
+from whisperq_edge._store.cache import cached_model, clear_cache, find_cached, list_cache, prune_cache
 from whisperq_edge._system import locks
+from whisperq_edge._system.folders import cache_folder
 from whisperq_edge.cli import main
 
 

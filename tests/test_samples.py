@@ -23,15 +23,8 @@ from whisperq_edge._audio import samples as _samples
 from whisperq_edge._audio.pcm import open_samples, to_pcm
 from whisperq_edge._audio.samples import BLOCK_SAMPLES, ArraySamples, DecodedSamples, StoppedError, cut_samples
 from whisperq_edge._audio.spliced import Part
-from whisperq_edge._audio.vad import (
-    NO_SOUND,
-    STEADY_NOISE,
-    SilenceScan,
-    SpeechScan,
-    SpeechTimeline,
-    VadOptions,
-    speech_spans,
-)
+from whisperq_edge._audio.vad import NO_SOUND, STEADY_NOISE, SilenceScan, SpeechScan, SpeechTimeline, speech_spans
+from whisperq_edge._vad_options import VadOptions
 
 soundfile = pytest.importorskip("soundfile")
 

@@ -28,7 +28,7 @@ from whisperq_edge._bench.tune import (
 )
 from whisperq_edge._engines.memory import Available
 from whisperq_edge._store import profile as _profile
-from whisperq_edge._store.cache import cache_folder, clear_cache
+from whisperq_edge._store.cache import clear_cache
 from whisperq_edge._store.locate import locate_model
 from whisperq_edge._store.profile import (
     Profile,
@@ -39,6 +39,7 @@ from whisperq_edge._store.profile import (
     shape_key,
     store_profile,
 )
+from whisperq_edge._system.folders import cache_folder
 from whisperq_edge.cli import main
 
 ACCURATE = ("f16", "q8_0")

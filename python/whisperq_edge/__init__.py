@@ -9,7 +9,6 @@ import logging
 
 from . import _core
 from ._audio.mel import log_mel_spectrogram
-from ._audio.vad import VadOptions
 from ._errors import (
     AudioError,
     AudioFormatError,
@@ -37,6 +36,7 @@ from ._model import CancelToken, WhisperModel
 from ._options import TranscribeOptions
 from ._result import Segment, StageTime, Timings, Transcript, Word
 from ._system.native import check_version
+from ._vad_options import VadOptions
 from ._version import __version__
 from ._writers import render, write, write_all
 

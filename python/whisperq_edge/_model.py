@@ -20,7 +20,7 @@ from . import _core
 from ._audio.mel import log_mel_spectrogram
 from ._audio.pcm import SAMPLE_RATE, AudioLike, Floats, first_samples, open_samples
 from ._audio.samples import Samples, StoppedError, cut_samples
-from ._audio.vad import SilenceScan, SpeechScan, SpeechTimeline, VadOptions, speech_stream
+from ._audio.vad import SilenceScan, SpeechScan, SpeechTimeline, speech_stream
 from ._engines.core_model import CoreModel
 from ._engines.edge import EdgeEngine
 from ._engines.encoder import EdgeEncoder
@@ -39,6 +39,7 @@ from ._store.profile import find_profile
 from ._system.locks import ThreadLock
 from ._system.native import build_info, load_ggml
 from ._system.progress import ShowProgress, progress_bar
+from ._vad_options import VadOptions
 from ._whisper.languages import LANGUAGES
 
 __all__ = ["CancelToken", "WhisperModel"]

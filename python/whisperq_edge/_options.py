@@ -9,15 +9,13 @@ import numbers
 import operator
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Callable, NamedTuple, Optional, Union
+from typing import Any, Callable, NamedTuple, Optional, Union
 
 import numpy as np
 
 from ._errors import OptionError
+from ._vad_options import VadOptions
 from ._whisper.languages import LANGUAGES
-
-if TYPE_CHECKING:
-    from ._audio.vad import VadOptions
 
 __all__ = [
     "APPEND_PUNCTUATIONS",

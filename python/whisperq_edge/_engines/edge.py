@@ -19,11 +19,12 @@ import numpy as np
 import numpy.typing as npt
 
 from .._audio.samples import Samples, StoppedError, samples_of
-from .._audio.vad import SpeechScan, VadOptions
+from .._audio.vad import SpeechScan
 from .._audio.window_mel import FRAMES_PER_WINDOW, HOP_SAMPLES, LoudestMel, WindowMel
 from .._errors import OptionError
 from .._options import TranscribeOptions
 from .._result import Dropped, EngineResult, Segment, StageTime, compression_ratio
+from .._vad_options import VadOptions
 from .._whisper.tokenizer import Tokenizer, Vocabulary
 from .evidence import ENOUGH, SpeechMarks, loud_windows_of_speech, may_be_believed, why_not_believed
 from .longform import (

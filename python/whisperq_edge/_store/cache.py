@@ -22,7 +22,6 @@ import json
 import logging
 import os
 import re
-import sys
 import time
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -32,6 +31,7 @@ from typing import Any, Callable, NamedTuple, Optional, Union
 from .._core import read_model_file
 from .._errors import ModelError, OptionError
 from .._system.files import atomic_write, sha256_of_files
+from .._system.folders import cache_folder
 from .._system.locks import lock_if_free, release_lock, take_lock, try_lock
 from .._system.native import load_ggml
 from .._whisper.types import TYPES
@@ -42,7 +42,6 @@ __all__ = [
     "PROFILES",
     "CacheEntry",
     "Removed",
-    "cache_folder",
     "cached_model",
     "clear_cache",
     "fetched_model",
@@ -65,20 +64,6 @@ _ENTRY = re.compile(rf"(?P<stem>.+)-(?P<kind>{'|'.join([*TYPES, _RECIPE])})-(?P<
 
 OnProgress = Callable[[str, float], None]
 PathLike = Union[str, "os.PathLike[str]"]
-
-
-def cache_folder() -> Path:
-    """``$WHISPERQ_CACHE``, else ``whisperq-edge`` in the platform's folder for caches. It may not exist yet."""
-    chosen = os.environ.get("WHISPERQ_CACHE")
-    if chosen:
-        return Path(chosen).expanduser().absolute()
-    if sys.platform == "darwin":
-        base = Path("~/Library/Caches").expanduser()
-    elif os.name == "nt":
-        base = Path(os.environ.get("LOCALAPPDATA") or Path("~/AppData/Local").expanduser())
-    else:
-        base = Path(os.environ.get("XDG_CACHE_HOME") or Path("~/.cache").expanduser())
-    return base / "whisperq-edge"
 
 
 # ---- Getting a model -------------------------------------------------------------------------------------------------

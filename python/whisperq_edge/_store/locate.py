@@ -11,8 +11,9 @@ from typing import Callable, Optional, Union
 
 from .._core import ModelFile, read_model_file
 from .._errors import ModelNotFoundError, OptionError
+from .._system.folders import cache_folder
 from .._whisper.types import NEAREST_TYPES, TYPES, fitting_type, resolve_type
-from .cache import OnProgress, cache_folder, cached_model, fetched_model, find_cached, find_fetched, has_sha1
+from .cache import OnProgress, cached_model, fetched_model, find_cached, find_fetched, has_sha1
 from .catalog import ALIASES, BUNDLED_MODELS, MODELS, CatalogModel, find_model, resolve_model
 from .fetch import Remote
 from .hub import cached_snapshot, hub_endpoint, hub_token, is_offline

@@ -20,8 +20,9 @@ from typing import Any, Optional
 
 from .. import _core
 from .._system.files import atomic_write
+from .._system.folders import cache_folder
 from .._version import __version__
-from .cache import PROFILES, cache_folder
+from .cache import PROFILES
 
 __all__ = ["Profile", "Setting", "find_profile", "load_profiles", "machine_key", "shape_key", "store_profile"]
 

@@ -29,9 +29,9 @@ from typing import IO, Any, Callable, NamedTuple, Optional
 
 from .. import _core
 from .._errors import OptionError
-from .._store.cache import cache_folder
 from .._version import __version__
 from .files import atomic_write
+from .folders import cache_folder
 from .locks import ThreadLock, release_lock, take_lock
 
 __all__ = ["VARIABLE", "SelfTest", "SelfTestWarning", "known_self_test", "trusted_isa"]

@@ -11,7 +11,8 @@ from typing import Any, Optional
 import click
 
 from .._errors import OptionError
-from .._store.cache import CacheEntry, Removed, cache_folder, clear_cache, list_cache, prune_cache
+from .._store.cache import CacheEntry, Removed, clear_cache, list_cache, prune_cache
+from .._system.folders import cache_folder
 from .tables import print_table
 
 __all__ = ["cache_command"]

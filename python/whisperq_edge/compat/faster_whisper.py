@@ -32,7 +32,6 @@ from typing import Any, Literal, NoReturn, Optional, Union, overload
 import numpy as np
 
 from .._audio.pcm import MAX_DURATION_S, SAMPLE_RATE, AudioLike, Floats, first_samples, to_pcm, to_stereo
-from .._audio.vad import VadOptions
 from .._engines.edge import _vad_for_batches
 from .._errors import CancelledError, OptionError, UnsupportedModelError
 from .._model import CancelToken
@@ -45,6 +44,7 @@ from .._options import (
     given_options,
 )
 from .._result import Segment, Transcript
+from .._vad_options import VadOptions
 
 __all__ = [
     "BatchedInferencePipeline",
