@@ -116,7 +116,7 @@ _MEASURED = """
 import json, sys
 import numpy as np
 from whisperq_edge import WhisperModel
-from whisperq_edge._bench.worker import _forced_tokens
+from whisperq_edge._bench.worker import forced_tokens
 from whisperq_edge._system.process import peak_rss_bytes
 
 def now():
@@ -128,7 +128,7 @@ before = now()
 samples = (np.random.default_rng(0).standard_normal(480000, np.float32) * 0.1).astype(np.float32)
 model = WhisperModel(path, device="cpu", engine="edge", cpu_threads=n_threads)
 eot = 50257 if model.is_multilingual else 50256
-options = _forced_tokens(n_tokens, eot, model.dims["n_vocab"])
+options = forced_tokens(n_tokens, eot, model.dims["n_vocab"])
 options.update(language="en", beam_size=1, temperature=0.0, drop_silence=False, no_speech_threshold=None)
 model.transcribe(samples, word_timestamps=bool(sys.argv[4:]), **options)
 print(json.dumps(peak_rss_bytes() - before))

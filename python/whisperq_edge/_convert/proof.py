@@ -20,7 +20,8 @@ from .. import _core
 from .._audio.pcm import to_pcm
 from .._errors import OptionError
 from .._system.native import build_info, data_file
-from .probe import ProbeResult, probe_statistics, prompt_tokens, run_probe
+from .._whisper.dims import prompt_tokens
+from .probe import ProbeResult, probe_statistics, run_probe
 from .report import versions
 
 __all__ = ["SENTENCES", "Measurement", "Proof", "Side", "activation_statistics", "proof_rows", "prove", "verdict"]

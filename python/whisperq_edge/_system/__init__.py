@@ -4,7 +4,9 @@
 
     native        the two extensions, what they were built for, and the files of the package
     self_test     which kernels to trust on this CPU
-    process       a Python module run in a process of its own, and how such a process ends
+    worker        a module of ours in a process of its own, and the one protocol of these processes
+    process       its environment, errors and memory
+    arrays        kinds of arrays
     folders       where things are kept between processes
     files, locks  files that appear whole or not at all; locks between processes and threads
     progress      the bar on a terminal

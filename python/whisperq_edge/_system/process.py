@@ -2,13 +2,10 @@
 
 from __future__ import annotations
 
-import contextlib
-import json
 import os
-import subprocess
 import sys
-import tempfile
-from collections.abc import Iterator, Mapping, Sequence
+import time
+from collections.abc import Sequence
 from pathlib import Path
 from typing import IO, Any, Optional, Union
 
@@ -23,8 +20,7 @@ __all__ = [
     "last_words",
     "peak_rss_bytes",
     "restored",
-    "start_module",
-    "task_folder",
+    "settle",
 ]
 
 INTERRUPTED = 130
@@ -45,37 +41,6 @@ def child_environment() -> dict[str, str]:
     folders = [os.path.abspath(entry) for entry in sys.path if here == ours or Path(entry).resolve() != here]
     environment["PYTHONPATH"] = os.pathsep.join(folders)
     return environment
-
-
-@contextlib.contextmanager
-def task_folder(task: Mapping[str, Any], prefix: str) -> Iterator[str]:
-    """A folder with ``task.json`` in it, to run in: ``python -m`` looks for modules where it stands first."""
-    with tempfile.TemporaryDirectory(prefix=prefix) as folder:
-        Path(folder, "task.json").write_text(json.dumps(task), encoding="utf-8")
-        yield folder
-
-
-def start_module(
-    module: str, folder: str, stderr: IO[bytes], environment: Optional[Mapping[str, str]] = None
-) -> subprocess.Popen[bytes]:
-    """``python -m module folder``, run there, with pipes for stdin and stdout.
-
-    Args:
-        module: of this package.
-        folder: of :func:`task_folder`.
-        stderr: where its last words go.
-        environment: variables that it gets beside ours.
-    """
-    if not sys.executable:
-        raise InferenceError("models run in processes of their own, and where this Python's program is is not known")
-    return subprocess.Popen(
-        [sys.executable, "-m", module, folder],
-        stdin=subprocess.PIPE,
-        stdout=subprocess.PIPE,
-        stderr=stderr,
-        cwd=folder,
-        env={**child_environment(), **(environment or {})},
-    )
 
 
 def last_words(stderr: IO[bytes]) -> str:
@@ -124,3 +89,18 @@ def peak_rss_bytes() -> Optional[int]:
     except ImportError:  # Windows
         return None
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024)
+
+
+def settle(most_s: float = 2.0) -> bool:
+    """Waits until no thread of this process computes any more; whether that came about in time.
+
+    Pools of threads keep spinning for a moment after the work, to be quick when more comes. On a machine with no cores
+    to spare they would slow down whoever has the next turn.
+    """
+    until = time.perf_counter() + most_s
+    while time.perf_counter() < until:
+        before_s, began = time.process_time(), time.perf_counter()
+        time.sleep(0.01)
+        if time.process_time() - before_s < 0.1 * (time.perf_counter() - began):
+            return True
+    return False

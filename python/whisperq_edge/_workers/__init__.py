@@ -1,0 +1,8 @@
+"""The mains of subprocesses. Nobody imports them: ``_system.worker.Worker`` starts them by their names.
+
+::
+
+    probe    a model looked at from inside            asked by ``_convert/probe``
+    eval     a model that hears a set of utterances   asked by ``_eval/worker``
+    bench    a system that transcribes in turns       asked by ``_bench/worker``
+"""
