@@ -76,7 +76,7 @@ def test_options_are_called_as_they_are_written(error: OptionError, says: str) -
 
 
 def test_options_of_subcommands_too() -> None:
-    cache = main.commands["cache"]
+    cache = main.get_command(click.Context(main), "cache")
     assert isinstance(cache, click.Group)
     assert in_words_of(cache, OptionError("older_than", "x", "30d")) == "--older-than x is not possible: 30d"
 

@@ -15,6 +15,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import click
 import pytest
 from cli_runner import cli_runner
 from hub_server import Hub, Repository, serve
@@ -466,8 +467,10 @@ def test_a_variable_names_the_model(hub: Hub, sample_path: Path, sample_text: st
     ("command", "option"), [("transcribe", "--model"), ("bench", "--model"), ("eval", "--models"), ("tune", "model")]
 )
 def test_commands_without_a_model_take_the_same(command: str, option: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    [parameter] = [each for each in main.commands[command].params if option in each.opts]
-    context = main.commands[command].context_class(main.commands[command])
+    chosen = main.get_command(click.Context(main), command)
+    assert chosen is not None
+    [parameter] = [each for each in chosen.params if option in each.opts]
+    context = chosen.context_class(chosen)
     monkeypatch.delenv("WHISPERQ_MODEL", raising=False)
     assert parameter.consume_value(context, {})[0] == "base"
     monkeypatch.setenv("WHISPERQ_MODEL", "tiny.en")

@@ -15,7 +15,7 @@ from typing import Any
 import click
 import pytest
 import whisperq_edge
-from whisperq_edge.cli import main
+from whisperq_edge.cli import COMMANDS, main
 from whisperq_edge.compat import faster_whisper
 
 SURFACE = Path(__file__).parent / "data" / "surface"
@@ -87,6 +87,15 @@ def arguments(thing: Any) -> list[str]:
         f"{item.kind.name.lower()} {item.name}" + ("" if item.default is item.empty else f" = {item.default!r}")
         for item in inspect.signature(thing).parameters.values()
     ]
+
+
+def test_the_list_of_commands_has_the_beginnings_of_their_help() -> None:
+    beginnings = {
+        path.split()[1]: (command["help"] or "").split("\n\n")[0].replace("\n", " ")
+        for path, command in commands().items()
+        if path.count(" ") == 1
+    }
+    assert beginnings == COMMANDS
 
 
 @pytest.mark.parametrize(("file", "made"), [("commands.json", commands), ("names.json", names)])

@@ -266,7 +266,7 @@ def test_tune_prints_a_table(monkeypatch: pytest.MonkeyPatch) -> None:
         asked.append(arguments)
         return profile
 
-    monkeypatch.setattr("whisperq_edge._bench.tune.tune", fake)
+    monkeypatch.setattr("whisperq_edge.cli.tune.tune", fake)
     result = cli_runner().invoke(main, ["tune", "tiny", "--threads", "1,2", "--allow", "int5"])
     assert result.exit_code == 0, result.stderr
     rows = [line.split() for line in result.stdout.splitlines()]

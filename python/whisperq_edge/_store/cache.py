@@ -28,6 +28,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Callable, NamedTuple, Optional, Union
 
+from .._convert import convert
+from .._convert.readers.open_source import open_source
 from .._core import read_model_file
 from .._errors import ModelError, OptionError
 from .._system.files import atomic_write, sha256_of_files
@@ -104,11 +106,9 @@ def cached_model(
     _make_folder(entry.parent)
     with _locked(_lock_path(entry)):
         if not _accept(entry, model):  # else another process made it while we waited
-            from .._convert.convert import convert_model
-
             _LOG.info("converting %s to %s in the cache: %s", path, kind, entry)
             options: dict[str, Any] = {"proof": "tensors", "n_threads": n_threads, "on_progress": on_progress}
-            convert_model(path, entry, type=None if recipe else type, recipe=recipe, overwrite=True, **options)
+            convert.convert_model(path, entry, type=None if recipe else type, recipe=recipe, overwrite=True, **options)
             _check_source(path, source_sha256, entry)
             _complete_record(entry, model)
     return entry
@@ -353,8 +353,6 @@ def _stamp(path: Path) -> list[list[Any]]:
 def _source_files(path: Path) -> Sequence[Path]:
     if not path.is_dir():
         return [path]
-    from .._convert.readers.open_source import open_source
-
     return open_source(path).files
 
 

@@ -10,9 +10,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Optional, Union
 
+from .._convert.plan import Recipe, plan_types
 from .._convert.readers.source import Dims, Source, SourceTensor, expected_shapes
+from .._convert.writer import header_bytes, tensor_bytes
 from .._errors import InternalError, ModelNotFoundError
 from .._system.native import data_file
+from .._whisper.vocabulary import known_vocabulary, mel_filters
 
 __all__ = [
     "ALIASES",
@@ -151,8 +154,7 @@ def resolve_model(name_or_path: Union[str, os.PathLike[str]]) -> Path:
 
 # ---- Sizes -----------------------------------------------------------------------------------------------------------
 
-# The writer's own sums, for a model whose weights are nowhere. It is imported when they are asked for: most who look
-# for a name convert nothing.
+# The writer's own sums, for a model whose weights are nowhere.
 
 
 def _without_weights(dims: Dims) -> Source:
@@ -166,9 +168,6 @@ def _without_weights(dims: Dims) -> Source:
 @functools.cache
 def _header_bytes(n_vocab: int, n_mels: int) -> int:
     """Of the header of a file, mel filters and vocabulary included."""
-    from .._convert.writer import header_bytes
-    from .._whisper.vocabulary import known_vocabulary, mel_filters
-
     source = _without_weights(MODELS["nano.en"].dims._replace(n_vocab=n_vocab, n_mels=n_mels))
     source.vocabulary, source.mel_filters = known_vocabulary(n_vocab), mel_filters(n_mels)
     return header_bytes(source)
@@ -177,9 +176,6 @@ def _header_bytes(n_vocab: int, n_mels: int) -> int:
 @functools.cache
 def _tensor_bytes(dims: Dims, type: str) -> tuple[int, int]:
     """Bytes of all weights, and of what a file says about each of them."""
-    from .._convert.plan import Recipe, plan_types
-    from .._convert.writer import tensor_bytes
-
     source = _without_weights(dims)
     return tensor_bytes(source, plan_types(source, Recipe(type)))
 

@@ -9,18 +9,22 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Callable, Optional, Union
 
+from .._convert.convert import Step
+from .._convert.readers.ggml import is_ggml
+from .._convert.readers.open_source import open_source
 from .._core import ModelFile, read_model_file
 from .._errors import ModelNotFoundError, OptionError
 from .._system.folders import cache_folder
 from .._whisper.types import NEAREST_TYPES, TYPES, fitting_type, resolve_type
+from . import snapshots
 from .cache import OnProgress, cached_model, fetched_model, find_cached, find_fetched, has_sha1
-from .catalog import ALIASES, BUNDLED_MODELS, MODELS, CatalogModel, find_model, resolve_model
+from .catalog import ALIASES, BUNDLED_MODELS, MODELS, CatalogModel, find_model, hub_id, resolve_model
 from .fetch import Remote
 from .hub import cached_snapshot, hub_endpoint, hub_token, is_offline
 from .profile import find_profile, load_profiles
 from .published import REPOSITORY, PublishedFile, find_published, published_type
 
-__all__ = ["locate_model"]
+__all__ = ["find_source", "locate_model"]
 
 _LOG = logging.getLogger("whisperq_edge")
 
@@ -78,6 +82,29 @@ def locate_model(
     if path.exists() and not (known and _is_unrelated_folder(path)):
         return _from_path(path, wanted, n_threads)
     return _from_name(name, known, wanted, hub, n_threads)
+
+
+def find_source(name: str, step: Step, revision: Optional[str] = None) -> Path:
+    """Return the file or folder of a bundled model, a published name or a hub id. For ``convert_model``.
+
+    Args:
+        name: no path that exists.
+        step: told "download" before anything is fetched.
+        revision: of a hub id; None for the main branch.
+
+    Raises:
+        ModelNotFoundError: no such model, or it cannot be fetched.
+    """
+    if name in BUNDLED_MODELS:
+        return resolve_model(name)
+    repository = hub_id(name) or (name if snapshots.is_repo_id(name) else None)
+    if repository is None:
+        raise ModelNotFoundError(
+            f"there is no model {name!r}: give a file or folder that exists, a published name (whisperq-edge models"
+            " lists them) or a hub id such as openai/whisper-base.en"
+        )
+    step("download")
+    return snapshots.download_model(repository, revision=revision)
 
 
 def _checked_name(model: object) -> str:
@@ -141,15 +168,13 @@ class _Hub:
     on_progress: Optional[OnProgress] = None
 
     def fetch(self, repository: str) -> Path:
-        from .snapshots import download_model
-
-        return download_model(repository, cache_dir=self.download_root, local_files_only=self.local_files_only)
+        return snapshots.download_model(
+            repository, cache_dir=self.download_root, local_files_only=self.local_files_only
+        )
 
     def find_repository(self, repository: str) -> Optional[Path]:
         """Return the folder of a repository that is in the hub's cache, or None."""
-        from .snapshots import find_model_folder
-
-        return find_model_folder(repository, cache_dir=self.download_root)
+        return snapshots.find_model_folder(repository, cache_dir=self.download_root)
 
     def find_file(self, file: PublishedFile) -> Optional[Path]:
         """Return a published file that is there already, in our cache or the hub's, or None."""
@@ -181,21 +206,13 @@ def _is_unrelated_folder(path: Path) -> bool:
 
 
 def _from_path(path: Path, wanted: _Wanted, n_threads: int) -> Path:
-    if path.is_dir() or (path.suffix.lower() in _CHECKPOINTS and not _is_ggml(path)):
+    if path.is_dir() or (path.suffix.lower() in _CHECKPOINTS and not is_ggml(path)):
         wanted = wanted.tuned(lambda: _dims_of_source(path))
         return cached_model(path, wanted.or_f16(), n_threads=n_threads)
     return _from_ggml(path, wanted, n_threads, None)
 
 
-def _is_ggml(path: Path) -> bool:
-    from .._convert.readers.ggml import is_ggml
-
-    return is_ggml(path)
-
-
 def _dims_of_source(path: Path) -> Mapping[str, int]:
-    from .._convert.readers.open_source import open_source
-
     return open_source(path).dims._asdict()
 
 
@@ -292,6 +309,4 @@ def _fetch(hub: _Hub, repository: str, name: str, type: str, file: Optional[Publ
 
 
 def _repository(name: str) -> Optional[str]:
-    from .snapshots import is_repo_id
-
-    return name if is_repo_id(name) else None
+    return name if snapshots.is_repo_id(name) else None

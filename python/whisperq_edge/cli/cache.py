@@ -10,6 +10,7 @@ from typing import Any, Optional
 
 import click
 
+from .._convert.convert import parse_size
 from .._errors import OptionError
 from .._store.cache import CacheEntry, Removed, clear_cache, list_cache, prune_cache
 from .._system.folders import cache_folder
@@ -110,8 +111,6 @@ def _count(number: int, noun: str) -> str:
 
 
 def _bytes(text: str) -> int:
-    from .._convert.convert import parse_size
-
     try:
         return parse_size(text)
     except OptionError as error:

@@ -18,7 +18,10 @@ from ..._whisper.vocabulary import (
     mel_filters,
     vocabulary_name,
 )
-from .ggml import is_ggml
+from .ctranslate2 import MODEL_FILE, is_ctranslate2, open_ctranslate2
+from .ggml import is_ggml, open_ggml
+from .huggingface import is_huggingface, open_huggingface
+from .openai import is_torch_file, open_openai
 from .source import Source
 
 __all__ = ["ACCEPTED", "open_source"]
@@ -111,12 +114,8 @@ def _open_file(path: Path) -> Source:
     if not path.is_file():  # to open a pipe would wait for ever
         raise UnsupportedModelError(f"{path} is neither a file nor a folder: give {ACCEPTED}")
     if is_ggml(path):
-        from .ggml import open_ggml
-
         return open_ggml(path)
-    if _is_torch_file(path):
-        from .openai import open_openai
-
+    if is_torch_file(path):
         return open_openai(path)
     known = _recognise(path)
     if known is not None:
@@ -126,16 +125,7 @@ def _open_file(path: Path) -> Source:
     )
 
 
-def _is_torch_file(path: Path) -> bool:
-    from .openai import is_torch_file
-
-    return is_torch_file(path)
-
-
 def _open_folder(folder: Path) -> Source:
-    from .ctranslate2 import MODEL_FILE, is_ctranslate2, open_ctranslate2
-    from .huggingface import is_huggingface, open_huggingface
-
     if is_ctranslate2(folder):
         _refuse_lookalike(folder / MODEL_FILE)
         return open_ctranslate2(folder)
@@ -156,7 +146,7 @@ def _open_folder(folder: Path) -> Source:
 
 
 def _is_single_model(path: Path) -> bool:
-    return is_ggml(path) or _is_torch_file(path)
+    return is_ggml(path) or is_torch_file(path)
 
 
 def _refuse_lookalike(path: Path) -> None:
