@@ -20,7 +20,7 @@ from interleave import about
 from whisperq_edge import CancelledError, CancelToken, WhisperModel, _core
 from whisperq_edge._audio.pcm import to_pcm
 from whisperq_edge._system.native import build_info, data_file
-from whisperq_edge._whisper.vocabulary import mel_filters
+from whisperq_edge._whisper.mel_filters import mel_filters
 
 THREADS = 2
 PADDING = 480_000

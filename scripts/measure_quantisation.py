@@ -32,14 +32,16 @@ from whisperq_edge._convert.convert import convert_model
 from whisperq_edge._convert.plan import Recipe, plan_types, write_recipe
 from whisperq_edge._convert.proof import activation_statistics
 from whisperq_edge._convert.readers.open_source import open_source
-from whisperq_edge._convert.readers.source import Source, SourceTensor, check_tensors, expected_shapes, rows_of
+from whisperq_edge._convert.readers.source import Source, SourceTensor, check_tensors, rows_of
 from whisperq_edge._convert.report import GROUPS, Report, versions
 from whisperq_edge._convert.sensitivity import Sensitivity, choose_types, scan
 from whisperq_edge._convert.writer import ggml_bytes, stored_bytes, write_ggml
 from whisperq_edge._store.catalog import MODELS
 from whisperq_edge._system.native import build_info
+from whisperq_edge._whisper.mel_filters import mel_filters
+from whisperq_edge._whisper.shapes import expected_shapes
 from whisperq_edge._whisper.types import TYPES
-from whisperq_edge._whisper.vocabulary import known_vocabulary, mel_filters
+from whisperq_edge._whisper.vocabulary import known_vocabulary
 
 Floats = npt.NDArray[np.float32]
 

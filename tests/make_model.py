@@ -14,7 +14,8 @@ from typing import BinaryIO, Callable, NamedTuple, Optional, Union
 
 import numpy as np
 import numpy.typing as npt
-from whisperq_edge._convert.readers.source import Dims, expected_shapes
+from whisperq_edge._whisper.dims import Dims
+from whisperq_edge._whisper.shapes import expected_shapes
 
 __all__ = [
     "PRESETS",

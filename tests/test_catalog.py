@@ -13,7 +13,6 @@ import pytest
 from cli_runner import cli_runner
 from make_model import PRESETS, tensor_shapes, write_random_model
 from whisperq_edge import ModelNotFoundError, OptionError, WhisperModel
-from whisperq_edge._convert.readers.source import Dims
 from whisperq_edge._core import read_model_file
 from whisperq_edge._store.catalog import (
     ALIASES,
@@ -26,6 +25,7 @@ from whisperq_edge._store.catalog import (
     resolve_model,
     shape_of,
 )
+from whisperq_edge._whisper.dims import Dims
 from whisperq_edge._whisper.types import TYPE_ALIASES, TYPES, fitting_type, resolve_type
 from whisperq_edge._whisper.vocabulary import known_vocabulary
 from whisperq_edge.cli import main

@@ -19,9 +19,11 @@ from whisperq_edge._convert.convert import convert_model
 from whisperq_edge._convert.readers.huggingface import open_huggingface
 from whisperq_edge._convert.readers.openai import open_openai
 from whisperq_edge._convert.readers.safetensors import read_safetensors
-from whisperq_edge._convert.readers.source import Dims, Source, expected_shapes
+from whisperq_edge._convert.readers.source import Source
 from whisperq_edge._core import read_model_file
 from whisperq_edge._store import snapshots
+from whisperq_edge._whisper.dims import Dims
+from whisperq_edge._whisper.shapes import expected_shapes
 from whisperq_edge._whisper.tokenizer import special_names
 from whisperq_edge._whisper.vocabulary import known_vocabulary
 

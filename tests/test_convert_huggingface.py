@@ -37,8 +37,10 @@ from whisperq_edge import (
 from whisperq_edge._convert.readers.huggingface import is_huggingface, open_huggingface, write_huggingface
 from whisperq_edge._convert.readers.rows import floats
 from whisperq_edge._convert.readers.safetensors import read_safetensors, write_safetensors
-from whisperq_edge._convert.readers.source import Source, SourceTensor, expected_shapes, sinusoids
-from whisperq_edge._whisper.vocabulary import known_vocabulary, mel_filters
+from whisperq_edge._convert.readers.source import Source, SourceTensor, sinusoids
+from whisperq_edge._whisper.mel_filters import mel_filters
+from whisperq_edge._whisper.shapes import expected_shapes
+from whisperq_edge._whisper.vocabulary import known_vocabulary
 
 EMBEDDING = "decoder.embed_tokens.weight"
 

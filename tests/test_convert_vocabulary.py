@@ -13,11 +13,11 @@ from make_model import NANO, UPSTREAM_MODELS, vocabulary_of
 from whisperq_edge import InternalError, UnsupportedModelError
 from whisperq_edge._core import read_model_file
 from whisperq_edge._whisper import vocabulary
+from whisperq_edge._whisper.mel_filters import mel_filters
 from whisperq_edge._whisper.vocabulary import (
     check_vocabulary,
     describe_difference,
     known_vocabulary,
-    mel_filters,
     token_bytes,
     vocabulary_name,
 )

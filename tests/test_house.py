@@ -94,13 +94,10 @@ FLOORS = (
 )
 FLOOR_OF = {room: len(FLOORS) - index for index, rooms in enumerate(FLOORS) for room in rooms}
 
-# Imports that still go up or aside. The list only gets shorter.
-KNOWN_UPWARDS: set[str] = set()
-# Files that still import each other in a circle. The list only gets shorter.
-KNOWN_IN_CIRCLES: set[str] = set()
-# Files that still import ours inside of functions. The list only gets shorter.
-KNOWN_INSIDE_FUNCTIONS = {
-    "_bench.peers",
+# Files that import ours inside of functions, and why.
+LATE_IMPORTS = {
+    "_store.converter": "most calls convert nothing, and `import whisperq_edge` is a fifth faster without it",
+    "_bench.peers": "the graphs of other runtimes need packages that may not be installed",
 }
 
 needs_package = pytest.mark.skipif(not (PACKAGE / "_system").is_dir(), reason="the sources are not here")
@@ -171,19 +168,19 @@ def test_every_file_has_a_floor() -> None:
 
 @needs_package
 def test_imports_go_down() -> None:
-    wrong = set()
+    wrong = []
     for file in package_files():
         room = room_of(file)
         for each in imports(file):
             target = room_of(each.target)
             if target != room and FLOOR_OF.get(target, 99) >= FLOOR_OF.get(room, 99):
-                wrong.add(f"{file} imports {each.target}")
-    assert wrong == KNOWN_UPWARDS
+                wrong.append(f"{file}:{each.line} imports {each.target}")
+    assert wrong == []
 
 
 @needs_package
 def test_no_files_import_each_other_in_a_circle() -> None:
-    assert in_circles({file: {each.target for each in imports(file)} for file in package_files()}) == KNOWN_IN_CIRCLES
+    assert in_circles({file: {each.target for each in imports(file)} for file in package_files()}) == set()
 
 
 def in_circles(graph: dict[str, set[str]]) -> set[str]:
@@ -208,7 +205,7 @@ def test_a_circle_is_found() -> None:
 
 @needs_package
 def test_imports_of_ours_stand_at_the_top_of_files() -> None:
-    assert {file for file in package_files() for each in imports(file) if each.is_in_function} == KNOWN_INSIDE_FUNCTIONS
+    assert {file for file in package_files() for each in imports(file) if each.is_in_function} == {*LATE_IMPORTS}
 
 
 @needs_package
@@ -273,7 +270,8 @@ def test_a_cpu_that_lacks_something_gets_an_error(monkeypatch: pytest.MonkeyPatc
 
 def test_import_is_light() -> None:
     code = (
-        "import sys, whisperq_edge; heavy = {'soundfile', 'soxr', 'rich', 'click', 'whisperq_edge._ggml', 'av'};"
+        "import sys, whisperq_edge; heavy = {'soundfile', 'soxr', 'rich', 'click', 'av', 'whisperq_edge._ggml',"
+        " 'whisperq_edge._convert'};"
         "print(sorted(heavy & set(sys.modules)))"
     )
     run = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)

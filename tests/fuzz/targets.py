@@ -30,8 +30,9 @@ from whisperq_edge._convert.readers.open_source import open_source
 from whisperq_edge._convert.readers.openai import open_openai
 from whisperq_edge._convert.readers.pickle_reader import PickledTensor, read_pickle
 from whisperq_edge._convert.readers.safetensors import read_safetensors
-from whisperq_edge._convert.readers.source import Source, expected_shapes
+from whisperq_edge._convert.readers.source import Source
 from whisperq_edge._convert.readers.torch_file import TorchTensor, read_torch_file
+from whisperq_edge._whisper.shapes import expected_shapes
 
 from .pieces import Piece, edit_all, write
 

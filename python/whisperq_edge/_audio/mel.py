@@ -10,7 +10,7 @@ import numpy.typing as npt
 from .. import _core
 from .._errors import OptionError
 from .._system.self_test import trusted_isa
-from .._whisper import vocabulary
+from .._whisper.mel_filters import mel_filters
 from .pcm import MAX_DURATION_S, SAMPLE_RATE, AudioLike, to_pcm
 
 __all__ = ["log_mel_spectrogram"]
@@ -46,7 +46,7 @@ def log_mel_spectrogram(audio: AudioLike, n_mels: int = 80, padding: int = 0) ->
 
 @functools.lru_cache(maxsize=4)
 def _filters(n_mels: int) -> npt.NDArray[np.float32]:
-    return vocabulary.mel_filters(n_mels)
+    return mel_filters(n_mels)
 
 
 def _checked(field: str, value: object, least: int, most: int) -> int:

@@ -9,7 +9,7 @@ import numpy.typing as npt
 
 from .. import _core
 from .._system.self_test import trusted_isa
-from .._whisper import vocabulary
+from .._whisper.mel_filters import mel_filters
 from .samples import Samples, samples_of
 
 __all__ = ["FRAMES_PER_WINDOW", "HOP_SAMPLES", "LoudestMel", "WindowMel"]
@@ -35,7 +35,7 @@ class LoudestMel:
     def __init__(self, n_mels: int, *, n_threads: int = 0) -> None:
         self.value = np.float32(-10.0)
         self.kept: Optional[Floats] = None
-        self._stream = _core.MelStream(vocabulary.mel_filters(n_mels), n_threads=n_threads, isa=trusted_isa())
+        self._stream = _core.MelStream(mel_filters(n_mels), n_threads=n_threads, isa=trusted_isa())
         self._n_samples = 0
         self._frames: list[Floats] = []
 
@@ -89,7 +89,7 @@ class WindowMel:
             loudest: what a first pass over the samples found. None: it is made here.
         """
         self._samples = samples_of(samples)
-        self._filters = vocabulary.mel_filters(n_mels)
+        self._filters = mel_filters(n_mels)
         self._n_threads = n_threads
         if loudest is None:
             loudest = _hear_all(self._samples, LoudestMel(n_mels, n_threads=n_threads), should_stop)

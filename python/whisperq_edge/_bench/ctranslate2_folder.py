@@ -11,7 +11,8 @@ import numpy.typing as npt
 
 from .._convert.readers.ggml import open_ggml
 from .._convert.readers.rows import floats
-from .._convert.readers.source import Dims, Source
+from .._convert.readers.source import Source
+from .._whisper.dims import Dims
 from .._whisper.tokenizer import special_names
 from .._whisper.vocabulary import known_vocabulary, token_spelling
 

@@ -14,7 +14,7 @@ from typing import Any, Optional, Protocol
 import numpy as np
 
 from .._audio.mel import log_mel_spectrogram
-from .._convert.readers.source import Dims
+from .._whisper.dims import Dims
 from .._whisper.tokenizer import Tokenizer, Vocabulary
 from .._whisper.vocabulary import known_vocabulary
 from .graph_weights import Floats

@@ -10,7 +10,7 @@ import numpy.typing as npt
 
 from .._convert.readers.ggml import open_ggml
 from .._convert.readers.rows import floats
-from .._convert.readers.source import Dims
+from .._whisper.dims import Dims
 
 __all__ = ["Floats", "GraphWeights", "int8_rows", "read_weights"]
 

@@ -15,9 +15,8 @@ from pathlib import Path
 from typing import Any, Callable
 
 from .._convert.convert import convert_model
-from .._convert.readers.source import Dims
 from .._errors import WhisperqError
-from .._whisper.dims import n_text_tokens
+from .._whisper.dims import Dims, n_text_tokens
 from .card import package_version
 from .ctranslate2_folder import write_ctranslate2
 from .graph_loop import GraphTranscriber

@@ -14,10 +14,10 @@ from typing import Callable, NamedTuple, Optional
 import numpy as np
 
 from .. import _core
-from .._convert.readers.source import Dims
 from .._engines.memory import available_memory, check_fits, plan_memory
 from .._errors import OptionError
 from .._store.profile import Profile, Setting, machine_key, shape_key
+from .._whisper.dims import Dims
 from .._whisper.types import TYPES
 from .random_model import write_random
 from .run import SystemRounds, measure

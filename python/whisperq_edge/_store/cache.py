@@ -28,8 +28,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Callable, NamedTuple, Optional, Union
 
-from .._convert import convert
-from .._convert.readers.open_source import open_source
 from .._core import read_model_file
 from .._errors import ModelError, OptionError
 from .._system.files import atomic_write, sha256_of_files
@@ -37,6 +35,7 @@ from .._system.folders import cache_folder
 from .._system.locks import lock_if_free, release_lock, take_lock, try_lock
 from .._system.native import load_ggml
 from .._whisper.types import TYPES
+from . import converter
 from .fetch import FETCH_LOG, PARTIAL, Digests, Remote, digests_of, fetch_file
 from .published import PublishedFile
 
@@ -108,7 +107,9 @@ def cached_model(
         if not _accept(entry, model):  # else another process made it while we waited
             _LOG.info("converting %s to %s in the cache: %s", path, kind, entry)
             options: dict[str, Any] = {"proof": "tensors", "n_threads": n_threads, "on_progress": on_progress}
-            convert.convert_model(path, entry, type=None if recipe else type, recipe=recipe, overwrite=True, **options)
+            converter.convert_model(
+                path, entry, type=None if recipe else type, recipe=recipe, overwrite=True, **options
+            )
             _check_source(path, source_sha256, entry)
             _complete_record(entry, model)
     return entry
@@ -353,7 +354,7 @@ def _stamp(path: Path) -> list[list[Any]]:
 def _source_files(path: Path) -> Sequence[Path]:
     if not path.is_dir():
         return [path]
-    return open_source(path).files
+    return converter.open_source(path).files
 
 
 def _load_sources() -> dict[str, Any]:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import functools
 import math
 import os
 from collections.abc import Mapping
@@ -10,12 +9,20 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Optional, Union
 
-from .._convert.plan import Recipe, plan_types
-from .._convert.readers.source import Dims, Source, SourceTensor, expected_shapes
-from .._convert.writer import header_bytes, tensor_bytes
-from .._errors import InternalError, ModelNotFoundError
+from .._errors import ModelNotFoundError
 from .._system.native import data_file
-from .._whisper.vocabulary import known_vocabulary, mel_filters
+from .._whisper.dims import (
+    ENGLISH_VOCAB,
+    MULTILINGUAL_VOCAB,
+    N_TEXT_CTX,
+    WITH_CANTONESE_VOCAB,
+    Dims,
+    is_multilingual,
+    n_language_tokens,
+)
+from .._whisper.shapes import expected_shapes
+from .._whisper.units import TOKENS_PER_WINDOW
+from . import converter
 
 __all__ = [
     "ALIASES",
@@ -47,12 +54,12 @@ class CatalogModel:
 
     @property
     def is_multilingual(self) -> bool:
-        return self.dims.n_vocab > 51864
+        return is_multilingual(self.dims.n_vocab)
 
     @property
     def n_languages(self) -> int:
-        """Languages that it was trained on: each has a token beside the 51766 that all multilingual models have."""
-        return self.dims.n_vocab - 51766 if self.is_multilingual else 1
+        """Languages that it was trained on."""
+        return n_language_tokens(self.dims.n_vocab) if self.is_multilingual else 1
 
     @property
     def n_parameters(self) -> int:
@@ -68,7 +75,7 @@ class CatalogModel:
         return memory_bytes(self.dims, type)
 
 
-_ENGLISH, _MULTILINGUAL, _WITH_CANTONESE = 51864, 51865, 51866
+_ENGLISH, _MULTILINGUAL, _WITH_CANTONESE = ENGLISH_VOCAB, MULTILINGUAL_VOCAB, WITH_CANTONESE_VOCAB
 
 
 def _published(
@@ -76,7 +83,10 @@ def _published(
 ) -> CatalogModel:
     """What all published models share: heads of 64 values, 1500 audio positions (30 s) and 448 text positions."""
     n_head = n_state // 64
-    dims = Dims(n_mels, 1500, n_state, n_head, n_audio_layer, 448, n_state, n_head, n_text_layer, n_vocab)
+    dims = Dims(
+        *(n_mels, TOKENS_PER_WINDOW, n_state, n_head, n_audio_layer),
+        *(N_TEXT_CTX, n_state, n_head, n_text_layer, n_vocab),
+    )
     return CatalogModel(name, dims, repository or None)
 
 
@@ -154,31 +164,6 @@ def resolve_model(name_or_path: Union[str, os.PathLike[str]]) -> Path:
 
 # ---- Sizes -----------------------------------------------------------------------------------------------------------
 
-# The writer's own sums, for a model whose weights are nowhere.
-
-
-def _without_weights(dims: Dims) -> Source:
-    def nothing(first: int, count: int) -> bytes:
-        raise InternalError("weights of the catalog were asked for")
-
-    tensors = [SourceTensor(name, shape, "f32", nothing) for name, shape in expected_shapes(dims).items()]
-    return Source(Path(), "catalog", [], dims, tensors)
-
-
-@functools.cache
-def _header_bytes(n_vocab: int, n_mels: int) -> int:
-    """Of the header of a file, mel filters and vocabulary included."""
-    source = _without_weights(MODELS["nano.en"].dims._replace(n_vocab=n_vocab, n_mels=n_mels))
-    source.vocabulary, source.mel_filters = known_vocabulary(n_vocab), mel_filters(n_mels)
-    return header_bytes(source)
-
-
-@functools.cache
-def _tensor_bytes(dims: Dims, type: str) -> tuple[int, int]:
-    """Bytes of all weights, and of what a file says about each of them."""
-    source = _without_weights(dims)
-    return tensor_bytes(source, plan_types(source, Recipe(type)))
-
 
 def file_bytes(dims: Dims, type: str) -> int:
     """Exact size of the ggml file that ``whisperq-edge convert`` writes for a model of these dimensions.
@@ -187,7 +172,7 @@ def file_bytes(dims: Dims, type: str) -> int:
         dims: with one of Whisper's own vocabularies.
         type: of the matrices. One whose blocks do not fill their rows is the next larger one, as in the file.
     """
-    return _header_bytes(dims.n_vocab, dims.n_mels) + sum(_tensor_bytes(dims, type))
+    return converter.header_bytes(dims) + sum(converter.tensor_bytes(dims, type))
 
 
 _CACHE_PADDING = 256  # positions of a cache are a multiple of it
@@ -211,7 +196,7 @@ def memory_bytes(dims: Dims, type: str) -> int:
     The Python process and the audio come on top. Pages that are never touched (most of the decoder's logits) do not
     count as resident, so the growth of a process stays below this figure.
     """
-    weights, _ = _tensor_bytes(dims, type)
+    weights, _ = converter.tensor_bytes(dims, type)
     return weights + _cache_bytes(dims) + _compute_bytes(dims)
 
 

@@ -9,14 +9,11 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Callable, Optional, Union
 
-from .._convert.convert import Step
-from .._convert.readers.ggml import is_ggml
-from .._convert.readers.open_source import open_source
 from .._core import ModelFile, read_model_file
 from .._errors import ModelNotFoundError, OptionError
 from .._system.folders import cache_folder
 from .._whisper.types import NEAREST_TYPES, TYPES, fitting_type, resolve_type
-from . import snapshots
+from . import converter, snapshots
 from .cache import OnProgress, cached_model, fetched_model, find_cached, find_fetched, has_sha1
 from .catalog import ALIASES, BUNDLED_MODELS, MODELS, CatalogModel, find_model, hub_id, resolve_model
 from .fetch import Remote
@@ -35,6 +32,7 @@ _TYPE_OF_OTHER_FORMATS = "f16"
 """What a source becomes that is no ggml file, when nothing else is asked for: next to exact, and the engine runs it."""
 
 PathLike = Union[str, "os.PathLike[str]"]
+Step = Callable[[str], object]
 
 
 def locate_model(
@@ -206,14 +204,14 @@ def _is_unrelated_folder(path: Path) -> bool:
 
 
 def _from_path(path: Path, wanted: _Wanted, n_threads: int) -> Path:
-    if path.is_dir() or (path.suffix.lower() in _CHECKPOINTS and not is_ggml(path)):
+    if path.is_dir() or (path.suffix.lower() in _CHECKPOINTS and not converter.is_ggml(path)):
         wanted = wanted.tuned(lambda: _dims_of_source(path))
         return cached_model(path, wanted.or_f16(), n_threads=n_threads)
     return _from_ggml(path, wanted, n_threads, None)
 
 
 def _dims_of_source(path: Path) -> Mapping[str, int]:
-    return open_source(path).dims._asdict()
+    return converter.open_source(path).dims._asdict()
 
 
 def _from_ggml(path: Path, wanted: _Wanted, n_threads: int, model: Optional[str]) -> Path:

@@ -16,8 +16,8 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any, Callable, Optional, Union
 
-from .._convert.readers.huggingface import refuse_adapter, shard_names
 from .._errors import ModelError, ModelNotFoundError
+from . import converter
 from .hub import cached_snapshot, hub_cache, is_offline
 
 __all__ = ["download_model", "find_model_folder", "is_repo_id"]
@@ -90,7 +90,7 @@ def download_model(
             fetch([*_SMALL_FILES, *names], commit)
         if _has(folder, names):
             return folder
-    refuse_adapter(folder)
+    converter.refuse_adapter(folder)
     raise ModelNotFoundError(
         f"{repo_id} at {_endpoint()} has no weights that can be read (model.safetensors, pytorch_model.bin or"
         f" CTranslate2's model.bin){_offline_note()}: for a .pt or ggml file, fetch that file and give its path"
@@ -125,7 +125,7 @@ def _weight_files(folder: Path) -> Iterator[Sequence[str]]:
         yield [name]
         index = folder / f"{name}.index.json"
         if index.is_file():
-            yield sorted(set(shard_names(index).values()))
+            yield sorted(set(converter.shard_names(index).values()))
     yield ["model.bin"]
 
 

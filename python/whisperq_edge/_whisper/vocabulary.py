@@ -1,4 +1,4 @@
-"""Whisper's two vocabularies and its mel filterbank, for models that come without them.
+"""Whisper's two vocabularies, for models that come without one.
 
 A vocabulary here is the bytes of each text token by its id. The special tokens that follow (languages, tasks, times)
 have no text, and their ids follow from ``n_vocab``.
@@ -12,11 +12,7 @@ import hashlib
 import struct
 import zlib
 from collections.abc import Sequence
-from decimal import Context, Decimal, localcontext
 from typing import Optional
-
-import numpy as np
-import numpy.typing as npt
 
 from .._core import read_model_file
 from .._errors import InternalError, UnsupportedModelError
@@ -26,11 +22,9 @@ __all__ = [
     "END_OF_TEXT",
     "LEAST_TOKENS",
     "LONGEST_TOKEN_BYTES",
-    "N_FFT_BINS",
     "check_vocabulary",
     "describe_difference",
     "known_vocabulary",
-    "mel_filters",
     "token_bytes",
     "token_spelling",
     "vocabulary_name",
@@ -42,9 +36,6 @@ END_OF_TEXT = "<|endoftext|>"
 LEAST_TOKENS = 50256
 LONGEST_TOKEN_BYTES = 256
 """What the ggml reader asks of a vocabulary (csrc/model/file_format.cpp)."""
-
-N_FFT_BINS = 201
-"""Frequency bins of a transform of 400 samples, 25 ms at 16 kHz: the columns of the mel filterbank."""
 
 # Number of text tokens and SHA-256 over all of them, each as its length (uint32) and its bytes.
 _KNOWN = {
@@ -189,50 +180,6 @@ def _repaired(tokens: list[bytes]) -> list[bytes]:
         tokens[i] = packed[at : at + n_bytes]
         at += n_bytes
     return tokens
-
-
-# ---- Mel filters -----------------------------------------------------------------------------------------------------
-
-
-@functools.cache
-def mel_filters(n_mels: int) -> npt.NDArray[np.float32]:
-    """Whisper's filterbank, float32 ``[n_mels, 201]``, read-only: triangles of equal area on Slaney's mel scale, 0 to
-    8 kHz.
-
-    The bits are those of openai/whisper's ``mel_filters.npz``, which librosa made; so the order of the operations is
-    librosa's, down to the place where it rounds to float32.
-    """
-    edges_hz = _band_edges_hz(n_mels)
-    bins_hz = np.linspace(0.0, 8000.0, N_FFT_BINS)
-    distance = np.subtract.outer(edges_hz, bins_hz)
-    width = np.diff(edges_hz)[:, None]
-    rising, falling = -distance[:-2] / width[:-1], distance[2:] / width[1:]
-    filters = np.maximum(0, np.minimum(rising, falling)).astype(np.float32)
-    filters *= (2.0 / (edges_hz[2:] - edges_hz[:-2]))[:, None]
-    filters.flags.writeable = False
-    return filters
-
-
-def _band_edges_hz(n_mels: int) -> npt.NDArray[np.float64]:
-    """Evenly spaced on the mel scale: linear below 1 kHz, logarithmic above.
-
-    ``decimal`` computes the exponentials: those of numpy and of C libraries differ between processors in the last bit,
-    and these filters shall not.
-    """
-    with localcontext(Context(prec=40)):
-        hz_per_mel = 200.0 / 3.0
-        mel_of_1_khz = 1000.0 / hz_per_mel
-        log_step = float(Decimal.from_float(6.4).ln()) / 27.0
-        highest_mel = mel_of_1_khz + float(Decimal(8).ln()) / log_step
-        mels = np.linspace(0.0, highest_mel, n_mels + 2).tolist()
-        return np.array(
-            [
-                hz_per_mel * mel
-                if mel < mel_of_1_khz
-                else 1000.0 * float(Decimal(log_step * (mel - mel_of_1_khz)).exp())
-                for mel in mels
-            ]
-        )
 
 
 # ---- Data ------------------------------------------------------------------------------------------------------------

@@ -11,11 +11,11 @@ import click
 
 from .._bench.random_model import random_dims
 from .._bench.tune import thread_counts, tune
-from .._convert.readers.source import Dims
 from .._core import isas, read_model_file, usable_cpus
 from .._errors import OptionError
 from .._store.catalog import find_model
 from .._store.profile import store_profile
+from .._whisper.dims import Dims
 from .._whisper.types import resolve_type
 from .reports import DEFAULT_MODEL, MODEL_VARIABLE, split_list
 from .tables import print_table, stage_progress

@@ -26,9 +26,11 @@ import numpy as np
 import numpy.typing as npt
 
 from ..._errors import ModelFormatError, ModelNotFoundError, UnsupportedModelError
+from ..._whisper.dims import Dims
+from ..._whisper.shapes import expected_shapes
 from ..._whisper.vocabulary import END_OF_TEXT, LEAST_TOKENS, token_bytes
 from .ggml import quantized_note
-from .source import Dims, FileSlice, Source, SourceTensor, check_dims, check_tensors, expected_shapes, matrix_type
+from .source import FileSlice, Source, SourceTensor, check_dims, check_tensors, matrix_type
 from .token_ids import Kind, Listing, choose_kind, fit_tokens, keep_rows, text_claim
 from .tokenizer_files import read_tokenizer_files
 

@@ -12,16 +12,8 @@ import numpy as np
 import numpy.typing as npt
 
 from ..._core import ModelFile, TensorInfo, read_model_file
-from .source import (
-    FLOAT_TYPES,
-    FileSlice,
-    Source,
-    SourceTensor,
-    check_dims,
-    check_tensors,
-    expected_shapes,
-    matrix_type,
-)
+from ..._whisper.shapes import expected_shapes
+from .source import FLOAT_TYPES, FileSlice, Source, SourceTensor, check_dims, check_tensors, matrix_type
 
 __all__ = ["MAGIC", "is_ggml", "open_ggml", "quantized_note"]
 

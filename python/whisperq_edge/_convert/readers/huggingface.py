@@ -23,21 +23,12 @@ import numpy.typing as npt
 
 from ..._errors import ModelFormatError, ModelNotFoundError, OptionError, UnsupportedModelError
 from ..._system.files import atomic_write, sync_directory
+from ..._whisper.dims import Dims
+from ..._whisper.shapes import expected_shapes
 from ..._whisper.vocabulary import token_spelling, vocabulary_name
 from .rows import chunks, encode_rows
 from .safetensors import read_safetensors, shown, write_safetensors
-from .source import (
-    FLOAT_TYPES,
-    Dims,
-    Source,
-    SourceTensor,
-    check_dims,
-    check_tensors,
-    expected_shapes,
-    matrix_type,
-    rows_of,
-    sinusoids,
-)
+from .source import FLOAT_TYPES, Source, SourceTensor, check_dims, check_tensors, matrix_type, rows_of, sinusoids
 from .token_ids import choose_kind, fit_tokens, keep_rows
 from .tokenizer_files import read_json, read_tokenizer_files
 from .torch_file import TorchTensor, read_torch_file

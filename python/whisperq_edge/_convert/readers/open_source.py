@@ -8,14 +8,14 @@ from typing import NamedTuple, Optional
 import numpy as np
 
 from ..._errors import ModelNotFoundError, UnsupportedModelError
+from ..._whisper.mel_filters import mel_filters
+from ..._whisper.units import N_FFT_BINS
 from ..._whisper.vocabulary import (
     LEAST_TOKENS,
     LONGEST_TOKEN_BYTES,
-    N_FFT_BINS,
     check_vocabulary,
     describe_difference,
     known_vocabulary,
-    mel_filters,
     vocabulary_name,
 )
 from .ctranslate2 import MODEL_FILE, is_ctranslate2, open_ctranslate2

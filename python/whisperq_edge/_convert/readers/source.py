@@ -7,28 +7,29 @@ order of the axes: ``shape[-1]`` is the length of a row.
 from __future__ import annotations
 
 import stat
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable
 from dataclasses import dataclass, field
 from math import prod
 from pathlib import Path
-from typing import Callable, NamedTuple, Optional
+from typing import Callable, Optional
 
 import numpy as np
 import numpy.typing as npt
 
 from ..._errors import ModelFormatError, ModelNotFoundError, UnsupportedModelError
+from ..._whisper.dims import ENGLISH_VOCAB, Dims
+from ..._whisper.shapes import expected_shapes
 from ..._whisper.types import common_type, is_matrix
+from ..._whisper.units import TOKENS_PER_WINDOW
 
 __all__ = [
     "FLOAT_TYPES",
     "VALUE_BYTES",
-    "Dims",
     "FileSlice",
     "Source",
     "SourceTensor",
     "check_dims",
     "check_tensors",
-    "expected_shapes",
     "matrix_type",
     "regular_file_bytes",
     "rows_of",
@@ -45,21 +46,6 @@ VALUE_BYTES = {**FLOAT_TYPES, "i8": 1}
 _HEAD_SIZE = 64
 
 
-class Dims(NamedTuple):
-    """openai/whisper's ``ModelDimensions``."""
-
-    n_mels: int
-    n_audio_ctx: int
-    n_audio_state: int
-    n_audio_head: int
-    n_audio_layer: int
-    n_text_ctx: int
-    n_text_state: int
-    n_text_head: int
-    n_text_layer: int
-    n_vocab: int
-
-
 def shown(value: object) -> str:
     """A value from a file as it may stand in a message: ASCII, and not a page of it."""
     text = ascii(value)
@@ -71,7 +57,7 @@ def shown(value: object) -> str:
 # readers leave out the rows behind Whisper's own tokens (token_ids.py).
 _RANGES = {
     "n_mels": (80, 128),
-    "n_audio_ctx": (1, 1500),
+    "n_audio_ctx": (1, TOKENS_PER_WINDOW),
     "n_audio_state": (64, 4096),
     "n_audio_head": (1, 64),
     "n_audio_layer": (1, 64),
@@ -79,7 +65,7 @@ _RANGES = {
     "n_text_state": (64, 4096),
     "n_text_head": (1, 64),
     "n_text_layer": (1, 64),
-    "n_vocab": (51864, 2**18),
+    "n_vocab": (ENGLISH_VOCAB, 2**18),
 }
 
 
@@ -224,47 +210,6 @@ class Source:
 def matrix_type(tensors: Iterable[SourceTensor]) -> str:
     """The type that the matrices have, ``mixed`` for several."""
     return common_type(tensor.type for tensor in tensors if tensor.is_matrix)
-
-
-def _layer_norm(name: str, n_state: int) -> Iterator[tuple[str, tuple[int, ...]]]:
-    yield f"{name}.weight", (n_state,)
-    yield f"{name}.bias", (n_state,)
-
-
-def _linear(name: str, n_in: int, n_out: int, bias: bool = True) -> Iterator[tuple[str, tuple[int, ...]]]:
-    yield f"{name}.weight", (n_out, n_in)
-    if bias:
-        yield f"{name}.bias", (n_out,)
-
-
-def _block(prefix: str, n_state: int, attentions: tuple[str, ...]) -> Iterator[tuple[str, tuple[int, ...]]]:
-    for attention in attentions:
-        for projection in ("query", "key", "value", "out"):
-            yield from _linear(f"{prefix}.{attention}.{projection}", n_state, n_state, bias=projection != "key")
-        yield from _layer_norm(f"{prefix}.{attention}_ln", n_state)
-    yield from _linear(f"{prefix}.mlp.0", n_state, 4 * n_state)
-    yield from _linear(f"{prefix}.mlp.2", 4 * n_state, n_state)
-    yield from _layer_norm(f"{prefix}.mlp_ln", n_state)
-
-
-def expected_shapes(dims: Dims) -> dict[str, tuple[int, ...]]:
-    """Name and shape of every tensor that a model of these dimensions has, in the order of an OpenAI checkpoint."""
-
-    def all_of_them() -> Iterator[tuple[str, tuple[int, ...]]]:
-        yield "encoder.positional_embedding", (dims.n_audio_ctx, dims.n_audio_state)
-        for name, n_in in (("conv1", dims.n_mels), ("conv2", dims.n_audio_state)):
-            yield f"encoder.{name}.weight", (dims.n_audio_state, n_in, 3)
-            yield f"encoder.{name}.bias", (dims.n_audio_state,)
-        for layer in range(dims.n_audio_layer):
-            yield from _block(f"encoder.blocks.{layer}", dims.n_audio_state, ("attn",))
-        yield from _layer_norm("encoder.ln_post", dims.n_audio_state)
-        yield "decoder.positional_embedding", (dims.n_text_ctx, dims.n_text_state)
-        yield "decoder.token_embedding.weight", (dims.n_vocab, dims.n_text_state)
-        for layer in range(dims.n_text_layer):
-            yield from _block(f"decoder.blocks.{layer}", dims.n_text_state, ("attn", "cross_attn"))
-        yield from _layer_norm("decoder.ln", dims.n_text_state)
-
-    return dict(all_of_them())
 
 
 def check_tensors(source: Source) -> Source:

@@ -16,9 +16,10 @@ from pathlib import Path
 from typing import NamedTuple, Optional
 
 from ..._errors import ModelFormatError, UnsupportedModelError
+from ..._whisper.dims import Dims
 from ..._whisper.tokenizer import special_names
 from ..._whisper.vocabulary import END_OF_TEXT, known_vocabulary
-from .source import Dims, SourceTensor, shown
+from .source import SourceTensor, shown
 
 __all__ = ["KINDS", "Claim", "Kind", "Listing", "choose_kind", "fit_tokens", "keep_rows", "text_claim"]
 
