@@ -27,7 +27,7 @@ from typing import Any, Callable, NamedTuple, Optional
 import numpy as np
 import numpy.typing as npt
 from whisperq_edge import WhisperModel, _core
-from whisperq_edge._audio.pcm import SAMPLE_RATE, to_pcm
+from whisperq_edge._audio.pcm import to_pcm
 from whisperq_edge._convert.convert import convert_model
 from whisperq_edge._convert.plan import Recipe, plan_types, write_recipe
 from whisperq_edge._convert.proof import activation_statistics
@@ -41,6 +41,7 @@ from whisperq_edge._system.native import build_info
 from whisperq_edge._whisper.mel_filters import mel_filters
 from whisperq_edge._whisper.shapes import expected_shapes
 from whisperq_edge._whisper.types import TYPES
+from whisperq_edge._whisper.units import SAMPLE_RATE
 from whisperq_edge._whisper.vocabulary import known_vocabulary
 
 Floats = npt.NDArray[np.float32]

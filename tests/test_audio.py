@@ -17,8 +17,9 @@ import numpy as np
 import pytest
 from whisperq_edge._audio import pcm as _audio
 from whisperq_edge._audio import spliced
-from whisperq_edge._audio.pcm import MAX_PEAK, SAMPLE_RATE, to_pcm, to_stereo
+from whisperq_edge._audio.pcm import MAX_PEAK, to_pcm, to_stereo
 from whisperq_edge._errors import AudioError, AudioFormatError, EmptyAudioError, OptionError
+from whisperq_edge._whisper.units import SAMPLE_RATE
 
 soundfile = pytest.importorskip("soundfile")
 soxr = pytest.importorskip("soxr")

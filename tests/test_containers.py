@@ -17,9 +17,10 @@ from whisperq_edge import WhisperModel
 from whisperq_edge._audio import pcm as _audio
 from whisperq_edge._audio import spliced as _spliced
 from whisperq_edge._audio.containers import parts_of
-from whisperq_edge._audio.pcm import SAMPLE_RATE, to_pcm
+from whisperq_edge._audio.pcm import to_pcm
 from whisperq_edge._audio.spliced import overlaid, spliced
 from whisperq_edge._errors import AudioError, AudioFormatError, OptionError
+from whisperq_edge._whisper.units import SAMPLE_RATE
 
 soundfile = pytest.importorskip("soundfile")
 

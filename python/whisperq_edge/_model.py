@@ -18,7 +18,7 @@ import numpy as np
 
 from . import _core
 from ._audio.mel import log_mel_spectrogram
-from ._audio.pcm import SAMPLE_RATE, AudioLike, Floats, first_samples, open_samples
+from ._audio.pcm import AudioLike, first_samples, open_samples
 from ._audio.samples import Samples, StoppedError, cut_samples
 from ._audio.vad import SilenceScan, SpeechScan, SpeechTimeline, speech_stream
 from ._engines.core_model import CoreModel
@@ -36,17 +36,18 @@ from ._options import (
 from ._result import Dropped, EngineResult, Segment, StageTime, Timings, Transcript, join_text
 from ._store.locate import locate_model
 from ._store.profile import find_profile
+from ._system.arrays import Floats
 from ._system.locks import ThreadLock
 from ._system.native import build_info, load_ggml
 from ._system.progress import ShowProgress, progress_bar
 from ._vad_options import VadOptions
 from ._whisper.languages import LANGUAGES
+from ._whisper.units import WINDOW_SAMPLES
 
 __all__ = ["CancelToken", "WhisperModel"]
 
 _LOG = logging.getLogger("whisperq_edge")
 ENGINES = ("auto", "edge", "ggml")
-_WINDOW_SAMPLES = 30 * SAMPLE_RATE
 DEVICES = ("auto", "cpu", "gpu", "cuda", "metal", "vulkan")
 
 Engine = Union[EdgeEngine, GgmlEngine]
@@ -303,8 +304,8 @@ class WhisperModel:
         n_mels = self._file.hparams["n_mels"]
         if isinstance(audio, np.ndarray) and audio.ndim == 2 and audio.shape[0] == n_mels:
             return encoder.encode(audio, audio_ctx)
-        window = np.zeros(_WINDOW_SAMPLES, np.float32)
-        samples = first_samples(audio, _WINDOW_SAMPLES)
+        window = np.zeros(WINDOW_SAMPLES, np.float32)
+        samples = first_samples(audio, WINDOW_SAMPLES)
         window[: len(samples)] = samples
         return encoder.encode(log_mel_spectrogram(window, n_mels), audio_ctx)
 

@@ -11,7 +11,8 @@ from .. import _core
 from .._errors import OptionError
 from .._system.self_test import trusted_isa
 from .._whisper.mel_filters import mel_filters
-from .pcm import MAX_DURATION_S, SAMPLE_RATE, AudioLike, to_pcm
+from .._whisper.units import SAMPLE_RATE
+from .pcm import MAX_DURATION_S, AudioLike, to_pcm
 
 __all__ = ["log_mel_spectrogram"]
 

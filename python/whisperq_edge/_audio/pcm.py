@@ -27,10 +27,10 @@ import numpy as np
 import numpy.typing as npt
 
 from .._errors import AudioError, AudioFormatError, EmptyAudioError, OptionError
+from .._whisper.units import SAMPLE_RATE
 from .containers import parts_of
 from .samples import (
     BLOCK_SAMPLES,
-    SAMPLE_RATE,
     ArraySamples,
     DecodedSamples,
     Pieces,
@@ -42,7 +42,7 @@ from .samples import (
 )
 from .spliced import Part
 
-__all__ = ["MAX_DURATION_S", "MAX_PEAK", "SAMPLE_RATE", "Pcm", "first_samples", "open_samples", "to_pcm", "to_stereo"]
+__all__ = ["MAX_DURATION_S", "MAX_PEAK", "Pcm", "first_samples", "open_samples", "to_pcm", "to_stereo"]
 
 MAX_PEAK = 64.0
 """The largest absolute float sample that is taken for audio (+36 dB over full scale). Integer PCM that was cast to

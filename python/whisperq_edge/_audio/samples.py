@@ -13,13 +13,13 @@ from collections.abc import Generator, Iterator, Sequence
 from typing import Callable, Optional, Union
 
 import numpy as np
-import numpy.typing as npt
 
 from .._errors import AudioError, InternalError
+from .._system.arrays import Floats
+from .._whisper.units import SAMPLE_RATE
 
 __all__ = [
     "BLOCK_SAMPLES",
-    "SAMPLE_RATE",
     "ArraySamples",
     "DecodedSamples",
     "Samples",
@@ -28,9 +28,6 @@ __all__ = [
     "samples_of",
 ]
 
-SAMPLE_RATE = 16_000
-"""Samples per second that Whisper hears."""
-
 BLOCK_SAMPLES = 163_840
 """Samples that are handed out at a time: 10.24 s, which are 320 windows of the voice detector and 1024 frames."""
 
@@ -38,7 +35,6 @@ _KEPT_BLOCKS = 30
 """Audio of no more blocks than this (307 s, 20 MB) stays in memory and is decoded once. Decoding takes 0.1 to 0.7 s for
 10 minutes of WAV, FLAC or MP3 and 4.5 s for Opus: longer audio takes that twice, and memory that does not grow."""
 
-Floats = npt.NDArray[np.float32]
 Pieces = Generator[Floats, None, None]
 ShouldStop = Callable[[], bool]
 

@@ -19,10 +19,12 @@ import numpy.typing as npt
 from .. import _core
 from .._errors import InternalError
 from .._result import Segment, Word
+from .._system.arrays import Floats
 from .._system.locks import ThreadLock
 from .._system.native import data_file
 from .._system.self_test import trusted_isa
 from .._vad_options import VadOptions
+from .._whisper.units import HOP_SAMPLES, SAMPLE_RATE
 
 __all__ = [
     "SilenceScan",
@@ -35,14 +37,11 @@ __all__ = [
     "speech_stream",
 ]
 
-Floats = npt.NDArray[np.float32]
 Levels = npt.NDArray[np.float64]
 Span = tuple[int, int]
 
 _SILERO = "assets/ggml-silero-v6.2.0.bin"
-_SAMPLE_RATE = 16_000
 _WINDOW_SAMPLES = 512
-_SAMPLES_PER_SEEK = 160  # one frame of 10 ms
 
 
 def speech_spans(
@@ -83,7 +82,7 @@ class SpeechScan:
 
 
 def _samples_of_ms(ms: float) -> float:
-    return ms * _SAMPLE_RATE / 1000
+    return ms * SAMPLE_RATE / 1000
 
 
 class _Scan:
@@ -98,7 +97,7 @@ class _Scan:
         self._min_speech = _samples_of_ms(options.min_speech_duration_ms)
         self._min_silence = _samples_of_ms(options.min_silence_duration_ms)
         # The padding and the window in which the excess is noticed belong to the span: with them it must not be longer.
-        longest = options.max_speech_duration_s * _SAMPLE_RATE
+        longest = options.max_speech_duration_s * SAMPLE_RATE
         self._max_speech = longest - window_samples - 2 * _samples_of_ms(options.speech_pad_ms)
         self._shortest_split = _samples_of_ms(options.min_silence_at_max_speech)
         self._splits_at_longest = options.use_max_poss_sil_at_max_speech
@@ -429,7 +428,7 @@ class SpeechTimeline:
     @property
     def duration_s(self) -> float:
         """Seconds of speech: the length of the cut audio."""
-        return self._cut_ends[-1] / _SAMPLE_RATE if self._cut_ends else 0.0
+        return self._cut_ends[-1] / SAMPLE_RATE if self._cut_ends else 0.0
 
     def cut(self, samples: npt.NDArray[np.float32]) -> npt.NDArray[np.float32]:
         """The speech in ``samples`` (float32 at 16 kHz), end to end."""
@@ -457,7 +456,7 @@ class SpeechTimeline:
             start_s, end_s = words[0].start, words[-1].end
         return dataclasses.replace(
             segment,
-            seek=round(self.to_original(segment.seek * _SAMPLES_PER_SEEK / _SAMPLE_RATE) * 100),
+            seek=round(self.to_original(segment.seek * HOP_SAMPLES / SAMPLE_RATE) * 100),
             start=start_s,
             end=max(start_s, end_s),
             words=words,
@@ -469,7 +468,7 @@ class SpeechTimeline:
         return dataclasses.replace(word, start=self._within(span, word.start), end=self._within(span, word.end))
 
     def _span_at(self, time_s: float, is_end: bool) -> int:
-        sample = round(time_s * _SAMPLE_RATE)
+        sample = round(time_s * SAMPLE_RATE)
         find = bisect.bisect_left if is_end else bisect.bisect_right
         return min(find(self._cut_ends, sample), len(self._cut_ends) - 1)
 
@@ -479,5 +478,5 @@ class SpeechTimeline:
             return 0.0
         start, end = self._spans[span]
         silence = end - self._cut_ends[span]  # samples that were cut out before this span
-        original_s = round(time_s + silence / _SAMPLE_RATE, 3)
-        return min(max(original_s, start / _SAMPLE_RATE), end / _SAMPLE_RATE)
+        original_s = round(time_s + silence / SAMPLE_RATE, 3)
+        return min(max(original_s, start / SAMPLE_RATE), end / SAMPLE_RATE)

@@ -5,20 +5,16 @@ from __future__ import annotations
 from typing import Callable, Optional, Union
 
 import numpy as np
-import numpy.typing as npt
 
 from .. import _core
+from .._system.arrays import Floats
 from .._system.self_test import trusted_isa
 from .._whisper.mel_filters import mel_filters
+from .._whisper.units import FRAMES_PER_WINDOW, HOP_SAMPLES, WINDOW_SAMPLES
 from .samples import Samples, samples_of
 
-__all__ = ["FRAMES_PER_WINDOW", "HOP_SAMPLES", "LoudestMel", "WindowMel"]
+__all__ = ["LoudestMel", "WindowMel"]
 
-Floats = npt.NDArray[np.float32]
-
-HOP_SAMPLES = 160
-FRAMES_PER_WINDOW = 3000
-_WINDOW_SAMPLES = FRAMES_PER_WINDOW * HOP_SAMPLES
 _REACH_SAMPLES = 400  # a frame reaches 200 samples to each side; twice that is on the safe side
 _WARM_UP_FRAMES = 2  # the first frames of a stream hear its reflected beginning
 
@@ -46,7 +42,7 @@ class LoudestMel:
     def finish(self) -> None:
         """The audio ends here."""
         is_short = self._is_short
-        self._take(self._stream.finish(padding=_WINDOW_SAMPLES if is_short else 2 * _REACH_SAMPLES))
+        self._take(self._stream.finish(padding=WINDOW_SAMPLES if is_short else 2 * _REACH_SAMPLES))
         if is_short:
             self.kept = np.concatenate(self._frames)
         self._frames = []

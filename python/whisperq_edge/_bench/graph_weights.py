@@ -10,11 +10,10 @@ import numpy.typing as npt
 
 from .._convert.readers.ggml import open_ggml
 from .._convert.readers.rows import floats
+from .._system.arrays import Floats
 from .._whisper.dims import Dims
 
 __all__ = ["Floats", "GraphWeights", "int8_rows", "read_weights"]
-
-Floats = npt.NDArray[np.float32]
 
 
 class GraphWeights(NamedTuple):

@@ -6,10 +6,8 @@ import dataclasses
 from collections.abc import Mapping, Sequence
 from typing import Any, Callable, Optional
 
-import numpy as np
-import numpy.typing as npt
-
 from .. import _core
+from .._system.arrays import Floats
 from .._system.self_test import trusted_isa
 from .._whisper.tokenizer import Tokenizer, Vocabulary
 from .edge import AlignRequest, AlignResult, DecodeOptions, Stages, WindowRequest, WindowResult
@@ -17,7 +15,6 @@ from .memory import BatchCheck, check_model_fits
 
 __all__ = ["CoreModel"]
 
-Floats = npt.NDArray[np.float32]
 
 _native: Any = _core
 

@@ -20,12 +20,13 @@ import numpy.typing as npt
 
 from .._audio.samples import Samples, StoppedError, samples_of
 from .._audio.vad import SpeechScan
-from .._audio.window_mel import FRAMES_PER_WINDOW, HOP_SAMPLES, LoudestMel, WindowMel
+from .._audio.window_mel import LoudestMel, WindowMel
 from .._errors import OptionError
 from .._options import TranscribeOptions
 from .._result import Dropped, EngineResult, Segment, StageTime, compression_ratio
 from .._vad_options import VadOptions
 from .._whisper.tokenizer import Tokenizer, Vocabulary
+from .._whisper.units import FRAMES_PER_WINDOW, HOP_SAMPLES
 from .evidence import ENOUGH, SpeechMarks, loud_windows_of_speech, may_be_believed, why_not_believed
 from .longform import (
     Answer,

@@ -6,16 +6,14 @@ import os
 from typing import Union
 
 import numpy as np
-import numpy.typing as npt
 
 from .. import _core
 from .._errors import AudioError, OptionError
+from .._system.arrays import Floats
 from .._system.self_test import trusted_isa
 from .memory import check_model_fits
 
 __all__ = ["EdgeEncoder"]
-
-Floats = npt.NDArray[np.float32]
 
 
 class EdgeEncoder:

@@ -19,6 +19,7 @@ from .._options import TranscribeOptions
 from .._result import EngineResult, Segment, StageTime, compression_ratio
 from .._system.native import drain_log, load_ggml
 from .._whisper.types import MIXED, is_matrix
+from .._whisper.units import WINDOW_S
 from .ggml_words import Piece, group_words
 
 __all__ = ["GgmlEngine", "matrix_types"]
@@ -53,7 +54,7 @@ _BACKENDS = {"cuda": ("cuda",), "metal": ("metal", "mtl"), "vulkan": ("vulkan",)
 
 _NEVER_BELOW = -1e9  # a log probability or entropy threshold that nothing falls below
 _NEVER_ABOVE = 2.0  # a probability threshold that nothing exceeds
-_WINDOW_S = 30  # whisper.cpp computes the token of a later first timestamp in int, and writes before its array
+_LATEST_S = WINDOW_S  # whisper.cpp computes the token of a later first timestamp in int, and writes before its array
 _LEAST_CLIP_MS = 100  # whisper.cpp decodes nothing shorter, and takes a length of 0 for all of the audio
 _LEAST_TEMPERATURE = 1e-6  # logits over much less are no finite numbers any more
 _MOST_TEMPERATURES = 101  # steps of 0.01: a window may be decoded once for each
@@ -144,8 +145,8 @@ class GgmlEngine:
         for name in ("beam_size", "best_of"):
             if getattr(options, name) > self._ggml.max_decoders:
                 raise OptionError(name, getattr(options, name), f"at most {self._ggml.max_decoders} (engine ggml)")
-        if options.max_initial_timestamp > _WINDOW_S:
-            latest = f"0 (no limit) to {_WINDOW_S}, the seconds of a window (engine ggml)"
+        if options.max_initial_timestamp > _LATEST_S:
+            latest = f"0 (no limit) to {_LATEST_S}, the seconds of a window (engine ggml)"
             raise OptionError("max_initial_timestamp", options.max_initial_timestamp, latest)
         _temperature_ladder(options)
         _check_token_ids("suppress_tokens", options.suppress_tokens, self._engine.n_vocab, lowest=-1)

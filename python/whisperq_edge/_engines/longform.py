@@ -17,10 +17,10 @@ from copy import copy
 from dataclasses import dataclass, replace
 from typing import Callable, Optional, Protocol
 
-from .._audio.window_mel import FRAMES_PER_WINDOW, HOP_SAMPLES
 from .._options import APPEND_PUNCTUATIONS, PREPEND_PUNCTUATIONS, TranscribeOptions
 from .._result import Segment
 from .._whisper.tokenizer import Tokenizer
+from .._whisper.units import FRAMES_PER_WINDOW, HOP_SAMPLES
 from .word_times import Alignment, Draft, WordTiming, add_word_times, find_word_timings, last_word_end, steady_words
 
 __all__ = [

@@ -15,14 +15,13 @@ from pathlib import Path
 from typing import Callable, NamedTuple, Optional
 
 from .. import _core
-from .._audio.pcm import SAMPLE_RATE
 from .._errors import OutOfMemoryError
+from .._whisper.units import FRAMES_PER_WINDOW, WINDOW_SAMPLES
 from .word_times import alignment_heads
 
 __all__ = ["Available", "BatchCheck", "MemoryPlan", "available_memory", "check_fits", "check_model_fits", "plan_memory"]
 
-_WINDOW_S = 30
-_MEL_FRAMES = 6000 + 3000  # of 30 s and the padding behind them, and the window that the encoder gets
+_MEL_FRAMES = 3 * FRAMES_PER_WINDOW  # of 30 s and the padding behind them, and the window that the encoder gets
 _F32_BYTES = 4
 _SOT_TOKENS = 3  # <|startoftranscript|>, language, task
 _MORE_ALIGNED = 2  # <|notimestamps|> and <|endoftext|>, which are aligned with the text
@@ -107,7 +106,7 @@ def plan_memory(
         n_align_heads=len(alignment_heads(dims)) if word_timestamps else 0,
     )
     features = (audio_ctx or dims["n_audio_ctx"]) * dims["n_audio_state"]
-    audio = _WINDOW_S * SAMPLE_RATE + _MEL_FRAMES * dims["n_mels"] + features
+    audio = WINDOW_SAMPLES + _MEL_FRAMES * dims["n_mels"] + features
     return MemoryPlan(
         type=file.ftype,
         weights=needs["weights"],

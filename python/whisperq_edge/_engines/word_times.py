@@ -16,6 +16,7 @@ import numpy.typing as npt
 
 from .._result import Word
 from .._whisper.tokenizer import Tokenizer
+from .._whisper.units import HOP_SAMPLES, SAMPLE_RATE
 
 __all__ = [
     "Alignment",
@@ -197,7 +198,7 @@ def add_word_times(
     median_s = _median_duration(timings)
     _shorten_at_sentence_ends(timings, 2 * median_s)
     merge_punctuation(timings, prepended, appended)
-    offset_s = drafts[0].seek * 160 / 16000
+    offset_s = drafts[0].seek * HOP_SAMPLES / SAMPLE_RATE
     at = 0
     for draft, text in zip(drafts, texts):
         n_tokens = 0

@@ -11,7 +11,6 @@ from pathlib import Path
 from typing import Any, Optional
 
 import numpy as np
-import numpy.typing as npt
 
 from .._convert.plan import Recipe, plan_types
 from .._convert.readers.rows import chunks, floats
@@ -24,7 +23,6 @@ from .schemes import WeightScheme
 
 __all__ = ["SCOPES", "Scope", "WeightNoise", "choose_scope", "rounded_model", "weight_noise", "write_rounded"]
 
-Floats = npt.NDArray[np.float32]
 
 SCOPES = {
     "blocks": "encoder and decoder blocks: attention (query, key, value, out), cross attention and MLP",

@@ -15,6 +15,8 @@ from collections.abc import Iterable, Iterator, Sequence
 from typing import Optional
 
 from .._errors import OptionError
+from .._whisper.dims import N_TIMESTAMPS, n_language_tokens, n_text_tokens
+from .._whisper.units import TOKEN_S
 from .languages import LANGUAGES
 from .vocabulary import known_vocabulary, vocabulary_name
 
@@ -23,8 +25,6 @@ __all__ = ["UNSPACED_LANGUAGES", "Tokenizer", "Vocabulary"]
 UNSPACED_LANGUAGES = frozenset(("zh", "ja", "th", "lo", "my", "yue"))
 """Languages written without spaces: every whole character sequence counts as a word."""
 
-_N_TEXT = {"english": 50256, "multilingual": 50257}
-_N_TIMESTAMPS = 1501  # 0.00 to 30.00 in steps of 20 ms
 _REPLACEMENT = "\N{REPLACEMENT CHARACTER}"
 
 # What no speaker says: openai/whisper's list of annotations, brackets and notes.
@@ -57,9 +57,9 @@ class Vocabulary:
         """
         name = vocabulary_name(n_vocab)
         self.n_vocab = n_vocab
-        self.n_text = _N_TEXT[name]
         self.is_multilingual = name == "multilingual"
-        self.n_languages = n_vocab - self.n_text - _N_TIMESTAMPS - 8  # 8: the other special tokens
+        self.n_text = n_text_tokens(self.is_multilingual)
+        self.n_languages = n_language_tokens(n_vocab)
         self._bytes = _whole_tokens(tokens[: self.n_text], n_vocab)
         self._ranks = {token: rank for rank, token in enumerate(self._bytes)}
         self._names = special_names(self.n_languages)
@@ -208,7 +208,7 @@ def special_names(n_languages: int) -> list[str]:
         "<|startofprev|>",
         "<|nospeech|>",
         "<|notimestamps|>",
-        *(f"<|{i * 0.02:.2f}|>" for i in range(_N_TIMESTAMPS)),
+        *(f"<|{i * TOKEN_S:.2f}|>" for i in range(N_TIMESTAMPS)),
     ]
 
 

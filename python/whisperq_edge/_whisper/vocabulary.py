@@ -17,6 +17,7 @@ from typing import Optional
 from .._core import read_model_file
 from .._errors import InternalError, UnsupportedModelError
 from .._system.native import data_file
+from .._whisper.dims import VOCAB_SIZES, is_multilingual, n_text_tokens
 
 __all__ = [
     "END_OF_TEXT",
@@ -33,16 +34,16 @@ __all__ = [
 END_OF_TEXT = "<|endoftext|>"
 """The first special token of both vocabularies: what stands before it is text."""
 
-LEAST_TOKENS = 50256
+LEAST_TOKENS = n_text_tokens(False)
 LONGEST_TOKEN_BYTES = 256
 """What the ggml reader asks of a vocabulary (csrc/model/file_format.cpp)."""
 
 # Number of text tokens and SHA-256 over all of them, each as its length (uint32) and its bytes.
 _KNOWN = {
-    "english": (50256, "7cff19521369c7f5f5ed77ed7b730e7491800afb47d01d341e12b3ca740d8543"),
-    "multilingual": (50257, "7a1796f07fce01ae84cc2f83b9a72da17dc652ddc339cb113edcc4c60094f418"),
+    "english": (n_text_tokens(False), "7cff19521369c7f5f5ed77ed7b730e7491800afb47d01d341e12b3ca740d8543"),
+    "multilingual": (n_text_tokens(True), "7a1796f07fce01ae84cc2f83b9a72da17dc652ddc339cb113edcc4c60094f418"),
 }
-_NAMES = {51864: "english", 51865: "multilingual", 51866: "multilingual"}
+_NAMES = {size: "multilingual" if is_multilingual(size) else "english" for size in VOCAB_SIZES}
 
 
 # ---- Vocabularies ----------------------------------------------------------------------------------------------------

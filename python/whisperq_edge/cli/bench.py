@@ -12,7 +12,7 @@ from typing import Any, Optional
 
 import click
 
-from .._audio.pcm import SAMPLE_RATE, to_pcm
+from .._audio.pcm import to_pcm
 from .._bench.card import machine_card
 from .._bench.plot import draw_stages
 from .._bench.report import (
@@ -34,6 +34,7 @@ from .._errors import OptionError
 from .._options import language_code
 from .._system.matplotlib import load_matplotlib
 from .._system.native import data_file
+from .._whisper.units import SAMPLE_RATE
 from .reports import DEFAULT_MODEL, MODEL_VARIABLE, print_json, save_report, split_list
 from .tables import print_table, stage_progress
 

@@ -16,6 +16,7 @@ from .._engines.memory import available_memory, plan_memory
 from .._errors import ModelNotFoundError, OptionError
 from .._store.catalog import ALIASES, BUNDLED_MODELS, MODELS, find_model, resolve_model
 from .._whisper.types import resolve_type
+from .._whisper.units import TOKENS_PER_WINDOW
 from .tables import print_table
 
 __all__ = ["plan_command"]
@@ -31,7 +32,10 @@ _HEADER = ("type", "weights MB", "caches MB", "buffers MB", "audio MB", "Python 
 @click.option("--batch-size", type=click.IntRange(1, 256), default=1, show_default=True, help="Windows together.")
 @click.option("--beam-size", type=click.IntRange(1, 64), default=5, show_default=True, help="Sequences of a window.")
 @click.option(
-    "--audio-ctx", type=click.IntRange(0, 1500), default=0, help="Audio tokens of a window, 20 ms each; 0: all."
+    "--audio-ctx",
+    type=click.IntRange(0, TOKENS_PER_WINDOW),
+    default=0,
+    help="Audio tokens of a window, 20 ms each; 0: all.",
 )
 @click.option("--word-timestamps", is_flag=True, help="With the times of words.")
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON object, sizes in bytes.")

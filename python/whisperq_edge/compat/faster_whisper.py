@@ -31,7 +31,7 @@ from typing import Any, Literal, NoReturn, Optional, Union, overload
 
 import numpy as np
 
-from .._audio.pcm import MAX_DURATION_S, SAMPLE_RATE, AudioLike, Floats, first_samples, to_pcm, to_stereo
+from .._audio.pcm import MAX_DURATION_S, AudioLike, first_samples, to_pcm, to_stereo
 from .._engines.edge import _vad_for_batches
 from .._errors import CancelledError, OptionError, UnsupportedModelError
 from .._model import CancelToken
@@ -44,7 +44,9 @@ from .._options import (
     given_options,
 )
 from .._result import Segment, Transcript
+from .._system.arrays import Floats
 from .._vad_options import VadOptions
+from .._whisper.units import SAMPLE_RATE
 
 __all__ = [
     "BatchedInferencePipeline",

@@ -23,9 +23,10 @@ import numpy.typing as npt
 
 from ..._errors import ModelFormatError, ModelNotFoundError, OptionError, UnsupportedModelError
 from ..._system.files import atomic_write, sync_directory
-from ..._whisper.dims import Dims
+from ..._whisper.dims import Dims, end_of_text
 from ..._whisper.shapes import expected_shapes
-from ..._whisper.vocabulary import token_spelling, vocabulary_name
+from ..._whisper.units import FRAMES_PER_WINDOW, HOP_SAMPLES, N_FFT_BINS, SAMPLE_RATE, WINDOW_SAMPLES
+from ..._whisper.vocabulary import token_spelling
 from .rows import chunks, encode_rows
 from .safetensors import read_safetensors, shown, write_safetensors
 from .source import FLOAT_TYPES, Source, SourceTensor, check_dims, check_tensors, matrix_type, rows_of, sinusoids
@@ -48,7 +49,6 @@ WEIGHTS = (
 _TORCH_TYPES = {"f16": "float16", "f32": "float32"}  # what is written, and torch's name of it
 
 _PREFIX, _SUFFIX = ".whisperq-", ".part"  # those of atomic_write
-_N_FFT = 201
 _SHARD = re.compile(r"[A-Za-z0-9_-][A-Za-z0-9._-]*\.(safetensors|bin)")
 
 # Field of config.json -> dimension. d_model is both n_audio_state and n_text_state.
@@ -411,7 +411,7 @@ def _equal(one: SourceTensor, other: SourceTensor) -> bool:
 
 def _n_text_tokens(dims: Dims) -> int:
     """Tokens that stand for text; <|endoftext|> is the next one. The multilingual ones end with an empty one."""
-    return 50256 if vocabulary_name(dims.n_vocab) == "english" else 50257
+    return end_of_text(dims.n_vocab)
 
 
 def _mel_filters(folder: Path, dims: Dims, notes: list[str]) -> tuple[Optional[npt.NDArray[np.float32]], list[Path]]:
@@ -424,7 +424,9 @@ def _mel_filters(folder: Path, dims: Dims, notes: list[str]) -> tuple[Optional[n
         return None, [path]
     filters = _filterbank(values, dims.n_mels)
     if filters is None:
-        notes.append(f"mel_filters in {path.name} are no [{dims.n_mels}][{_N_FFT}] numbers: Whisper's own were taken")
+        notes.append(
+            f"mel_filters in {path.name} are no [{dims.n_mels}][{N_FFT_BINS}] numbers: Whisper's own were taken"
+        )
     return filters, [path]
 
 
@@ -433,7 +435,7 @@ def _filterbank(values: object, n_mels: int) -> Optional[npt.NDArray[np.float32]
         return None
     shape = (len(values), *{len(row) for row in values})
     numbers = all(isinstance(value, (int, float)) for row in values for value in row)
-    if shape not in ((n_mels, _N_FFT), (_N_FFT, n_mels)) or not numbers:
+    if shape not in ((n_mels, N_FFT_BINS), (N_FFT_BINS, n_mels)) or not numbers:
         return None
     with np.errstate(over="ignore"):
         filters = np.array(values, np.float64).astype(np.float32)
@@ -623,12 +625,12 @@ def _preprocessor(source: Source) -> dict[str, object]:
     content: dict[str, object] = {
         "feature_extractor_type": "WhisperFeatureExtractor",
         "feature_size": source.dims.n_mels,
-        "sampling_rate": 16000,
-        "hop_length": 160,
+        "sampling_rate": SAMPLE_RATE,
+        "hop_length": HOP_SAMPLES,
         "chunk_length": 30,
         "n_fft": 400,
-        "n_samples": 480000,
-        "nb_max_frames": 3000,
+        "n_samples": WINDOW_SAMPLES,
+        "nb_max_frames": FRAMES_PER_WINDOW,
         "padding_side": "right",
         "padding_value": 0.0,
         "return_attention_mask": False,

@@ -16,7 +16,14 @@ from pathlib import Path
 from typing import NamedTuple, Optional
 
 from ..._errors import ModelFormatError, UnsupportedModelError
-from ..._whisper.dims import Dims
+from ..._whisper.dims import (
+    ENGLISH_VOCAB,
+    MULTILINGUAL_VOCAB,
+    WITH_CANTONESE_VOCAB,
+    Dims,
+    n_language_tokens,
+    n_text_tokens,
+)
 from ..._whisper.tokenizer import special_names
 from ..._whisper.vocabulary import END_OF_TEXT, known_vocabulary
 from .source import SourceTensor, shown
@@ -35,9 +42,11 @@ class Kind(NamedTuple):
     n_languages: int
 
 
-ENGLISH = Kind("English", 51864, 50256, 99)
-MULTILINGUAL = Kind("multilingual", 51865, 50257, 99)
-LARGE_V3 = Kind("multilingual of large-v3", 51866, 50257, 100)
+ENGLISH = Kind("English", ENGLISH_VOCAB, n_text_tokens(False), n_language_tokens(ENGLISH_VOCAB))
+MULTILINGUAL = Kind("multilingual", MULTILINGUAL_VOCAB, n_text_tokens(True), n_language_tokens(MULTILINGUAL_VOCAB))
+LARGE_V3 = Kind(
+    "multilingual of large-v3", WITH_CANTONESE_VOCAB, n_text_tokens(True), n_language_tokens(WITH_CANTONESE_VOCAB)
+)
 KINDS = (ENGLISH, MULTILINGUAL, LARGE_V3)
 
 _LARGE_V3_MELS = 128  # every published model of 51866 tokens has 128 mel bins, and no other has

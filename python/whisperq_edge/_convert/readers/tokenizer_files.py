@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Optional
 
 from ..._errors import ModelFormatError, UnsupportedModelError
+from ..._whisper.dims import n_text_tokens
 from ..._whisper.vocabulary import END_OF_TEXT, LEAST_TOKENS, token_bytes
 from .safetensors import parse_json_object, shown
 from .token_ids import Claim, Kind, Listing, text_claim
@@ -24,7 +25,7 @@ _SPECIAL = re.compile(r"<\|.*\|>", re.DOTALL)
 
 # Fields that hold the id of one token, and what transformers writes where nobody set them: ids of the English Whisper.
 _FIELDS = {"eos_token_id": END_OF_TEXT, "decoder_start_token_id": "<|startoftranscript|>"}
-_DEFAULTS = {"eos_token_id": 50256, "decoder_start_token_id": 50257}
+_DEFAULTS = {"eos_token_id": n_text_tokens(False), "decoder_start_token_id": n_text_tokens(False) + 1}
 _GENERATION_FIELDS = {"no_timestamps_token_id": "<|notimestamps|>", "prev_sot_token_id": "<|startofprev|>"}
 
 
