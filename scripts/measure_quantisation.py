@@ -37,6 +37,7 @@ from whisperq_edge._convert.report import GROUPS, Report, versions
 from whisperq_edge._convert.sensitivity import Sensitivity, choose_types, scan
 from whisperq_edge._convert.writer import ggml_bytes, stored_bytes, write_ggml
 from whisperq_edge._store.catalog import MODELS
+from whisperq_edge._system.markdown import markdown_table
 from whisperq_edge._system.native import build_info
 from whisperq_edge._whisper.mel_filters import mel_filters
 from whisperq_edge._whisper.shapes import expected_shapes
@@ -568,8 +569,7 @@ def tables(data: dict[str, Any]) -> dict[str, str]:
 
 
 def _table(header: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
-    lines = [header, ["---"] * len(header), *rows]
-    return "\n".join(f"| {' | '.join(line)} |" for line in lines)
+    return markdown_table(header, rows)
 
 
 def _db(value: dict[str, float]) -> str:

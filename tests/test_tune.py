@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import logging
+import time
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any, Optional
 
@@ -151,6 +153,22 @@ def test_a_profile_is_kept_and_found(caplog: pytest.LogCaptureFixture) -> None:
     find_profile(hparams)
     assert [record.getMessage() for record in caplog.records] == ["tuned: q8_0 with 1 thread: because"]
     assert path in [removed.path for removed in clear_cache()] and load_profiles() == []
+
+
+def test_two_tunes_at_once_lose_no_profile(monkeypatch: pytest.MonkeyPatch) -> None:
+    read = _profile.load_profiles
+
+    def read_slowly() -> list[Profile]:
+        found = read()
+        time.sleep(0.2)  # the other one would write meanwhile
+        return found
+
+    monkeypatch.setattr(_profile, "load_profiles", read_slowly)
+    shapes = [MICRO, "128x2+128x2", "192x3+192x3"]
+    made = [profile_of(setting("q8_0", 1, 0.1), shape=shape) for shape in shapes]
+    with ThreadPoolExecutor(len(made)) as pool:
+        list(pool.map(store_profile, made))
+    assert sorted(each.shape for each in read()) == sorted(shapes)
 
 
 @pytest.mark.parametrize(

@@ -37,6 +37,7 @@ from ._result import Dropped, EngineResult, Segment, StageTime, Timings, Transcr
 from ._store.locate import locate_model
 from ._store.profile import find_profile
 from ._system.arrays import Floats
+from ._system.checks import as_number, check, check_one_of, check_whole
 from ._system.locks import ThreadLock
 from ._system.native import build_info, load_ggml
 from ._system.progress import ShowProgress, progress_bar
@@ -121,10 +122,10 @@ class WhisperModel:
         flash_attention: bool = True,
     ) -> None:
         began_us = _core.now_us()
-        _check_one_of("engine", engine, ENGINES)
-        _check_one_of("device", device, DEVICES)
-        _check_whole("cpu_threads", cpu_threads, 512, "0 (automatic) to 512")
-        _check_whole("device_index", device_index, 255, "0 to 255")
+        check_one_of("engine", engine, ENGINES)
+        check_one_of("device", device, DEVICES)
+        cpu_threads = check_whole("cpu_threads", cpu_threads, 0, 512, "0 (automatic) to 512")
+        device_index = check_whole("device_index", device_index, 0, 255, "0 to 255")
         self.model_path: Path = locate_model(
             model_size_or_path,
             compute_type,
@@ -566,25 +567,14 @@ def _label(audio: AudioLike) -> str:
 
 
 def _check_timeout(timeout_s: Optional[float]) -> None:
-    is_number = isinstance(timeout_s, (int, float)) and not isinstance(timeout_s, bool)
-    if timeout_s is not None and not (is_number and 0 < timeout_s < math.inf):
-        raise OptionError("timeout_s", timeout_s, "seconds above 0, or None")
+    holds = timeout_s is None or 0 < as_number(timeout_s) < math.inf
+    check("timeout_s", timeout_s, holds, "seconds above 0, or None")
 
 
 def _check_listeners(**listeners: Any) -> None:
     for name, listener in listeners.items():
         if listener is not None and not callable(listener):
             raise OptionError(name, listener, "something to call, or None")
-
-
-def _check_whole(field: str, value: Any, most: int, allowed: str) -> None:
-    if not isinstance(value, int) or isinstance(value, bool) or not 0 <= value <= most:
-        raise OptionError(field, value, allowed)
-
-
-def _check_one_of(field: str, value: str, allowed: tuple[str, ...]) -> None:
-    if value not in allowed:
-        raise OptionError(field, value, f"one of {', '.join(allowed)}")
 
 
 def _open_engine(

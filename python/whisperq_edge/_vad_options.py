@@ -11,6 +11,7 @@ from typing import Any, Optional, Union
 import numpy as np
 
 from ._errors import OptionError
+from ._system.checks import as_number, check
 
 __all__ = ["VadOptions"]
 
@@ -43,17 +44,17 @@ class VadOptions:
     use_max_poss_sil_at_max_speech: bool = True
 
     def __post_init__(self) -> None:
-        _check("threshold", self.threshold, 0.0 < _number(self.threshold) <= 1.0, "a number above 0 and at most 1")
+        check("threshold", self.threshold, 0.0 < as_number(self.threshold) <= 1.0, "a number above 0 and at most 1")
         if self.neg_threshold is not None:
             allowed = f"a number from 0 to threshold={self.threshold:g}, or None"
-            _check("neg_threshold", self.neg_threshold, 0.0 <= _number(self.neg_threshold) <= self.threshold, allowed)
+            check("neg_threshold", self.neg_threshold, 0.0 <= as_number(self.neg_threshold) <= self.threshold, allowed)
         longest_s = self.max_speech_duration_s
-        _check("max_speech_duration_s", longest_s, _number(longest_s) > 0.0, "a number of seconds above 0, or inf")
+        check("max_speech_duration_s", longest_s, as_number(longest_s) > 0.0, "a number of seconds above 0, or inf")
         for field in _MILLISECONDS:
             value = getattr(self, field)
-            _check(field, value, 0.0 <= _number(value) < math.inf, "a finite number of milliseconds, at least 0")
+            check(field, value, 0.0 <= as_number(value) < math.inf, "a finite number of milliseconds, at least 0")
         at_longest = self.use_max_poss_sil_at_max_speech
-        _check("use_max_poss_sil_at_max_speech", at_longest, isinstance(at_longest, (bool, np.bool_)), "True or False")
+        check("use_max_poss_sil_at_max_speech", at_longest, isinstance(at_longest, (bool, np.bool_)), "True or False")
 
     @classmethod
     def from_any(cls, given: Union[VadOptions, Mapping[str, Any], None]) -> VadOptions:
@@ -77,15 +78,3 @@ class VadOptions:
 
 
 _MILLISECONDS = ("min_speech_duration_ms", "min_silence_duration_ms", "speech_pad_ms", "min_silence_at_max_speech")
-
-
-def _number(value: object) -> float:
-    """The value, or NaN, which fails every comparison, where it is no number."""
-    if isinstance(value, (int, float, np.integer, np.floating)) and not isinstance(value, bool):
-        return float(value)
-    return math.nan
-
-
-def _check(field: str, value: object, holds: bool, allowed: str) -> None:
-    if not holds:
-        raise OptionError(field, value, allowed)

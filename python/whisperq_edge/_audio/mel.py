@@ -8,7 +8,7 @@ import numpy as np
 import numpy.typing as npt
 
 from .. import _core
-from .._errors import OptionError
+from .._system.checks import check_whole
 from .._system.self_test import trusted_isa
 from .._whisper.mel_filters import mel_filters
 from .._whisper.units import SAMPLE_RATE
@@ -40,18 +40,11 @@ def log_mel_spectrogram(audio: AudioLike, n_mels: int = 80, padding: int = 0) ->
         AudioError: as ``transcribe`` raises it for audio that cannot be used.
         OSError: the file cannot be opened or read.
     """
-    n_mels = _checked("n_mels", n_mels, 1, _MOST_MELS)
-    padding = _checked("padding", padding, 0, MAX_DURATION_S * SAMPLE_RATE)
+    n_mels = check_whole("n_mels", n_mels, 1, _MOST_MELS)
+    padding = check_whole("padding", padding, 0, MAX_DURATION_S * SAMPLE_RATE)
     return _core.log_mel_spectrogram(to_pcm(audio).samples, _filters(n_mels), padding=padding, isa=trusted_isa())
 
 
 @functools.lru_cache(maxsize=4)
 def _filters(n_mels: int) -> npt.NDArray[np.float32]:
     return mel_filters(n_mels)
-
-
-def _checked(field: str, value: object, least: int, most: int) -> int:
-    is_whole = isinstance(value, (int, np.integer)) and not isinstance(value, bool)
-    if not is_whole or not least <= value <= most:  # type: ignore[operator]
-        raise OptionError(field, value, f"a whole number from {least} to {most}")
-    return int(value)  # type: ignore[call-overload, no-any-return]

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import json
 import os
 import re
 import time
@@ -17,6 +16,7 @@ from .. import _core
 from .._audio.pcm import to_pcm
 from .._errors import ConversionError, ModelNotFoundError, OptionError
 from .._system.files import atomic_write, sha256_of_files, temporary_beside
+from .._system.json_files import write_json
 from .._whisper.types import MIXED, TYPES, resolve_type
 from .plan import Choice, Recipe, file_type, parse_patterns, plan_types, read_recipe, write_recipe
 from .proof import activation_statistics, prove, verdict
@@ -331,9 +331,7 @@ def _write_recipe(path: Path, recipe: Recipe) -> Path:
 
 
 def _write_sidecar(report: Report) -> None:
-    with atomic_write(sidecar_path(report.path)) as stream:
-        json.dump(report.to_dict(), stream, indent=1)
-        stream.write("\n")
+    write_json(sidecar_path(report.path), report.to_dict())
 
 
 # ---- Identity of the source ------------------------------------------------------------------------------------------

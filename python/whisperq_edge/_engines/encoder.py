@@ -8,8 +8,9 @@ from typing import Union
 import numpy as np
 
 from .. import _core
-from .._errors import AudioError, OptionError
+from .._errors import AudioError
 from .._system.arrays import Floats
+from .._system.checks import check_whole
 from .._system.self_test import trusted_isa
 from .memory import check_model_fits
 
@@ -72,8 +73,7 @@ class EdgeEncoder:
             OptionError: ``audio_ctx`` is out of range.
         """
         n_mels, most = self._hparams["n_mels"], self._hparams["n_audio_ctx"]
-        if not isinstance(audio_ctx, int) or not 0 <= audio_ctx <= most:
-            raise OptionError("audio_ctx", audio_ctx, f"0 (all) to {most}")
+        audio_ctx = check_whole("audio_ctx", audio_ctx, 0, most, f"0 (all) to {most}")
         values = np.ascontiguousarray(mel, np.float32)
         if values.ndim != 2 or values.shape[0] != n_mels or values.shape[1] == 0:
             raise AudioError(f"mel has the shape {values.shape}; this model takes ({n_mels}, frames)")

@@ -17,6 +17,7 @@ from .._core import ModelFile
 from .._errors import OptionError
 from .._options import TranscribeOptions
 from .._result import EngineResult, Segment, StageTime, compression_ratio
+from .._system.checks import check_whole
 from .._system.native import drain_log, load_ggml
 from .._whisper.types import MIXED, is_matrix
 from .._whisper.units import WINDOW_S
@@ -258,8 +259,7 @@ def _float32(value: float) -> float:
 
 def _check_token_ids(name: str, tokens: Any, n_vocab: int, lowest: int) -> None:
     for token in tokens or ():
-        if not isinstance(token, (int, np.integer)) or not lowest <= token < n_vocab:
-            raise OptionError(name, token, f"token ids from {lowest} to {n_vocab - 1}")
+        check_whole(name, token, lowest, n_vocab - 1, f"token ids from {lowest} to {n_vocab - 1}")
 
 
 def _or(value: Optional[float], instead: float) -> float:

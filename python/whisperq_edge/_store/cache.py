@@ -23,16 +23,17 @@ import logging
 import os
 import re
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Callable, NamedTuple, Optional, Union
 
 from .._core import read_model_file
 from .._errors import ModelError, OptionError
-from .._system.files import atomic_write, sha256_of_files
+from .._system.files import sha256_of_files
 from .._system.folders import cache_folder
-from .._system.locks import lock_if_free, release_lock, take_lock, try_lock
+from .._system.json_files import write_json
+from .._system.locks import lock_if_free, locked, try_lock
 from .._system.native import load_ggml
 from .._whisper.types import TYPES
 from . import converter
@@ -319,9 +320,7 @@ def _complete_record(entry: Path, model: Optional[str]) -> None:
 
 
 def _write_sidecar(entry: Path, document: dict[str, Any]) -> None:
-    with atomic_write(_sidecar(entry)) as stream:
-        json.dump(document, stream, indent=1)
-        stream.write("\n")
+    write_json(_sidecar(entry), document)
 
 
 # ---- Identity of a source --------------------------------------------------------------------------------------------
@@ -374,9 +373,7 @@ def _remember_source(path: Path, row: Optional[dict[str, Any]]) -> None:
         rows[name] = row
     with contextlib.suppress(OSError):
         _make_folder(cache_folder())
-        with atomic_write(cache_folder() / _SOURCES) as stream:
-            json.dump(dict([*rows.items()][-_MOST_SOURCES:]), stream, indent=1)
-            stream.write("\n")
+        write_json(cache_folder() / _SOURCES, dict([*rows.items()][-_MOST_SOURCES:]))
 
 
 # ---- Locks -----------------------------------------------------------------------------------------------------------
@@ -386,19 +383,9 @@ def _lock_path(entry: Path) -> Path:
     return entry.with_suffix(".lock")
 
 
-@contextlib.contextmanager
-def _locked(path: Path) -> Iterator[None]:
-    """Waits for the lock. Ctrl-C ends the waiting."""
-    stream = take_lock(path)
-    if stream is None:
-        _LOG.info("waiting for another process, which is making this entry of the cache: %s", path)
-    while stream is None:
-        time.sleep(0.05)
-        stream = take_lock(path)
-    try:
-        yield
-    finally:
-        release_lock(stream, path)
+def _locked(path: Path) -> contextlib.AbstractContextManager[None]:
+    waiting = "waiting for another process, which is making this entry of the cache: %s"
+    return locked(path, lambda: _LOG.info(waiting, path))
 
 
 # ---- Looking at it, and making room ----------------------------------------------------------------------------------

@@ -19,8 +19,9 @@ from pathlib import Path
 from typing import Any, Optional
 
 from .. import _core
-from .._system.files import atomic_write
 from .._system.folders import cache_folder
+from .._system.json_files import write_json
+from .._system.locks import locked
 from .._version import __version__
 from .cache import PROFILES
 
@@ -146,12 +147,11 @@ def store_profile(profile: Profile) -> Path:
     Raises:
         OSError: the cache cannot be written.
     """
-    others = [p for p in load_profiles() if (p.shape, p.machine) != (profile.shape, profile.machine)]
     path = profiles_path()
     path.parent.mkdir(parents=True, exist_ok=True)
-    with atomic_write(path) as stream:
-        json.dump({"profiles": [asdict(p) for p in [*others, profile][-_MOST_PROFILES:]]}, stream, indent=1)
-        stream.write("\n")
+    with locked(path.with_suffix(".lock")):  # another process may add its own between our reading and our writing
+        others = [p for p in load_profiles() if (p.shape, p.machine) != (profile.shape, profile.machine)]
+        write_json(path, {"profiles": [asdict(p) for p in [*others, profile][-_MOST_PROFILES:]]})
     return path
 
 

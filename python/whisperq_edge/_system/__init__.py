@@ -7,6 +7,9 @@
     worker        a module of ours in a process of its own, and the one protocol of these processes
     process       its environment, errors and memory
     arrays        kinds of arrays
+    json_files    JSON that is written
+    markdown      tables to paste into a page
+    checks        checks of arguments
     folders       where things are kept between processes
     files, locks  files that appear whole or not at all; locks between processes and threads
     progress      the bar on a terminal

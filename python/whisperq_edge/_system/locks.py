@@ -7,12 +7,15 @@ import contextlib
 import os
 import sys
 import threading
+import time
 import weakref
 from collections.abc import Iterator
 from pathlib import Path
-from typing import IO, Optional
+from typing import IO, Callable, Optional
 
-__all__ = ["ThreadLock", "lock_if_free", "release_lock", "take_lock", "try_lock"]
+__all__ = ["ThreadLock", "lock_if_free", "locked", "release_lock", "take_lock", "try_lock"]
+
+_POLL_S = 0.05
 
 
 class ThreadLock:
@@ -91,6 +94,26 @@ def release_lock(stream: IO[bytes], path: Path) -> None:
     with contextlib.suppress(OSError):
         path.unlink()
     stream.close()
+
+
+@contextlib.contextmanager
+def locked(path: Path, on_wait: Callable[[], None] = lambda: None) -> Iterator[None]:
+    """Hold the lock during the ``with`` block, once whoever has it gives it back. Ctrl-C ends the waiting.
+
+    Args:
+        path: of the lock file.
+        on_wait: called when another process or thread has the lock.
+    """
+    stream = take_lock(path)
+    if stream is None:
+        on_wait()
+    while stream is None:
+        time.sleep(_POLL_S)
+        stream = take_lock(path)
+    try:
+        yield
+    finally:
+        release_lock(stream, path)
 
 
 @contextlib.contextmanager

@@ -30,8 +30,8 @@ from typing import IO, Any, Callable, NamedTuple, Optional
 from .. import _core
 from .._errors import OptionError
 from .._version import __version__
-from .files import atomic_write
 from .folders import cache_folder
+from .json_files import write_json
 from .locks import ThreadLock, release_lock, take_lock
 
 __all__ = ["VARIABLE", "SelfTest", "SelfTestWarning", "known_self_test", "trusted_isa"]
@@ -256,9 +256,7 @@ def _write(path: Path, found: SelfTest) -> bool:
     document.update(cpu=_core.cpu_name(), version=__version__)
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        with atomic_write(path) as stream:
-            json.dump(document, stream, indent=1)
-            stream.write("\n")
+        write_json(path, document)
     except OSError:
         return False
     return True

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import functools
-import json
 from pathlib import Path
 from typing import Any, Optional
 
@@ -13,6 +12,7 @@ from .._convert.convert import convert_model
 from .._convert.proof import proof_rows
 from .._convert.report import Report
 from .._store.locate import find_source
+from .reports import print_json
 from .tables import print_table, stage_progress
 
 __all__ = ["convert_command"]
@@ -170,6 +170,6 @@ def convert_command(
             **options,
         )
     if as_json:
-        click.echo(json.dumps(report.to_dict(), indent=2))
+        print_json(report.to_dict())
     else:
         _print_report(report, all_tensors)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from typing import Any
 
 import click
@@ -10,6 +9,7 @@ import click
 from .._store.cache import list_cache
 from .._store.catalog import ALIASES, BUNDLED_MODELS, MODELS, CatalogModel
 from .._whisper.types import TYPES
+from .reports import print_json
 from .tables import print_table
 
 __all__ = ["models_command"]
@@ -82,6 +82,6 @@ def models_command(as_json: bool) -> None:
     """
     reports = _reports()
     if as_json:
-        click.echo(json.dumps(reports, indent=2))
+        print_json(reports)
     else:
         print_table(list(map(_row, reports)), _HEADER, right=_NUMBERS)

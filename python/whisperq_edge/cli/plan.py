@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 from typing import Any, Optional
 
@@ -17,6 +16,7 @@ from .._errors import ModelNotFoundError, OptionError
 from .._store.catalog import ALIASES, BUNDLED_MODELS, MODELS, find_model, resolve_model
 from .._whisper.types import resolve_type
 from .._whisper.units import TOKENS_PER_WINDOW
+from .reports import print_json
 from .tables import print_table
 
 __all__ = ["plan_command"]
@@ -59,7 +59,7 @@ def plan_command(**options: Any) -> None:
     ]
     available = available_memory()
     if options["as_json"]:
-        click.echo(json.dumps(_report(options, plans, available), indent=2))
+        print_json(_report(options, plans, available))
         return
     rows = [
         (

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -17,7 +16,7 @@ from .._store.catalog import find_model
 from .._store.profile import store_profile
 from .._whisper.dims import Dims
 from .._whisper.types import resolve_type
-from .reports import DEFAULT_MODEL, MODEL_VARIABLE, split_list
+from .reports import DEFAULT_MODEL, MODEL_VARIABLE, print_json, split_list
 from .tables import print_table, stage_progress
 
 __all__ = ["tune_command"]
@@ -66,7 +65,7 @@ def tune_command(**options: Any) -> None:
         )
     path = store_profile(profile)
     if options["as_json"]:
-        click.echo(json.dumps(asdict(profile), indent=2))
+        print_json(asdict(profile))
         return
     print_table(_rows(profile), _HEADER, right=_HEADER[1:2] + _HEADER[3:5])
     click.echo(f"\n{profile.reason}")

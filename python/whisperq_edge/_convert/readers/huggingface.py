@@ -8,7 +8,6 @@ own) is an error that says so.
 from __future__ import annotations
 
 import contextlib
-import json
 import logging
 import os
 import re
@@ -22,7 +21,8 @@ import numpy as np
 import numpy.typing as npt
 
 from ..._errors import ModelFormatError, ModelNotFoundError, OptionError, UnsupportedModelError
-from ..._system.files import atomic_write, sync_directory
+from ..._system.files import sync_directory
+from ..._system.json_files import write_json
 from ..._whisper.dims import Dims, end_of_text
 from ..._whisper.shapes import expected_shapes
 from ..._whisper.units import FRAMES_PER_WINDOW, HOP_SAMPLES, N_FFT_BINS, SAMPLE_RATE, WINDOW_SAMPLES
@@ -576,8 +576,7 @@ def _pieces(tensor: SourceTensor, type: str) -> Iterator[bytes]:
 
 
 def _write_json(path: Path, content: Mapping[str, object]) -> None:
-    with atomic_write(path) as file:
-        file.write(json.dumps(content, indent=2, ensure_ascii=False) + "\n")
+    write_json(path, content, indent=2)
 
 
 def _write_vocabulary(path: Path, tokens: list[bytes]) -> None:
