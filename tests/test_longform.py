@@ -344,13 +344,70 @@ def test_a_region_that_is_cut_amid_speech_hears_its_rest() -> None:
     assert [segment.start for segment in segments] == sorted(segment.start for segment in segments)
 
 
+class Stretched(Recorder):
+    """Aligns the n-th word with the n-th of the spans given (seconds in the window), in turn for each alignment."""
+
+    def __init__(self, answers: Sequence[Answer], *spans_s: Sequence[tuple[float, float]]) -> None:
+        super().__init__(answers)
+        self._spans_s = list(spans_s)
+
+    def _align(self, audio: Any, request: Any) -> Any:
+        starts_s = [start for start, _ in self._spans_s[0]]
+        end_s = self._spans_s.pop(0)[-1][1]
+        text = np.arange(len(request.text_tokens) + 1)
+        assert len(text) == len(starts_s) + 1  # a token is a word here
+        times = np.array([*starts_s, end_s]) * 50
+        return scripted_windows._Aligned(text, times.astype(np.int64), [0.9] * len(request.text_tokens))
+
+
+TEXT_ONLY = {"batch_size": 2, "without_timestamps": True}
+
+
+def is_timed(model: Recorder) -> list[bool]:
+    return [VOCABULARY.special("<|notimestamps|>") not in tokens for _, tokens in model.requests]
+
+
 def test_without_timestamps_a_batch_goes_on_behind_the_last_word() -> None:
-    """The script's alignment spreads the words over the window: the last one ends before the window does."""
-    model = Recorder([said(" Hello world"), said(" two")])
-    segments, _ = run(model, 20, batch_size=2, without_timestamps=True)
-    first, second = [window for window, _ in model.requests][:2]
-    assert first == (0, 2000) and 0 < second[0] < 1850 and sum(second) == 2000
-    assert segments[0].end == segments[1].start == second[0] / 100
+    model = Stretched([said(" one two"), said(" one")], [(0, 1), (1, 2)], [(0, 1)])
+    segments, _ = run(model, 4, **TEXT_ONLY)
+    assert [window for window, _ in model.requests] == [(0, 400), (200, 200)]
+    assert segments[0].end == segments[1].start == 2
+
+
+def test_a_word_over_much_speech_is_decoded_again_with_timestamps() -> None:
+    model = Stretched([said(" one two"), said(0, " one two one", 450, 450)], [(0, 1), (1, 9)])
+    segments, _ = run(model, 9, **TEXT_ONLY)
+    assert [window for window, _ in model.requests] == [(0, 900), (0, 900)] and is_timed(model) == [False, True]
+    assert [(segment.start, segment.end, segment.text) for segment in segments] == [(0, 9, " one two one")]
+    assert all(token < TIME for token in segments[0].tokens)
+
+
+def test_what_timestamps_leave_of_such_a_window_is_heard_next() -> None:
+    answers = [said(" one two"), said(0, " one two one", 350, 350), said(" two")]
+    model = Stretched(answers, [(0, 1), (1, 9)], [(0, 1.5)])
+    segments, _ = run(model, 9, **TEXT_ONLY)
+    assert [window for window, _ in model.requests] == [(0, 900), (0, 900), (700, 200)]
+    assert [(segment.start, segment.end) for segment in segments] == [(0, 7), (7, 9)]
+
+
+@pytest.mark.parametrize("again", [said(0, " one", 300), said(0, " one two one one", 300, avg_logprob=-3)])
+def test_where_timestamps_do_not_help_the_text_ends_before_what_is_skipped(again: Answer) -> None:
+    model = Stretched(
+        [said(" one two one"), again, said(" two two two two")],
+        [(0, 1), (1, 4.6), (4.6, 6)],
+        [(0, 1.2), (1.2, 2.5), (2.5, 3.8), (3.8, 5)],
+    )
+    segments, _ = run(model, 6, temperature=0.0, **TEXT_ONLY)
+    assert [window for window, _ in model.requests] == [(0, 600), (0, 600), (100, 500)]
+    assert [segment.text for segment in segments] == [" one", " two two two two"]
+    assert segments[0].end == segments[1].start == 1
+
+
+def test_a_pause_is_no_skipped_speech() -> None:
+    model = Stretched([said(" one two")], [(0, 1), (1, 8.5)])
+    options = {"language": "en", "beam_size": 1, "vad_parameters": {"speech_pad_ms": 0}, **TEXT_ONLY}
+    transcribe(Script(0), 9, options, model=model, hear_speech=speech_in((0, 2), (8.3, 9)))
+    assert [window for window, _ in model.requests] == [(0, 900)] and is_timed(model) == [False]
 
 
 def test_answers_that_keep_ending_early_end_in_a_warning(caplog: pytest.LogCaptureFixture) -> None:
