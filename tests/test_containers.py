@@ -5,6 +5,8 @@ from __future__ import annotations
 import contextlib
 import io
 import logging
+import re
+import shutil
 import struct
 import sys
 from pathlib import Path
@@ -13,7 +15,7 @@ from typing import Any, Callable, Optional
 import numpy as np
 import numpy.typing as npt
 import pytest
-from whisperq_edge import WhisperModel, _audio, _spliced
+from whisperq_edge import WhisperModel, _audio, _mp3, _mp3_process, _spliced
 from whisperq_edge._audio import SAMPLE_RATE, to_pcm
 from whisperq_edge._containers import parts_of
 from whisperq_edge._errors import AudioError, AudioFormatError, OptionError
@@ -228,6 +230,129 @@ def test_bytes_that_look_like_frames_for_ever_are_given_up(monkeypatch: pytest.M
     assert to_pcm(content).duration_s == to_pcm(mp3(1, header=False)).duration_s
     n_bytes = len(content) - len(mp3(1))
     assert said() == [f"the given bytes is damaged: {n_bytes} bytes in it are no MP3 frames and were left out"]
+
+
+def frame_places(content: bytes) -> list[int]:
+    places, place = [], 0
+    while (frame := _mp3._frame(content[place : place + 4])) is not None:
+        places.append(place)
+        place += frame.n_bytes
+    return places
+
+
+def with_damaged_frame(content: bytes, index: int) -> bytes:
+    """A file whose frame of this index has a whole header and no sense in it."""
+    first, behind = frame_places(content)[index : index + 2]
+    return content[: first + 4] + b"\x5a" * (behind - first - 4) + content[behind:]
+
+
+@pytest.mark.parametrize("header", [True, False])
+def test_damage_within_an_mp3_frame_is_told_with_its_place(header: bool, said: Any, capfd: Any) -> None:
+    content = mp3(4, header=header)
+    damaged = with_damaged_frame(content, 70)  # 36 ms each
+    expected, pcm = to_pcm(content).samples, to_pcm(damaged).samples
+    assert pcm.size == expected.size
+    assert np.array_equal(pcm[: 2 * RATE], expected[: 2 * RATE])
+    assert np.allclose(pcm[3 * RATE :], expected[3 * RATE :], atol=1e-4)
+    [message] = said()
+    found = re.search(r"is damaged at (\S+) s: what MP3 frames held there is not whole \(mpg123: [^\[]+\)", message)
+    assert found is not None and float(found[1]) == pytest.approx(70 * 0.036, abs=0.4)
+    assert capfd.readouterr().err == ""
+
+
+def test_all_damage_within_mp3_frames_is_one_warning(said: Any, capfd: Any) -> None:
+    content = mp3(4)
+    to_pcm(content + with_damaged_frame(with_damaged_frame(content, 20), 70))
+    [message] = said()
+    assert " and at 1 later place: " in message
+    assert 4.0 <= float(message.split(" damaged at ")[1].split()[0]) <= 4.9
+    assert capfd.readouterr().err == ""
+
+
+def test_mp3_in_a_wav_file_prints_nothing_either(said: Any, capfd: Any) -> None:
+    content = with_damaged_frame(mp3(4), 70)
+    layout = struct.pack("<HHIIHHHIHHH", 0x55, 1, RATE, 8000, 1, 0, 12, 1, 288, 1, 1393)
+    chunks = [(b"fmt ", layout), (b"fact", struct.pack("<I", 4 * RATE)), (b"data", content)]
+    body = b"WAVE" + b"".join(name + struct.pack("<I", len(chunk)) + chunk for name, chunk in chunks)
+    assert to_pcm(b"RIFF" + struct.pack("<I", len(body)) + body).duration_s == 4.0
+    assert "is damaged at " in said()[0] and capfd.readouterr().err == ""
+
+
+def test_less_than_a_frame_of_mp3_is_refused(capfd: Any) -> None:
+    content = mp3(1, header=False)
+    for length in (4, 50, frame_places(content)[1] - 1):
+        with pytest.raises(AudioFormatError, match="cannot be decoded as audio"):
+            to_pcm(content[:length])
+    assert capfd.readouterr().err == ""
+
+
+@pytest.mark.parametrize("program", ["", "/no/such/program", shutil.which("true") or ""])
+def test_mp3_is_decoded_without_a_process_where_none_can_be_had(
+    program: str, monkeypatch: pytest.MonkeyPatch, said: Any
+) -> None:
+    content = mp3(2)
+    expected = to_pcm(content).samples
+    monkeypatch.setattr(sys, "executable", program)
+    assert np.array_equal(to_pcm(content).samples, expected)
+    assert said() == []
+
+
+@pytest.fixture
+def mp3_processes(monkeypatch: pytest.MonkeyPatch) -> list[_mp3_process.Mp3Process]:
+    """Those that are started from now on."""
+    started: list[_mp3_process.Mp3Process] = []
+
+    class Noted(_mp3_process.Mp3Process):
+        def __init__(self) -> None:
+            super().__init__()
+            started.append(self)
+
+    monkeypatch.setattr(_audio, "Mp3Process", Noted)
+    return started
+
+
+def test_a_decoder_that_crashes_ends_the_audio_and_nothing_else(mp3_processes: Any, said: Any) -> None:
+    opened = _audio.open_samples(mp3(60))
+    opened.read(0, 1)
+    mp3_processes[0]._process.kill()
+    assert RATE < opened.whole().size < 60 * RATE
+    assert "is damaged or cut off" in said()[0] and "its process ended with code " in said()[0]
+
+
+def test_the_process_of_a_decoder_ends_with_its_audio(mp3_processes: Any) -> None:
+    content = mp3(60)
+    to_pcm(content)
+    _audio.first_samples(content, RATE)
+    _audio.open_samples(content).close()
+    assert len(mp3_processes) == 2 and all(file._process.returncode is not None for file in mp3_processes)
+
+
+def test_one_process_decodes_all_streams_of_a_file(mp3_processes: Any, said: Any) -> None:
+    content = mp3(1)
+    assert to_pcm((content + b"\5" * 100) * 30).duration_s == 30.0
+    assert len(mp3_processes) == 1 and len(said()) == 1
+
+
+def test_a_stream_behind_the_one_on_which_a_decoder_crashed_is_read(mp3_processes: Any, said: Any) -> None:
+    opened = _audio.open_samples(mp3(60) + mp3(2))
+    opened.read(0, 1)
+    mp3_processes[0]._process.kill()
+    assert 3 * RATE < opened.whole().size < 60 * RATE
+    assert len(mp3_processes) == 2 and len(said()) == 1
+
+
+def test_an_error_of_the_disk_ends_an_mp3_file_with_that_error() -> None:
+    class Failing(io.BytesIO):
+        def read(self, count: Optional[int] = -1) -> bytes:
+            if self.tell() > 100_000:
+                raise OSError(5, "Input/output error")
+            return super().read(count)
+
+    content = mp3(60)
+    decoding = _audio._Decoding("talk")
+    with pytest.raises(OSError, match="Input/output error"):
+        list(_audio._from_parts([_spliced.Part(Failing(content), tells_length=True)], decoding))
+    decoding.close()
 
 
 def test_where_the_first_of_several_streams_is_cut(said: Any) -> None:
