@@ -146,6 +146,27 @@ def test_all_of_a_joined_file_is_read(format: str, subtype: str, rate: int, said
     assert said() == []
 
 
+@pytest.mark.parametrize("format", ["WAV", "WAVEX", "RF64", "AIFF", "AU"])
+@pytest.mark.parametrize("size", [0, 0xFFFFFFFF, 16_008])
+def test_no_header_is_heard_where_a_recorder_was_killed_and_began_anew(format: str, size: int, said: Any) -> None:
+    first, second = encoded(noise(2), format), encoded(noise(3, 1), format)
+    expected = np.concatenate([to_pcm(first).samples, to_pcm(second).samples])
+    for content in (with_size(first, size) + second, with_size(first, size) + with_size(second, size)):
+        assert np.array_equal(to_pcm(content).samples, expected)
+    # A number of 64 bits is unknown where it is larger still.
+    assert (said() == []) == (size != 16_008) or (format == "RF64" and "audio is missing at 2.00 s" in said()[0])
+
+
+@pytest.mark.parametrize("format", ["WAV", "RF64", "AIFF", "AU"])
+@pytest.mark.parametrize("lost", [1000, 40_000])
+def test_no_header_is_heard_where_the_first_of_two_files_is_cut(format: str, lost: int, said: Any) -> None:
+    first, second = encoded(noise(2), format), encoded(noise(3, 1), format)
+    pcm = to_pcm(first[: len(first) - lost] + second).samples
+    assert np.array_equal(pcm[-3 * RATE :], to_pcm(second).samples)
+    assert pcm.size == pytest.approx(5 * RATE - lost / 2, abs=2)
+    assert f"audio is missing at {2 - lost / 32_000:.2f} s" in said()[0]
+
+
 @pytest.mark.parametrize("n_bytes", [1, 13, 14, 15, 97, 1000])
 def test_streams_are_found_where_two_reads_meet(n_bytes: int, monkeypatch: pytest.MonkeyPatch) -> None:
     ogg, flac = encoded(noise(0.2), "OGG", "VORBIS"), encoded(noise(0.2), "FLAC")
@@ -370,6 +391,12 @@ def test_a_stream_that_cannot_be_decoded_is_told_with_its_place(said: Any) -> No
     assert said()[0].startswith("the given bytes was not read from 2.00 s on, where stream 2 of the 3 ")
     with pytest.raises(AudioFormatError):
         to_pcm(unknown + content)
+
+
+def test_a_stream_without_samples_is_told_with_its_place(said: Any) -> None:
+    content = encoded(noise(2))
+    assert to_pcm(content + content[:20]).duration_s == 2.0
+    assert said()[0].startswith("the given bytes was not read from 2.00 s on, where stream 2 of the 2 ")
 
 
 def test_all_streams_together_are_no_longer_than_a_day(monkeypatch: pytest.MonkeyPatch) -> None:

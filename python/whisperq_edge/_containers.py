@@ -26,6 +26,11 @@ _LONGEST_RIFF = 2**30  # samples of a larger file are read in parts of this many
 
 _OGG_FIRST_PAGE = re.compile(rb"OggS\0[\2\3\6\7]\0{8}")
 _FLAC_START = re.compile(rb"fLaC[\0\x80]\0\0\x22")
+_SAMPLES_START = re.compile(  # with the name of a chunk, or all of an AU header
+    rb"RI(?:FF|FX)....WAVE[ -~]{4}|RF64....WAVEds64|FORM....AIF[FC][ -~]{4}"
+    rb"|\.snd\0\0..[\0-\xff]{4}\0\0\0[\1-\x1b]\0[\0-\x0b]..\0\0\0[\1-\x20]",
+    re.DOTALL,
+)
 
 
 def parts_of(stream: IO[bytes]) -> list[Part]:
@@ -52,10 +57,12 @@ def _cut_at(stream: IO[bytes], size: int, starts: list[int]) -> list[Part]:
     return [Part(spliced(stream, [edges])) for edges in zip(edges, edges[1:])] if len(starts) > 1 else []
 
 
-def _found(stream: IO[bytes], pattern: re.Pattern[bytes], overlap: int = 16) -> Iterator[tuple[int, bytes]]:
-    """Places where a pattern of at most ``overlap`` bytes matches, and what it matches."""
-    stream.seek(0)
-    start, kept = 0, b""
+def _found(
+    stream: IO[bytes], pattern: re.Pattern[bytes], start: int = 0, overlap: int = 32
+) -> Iterator[tuple[int, bytes]]:
+    """Places from ``start`` on where a pattern of at most ``overlap`` bytes matches, and what it matches."""
+    stream.seek(start)
+    kept = b""
     while content := stream.read(_READ_BYTES):
         block = kept + content
         for found in pattern.finditer(block):
@@ -131,6 +138,8 @@ def _sample_parts(stream: IO[bytes], size: int) -> list[Part]:
     while place is not None:
         samples = _read_header(stream, place, size)
         if samples is None:
+            # libsndfile says why it does not read this one.
+            parts += [Part(spliced(stream, [(place, size)]))] if parts else []
             break
         place = _next_file(stream, samples, size)
         parts += _parts_with(stream, samples, size if place is None else place, is_only=not parts and place is None)
@@ -166,13 +175,20 @@ def _read_header(stream: IO[bytes], start: int, size: int) -> Optional[_Samples]
 
 
 def _next_file(stream: IO[bytes], samples: _Samples, size: int) -> Optional[int]:
-    """Where another such file begins right behind one: behind its samples and the chunks that follow them."""
-    for start in _places_behind(samples):
+    """Where another such file begins: right behind the samples of one and the chunks that follow them.
+
+    It is looked for among the samples where their number leads to no such place.
+    """
+    can_be = not samples.is_unknown and samples.end <= size
+    for start in _places_behind(samples) if can_be else []:
         behind = _behind_chunks(stream, start, size)
         stream.seek(behind)
-        if _begins_with_samples(stream.read(12)):
+        head = stream.read(12)
+        if _begins_with_samples(head):
             return behind
-    return None
+        if behind <= size <= behind + 16 or head[:3] in (b"ID3", b"TAG"):
+            return None
+    return next((place for place, _ in _found(stream, _SAMPLES_START, samples.at)), None)
 
 
 def _places_behind(samples: _Samples) -> list[int]:
