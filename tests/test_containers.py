@@ -560,6 +560,26 @@ def test_times_of_a_transcript_begin_where_the_audio_of_a_video_does(
         assert [s.start for s in late] == pytest.approx([s.start + 5 for s in at_once], abs=0.021)
 
 
+@pytest.mark.parametrize("clips", [[0], [2, 15.5], "0,3,4,30"])
+@pytest.mark.parametrize("batch_size", [None, 2])
+def test_a_clip_begins_no_earlier_than_the_audio_of_a_video(
+    nano_edge: WhisperModel, sample_pcm: Floats, clips: Any, batch_size: Optional[int]
+) -> None:
+    content = container([sample_pcm], starts_s=5.0, rate=SAMPLE_RATE)
+    options = {"batch_size": batch_size, "beam_size": 1, "temperature": 0}
+    late = nano_edge.transcribe(content, clip_timestamps=clips, **options)
+    at_once = nano_edge.transcribe(sample_pcm, clip_timestamps=[0, 10.5], **options)
+    assert late.text == at_once.text
+    if clips != [0] or batch_size is None:
+        assert [s.start for s in late] == pytest.approx([s.start + 5 for s in at_once], abs=0.021)
+    assert late.options.clip_timestamps == (clips if isinstance(clips, str) else tuple(clips))
+
+
+def test_a_clip_before_the_audio_of_a_video_says_nothing(nano_edge: WhisperModel, sample_pcm: Floats) -> None:
+    content = container([sample_pcm], starts_s=5.0, rate=SAMPLE_RATE)
+    assert nano_edge.transcribe(content, clip_timestamps=[0, 4], beam_size=1).segments == []
+
+
 def test_the_start_of_a_video_s_audio_holds_on_the_other_engine(nano: WhisperModel, sample_pcm: Floats) -> None:
     content = container([sample_pcm], starts_s=5.0, rate=SAMPLE_RATE)
     assert nano.transcribe(content, beam_size=1).segments[0].start >= 5.0
