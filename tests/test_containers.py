@@ -146,6 +146,40 @@ def test_all_of_a_joined_file_is_read(format: str, subtype: str, rate: int, said
     assert said() == []
 
 
+KINDS = [("WAV", "PCM_16"), ("FLAC", "PCM_16"), ("OGG", "VORBIS"), ("CAF", "PCM_16"), ("AU", "PCM_16")]
+
+
+@pytest.mark.parametrize("first", KINDS)
+@pytest.mark.parametrize("second", KINDS)
+def test_all_of_a_file_that_goes_on_as_another_kind_is_read(first: Any, second: Any, said: Any) -> None:
+    files = [encoded(noise(1), *first), encoded(noise(2, 1), *second), encoded(noise(1, 2), *first)]
+    expected = np.concatenate([to_pcm(file).samples for file in files])
+    assert np.array_equal(to_pcm(b"".join(files)).samples, expected)
+    assert said() == []
+
+
+def test_flac_in_ogg_is_one_stream() -> None:
+    page = b"OggS\0\2" + bytes(20) + b"\1\x33" + b"\x7fFLAC\1\0\0\1" + encoded(noise(1), "FLAC")[:42]
+    assert len(parts_of(io.BytesIO(page))) == 1
+    assert len(parts_of(io.BytesIO(page + encoded(noise(1), "FLAC")))) == 2
+
+
+def test_all_of_joined_mp4_files_is_read(said: Any) -> None:
+    av = pytest.importorskip("av")
+    stream = io.BytesIO()
+    with av.open(stream, "w", format="mp4") as file:
+        track = file.add_stream("aac", rate=RATE, layout="mono")
+        frame = av.AudioFrame.from_ndarray(noise(2)[None], format="fltp", layout="mono")
+        frame.sample_rate = RATE
+        file.mux(track.encode(frame))
+        file.mux(track.encode(None))
+    content = stream.getvalue()
+    alone = to_pcm(content).samples
+    whole = to_pcm(content + content + encoded(noise(2))).samples
+    assert np.array_equal(whole, np.concatenate([alone, alone, to_pcm(encoded(noise(2))).samples]))
+    assert said() == []
+
+
 @pytest.mark.parametrize("format", ["WAV", "WAVEX", "RF64", "AIFF", "AU"])
 @pytest.mark.parametrize("size", [0, 0xFFFFFFFF, 16_008])
 def test_no_header_is_heard_where_a_recorder_was_killed_and_began_anew(format: str, size: int, said: Any) -> None:
@@ -172,6 +206,7 @@ def test_streams_are_found_where_two_reads_meet(n_bytes: int, monkeypatch: pytes
     ogg, flac = encoded(noise(0.2), "OGG", "VORBIS"), encoded(noise(0.2), "FLAC")
     monkeypatch.setattr("whisperq_edge._containers._READ_BYTES", n_bytes)
     assert len(parts_of(io.BytesIO(ogg * 3))) == len(parts_of(io.BytesIO(flac * 3))) == 3
+    assert len(parts_of(io.BytesIO(ogg + flac + encoded(noise(0.2)) + ogg))) == 4
 
 
 @pytest.mark.parametrize("header", [True, False])
