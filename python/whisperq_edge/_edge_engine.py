@@ -552,35 +552,35 @@ class _Call:
         self.tokenizer = self._tokenizer_of(ranking[0][0])
         return ranking
 
-    def _windows_to_detect_from(self, clips: Sequence[Chunk]) -> list[int]:
-        """The first frames of up to ``language_detection_segments`` windows: the first ones of the clips that hold
-        speech; where none does, the first ones that are not silent."""
+    def _windows_to_detect_from(self, clips: Sequence[Chunk]) -> list[Chunk]:
+        """Up to ``language_detection_segments`` windows: the first ones of the clips that hold speech; where none does,
+        the first ones that are not silent. None goes on behind the end of its clip."""
         windows = [
-            (seek, begin + n_frames)
+            (seek, min(FRAMES_PER_WINDOW, begin + n_frames - seek))
             for begin, n_frames in clips
             for seek in range(begin, begin + n_frames, FRAMES_PER_WINDOW)
         ]
-        audible = [
-            (seek, end) for seek, end in windows if not self._lies_in_silence(seek, min(FRAMES_PER_WINDOW, end - seek))
-        ]
-        spoken = [(seek, end) for seek, end in audible if self._holds_speech(seek, min(FRAMES_PER_WINDOW, end - seek))]
+        audible = [window for window in windows if not self._lies_in_silence(*window)]
+        spoken = [window for window in audible if self._holds_speech(*window)]
         chosen = spoken or audible or windows or [(0, 0)]  # less than a frame of audio is no window
-        return [seek for seek, _ in chosen[: self.options.language_detection_segments]]
+        return chosen[: self.options.language_detection_segments]
 
     def _holds_speech(self, seek: int, n_frames: int) -> bool:
         if self._marks is None:
             return True
         return self._marks.count(seek * HOP_SAMPLES, (seek + n_frames) * HOP_SAMPLES) >= ENOUGH
 
-    def _detect_language(self, windows: Sequence[int]) -> list[tuple[str, float]]:
+    def _detect_language(self, windows: Sequence[Chunk]) -> list[tuple[str, float]]:
         """faster-whisper's: listens to the windows until one is sure enough; if none is, the language that was the
         likeliest most often. One window decides alone by default, as it does for openai/whisper."""
         votes: dict[str, list[float]] = {}
         ranking: list[tuple[str, float]] = []
-        for seek in windows:
+        for seek, n_frames in windows:
             self._check_memory(1, self._hparams["n_audio_ctx"])
             with self._clock.timed("mel"):
-                mel = self._mel.window(seek)
+                # The end of the audio is none of a clip: what openai/whisper hears there it hears here.
+                ends_before = seek + n_frames < self._mel.n_frames
+                mel = self._mel.window(seek, n_frames if ends_before else FRAMES_PER_WINDOW)
             ranking = self._languages(self._hear(mel, self._hparams["n_audio_ctx"]))
             threshold = self.options.language_detection_threshold
             if threshold is None or ranking[0][1] > threshold:
