@@ -67,8 +67,8 @@ class NumberedMel:
         self.n_frames = samples.size // 160
         self._mel = numbered_mel(self.n_frames)
 
-    def window(self, seek: int) -> Floats:
-        return self._mel[:, seek : seek + N_FRAMES]
+    def window(self, seek: int, n_frames: int = N_FRAMES) -> Floats:
+        return self.padded_window(seek, n_frames)
 
     def padded_window(self, seek: int, n_frames: int) -> Floats:
         padded = np.zeros((80, N_FRAMES), np.float32)

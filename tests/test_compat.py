@@ -391,6 +391,18 @@ def test_batches_of_all_of_the_audio(model: WhisperModel, sample_pcm: npt.NDArra
     assert [segment.seek for segment in segments] == sorted({segment.seek for segment in segments})
 
 
+@pytest.mark.parametrize("clips", ["0", [0], (0.0,), "0.0"])
+def test_a_clip_of_all_of_the_audio_is_not_cut_by_voice_detection(
+    model: WhisperModel, sample_pcm: npt.NDArray[np.float32], clips: Any
+) -> None:
+    quick = {"beam_size": 1, "temperature": 0, "condition_on_previous_text": False}
+    audio = np.concatenate([np.zeros(16000 * 4, np.float32), sample_pcm, np.zeros(16000 * 4, np.float32), sample_pcm])
+    found, info = BatchedInferencePipeline(model).transcribe(audio, clip_timestamps=clips, **quick)
+    expected, _ = BatchedInferencePipeline(model).transcribe(audio, vad_filter=False, **quick)
+    assert [dataclasses.astuple(segment) for segment in found] == [dataclasses.astuple(each) for each in expected]
+    assert info.vad_options is None and not info.transcription_options.vad_filter
+
+
 def test_batches_need_our_model_and_our_engine(model: WhisperModel, sample_path: Path) -> None:
     with pytest.raises(OptionError, match=r"compat\.faster_whisper"):
         BatchedInferencePipeline(model.model)  # type: ignore[arg-type]

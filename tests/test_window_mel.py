@@ -31,6 +31,18 @@ def test_the_bits_are_those_of_the_whole_spectrogram(n_samples: int, n_mels: int
         assert padded.shape == (n_mels, 3000) and not padded[:, n_frames:].any()
 
 
+@pytest.mark.parametrize("seek", [0, 500])
+def test_a_window_that_ends_early_is_followed_by_silence(seek: int) -> None:
+    samples = audio(16000 * 60)
+    ended = np.concatenate([samples[: (seek + 700) * 160], np.zeros(16000 * 30, np.float32)])
+    mel, expected = WindowMel(samples, 80), WindowMel(ended, 80)
+    expected._largest = mel._largest
+    found = mel.window(seek, 700)
+    # The last frames of the window reach behind its end.
+    assert np.array_equal(found[:, :697], expected.window(seek)[:, :697])
+    assert np.array_equal(found[:, 703:], expected.window(seek)[:, 703:])
+
+
 def test_the_first_pass_can_be_ended() -> None:
     asked = []
 

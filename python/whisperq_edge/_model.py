@@ -43,7 +43,7 @@ from ._system.native import build_info, load_ggml
 from ._system.progress import ShowProgress, progress_bar
 from ._vad_options import VadOptions
 from ._whisper.languages import LANGUAGES
-from ._whisper.units import WINDOW_SAMPLES
+from ._whisper.units import SAMPLE_RATE, WINDOW_SAMPLES
 
 __all__ = ["CancelToken", "WhisperModel"]
 
@@ -450,11 +450,12 @@ class _Call:
             return True
         try:
             audio = self._speech() if self._cuts_first else self._behind_lead()
+            options = self._options.with_clips_from(self._lead_s() if self._options.is_clipped else 0.0)
         except StoppedError:
             return True
         result: EngineResult = self._engine.transcribe(
             audio,
-            self._options,
+            options,
             on_languages=self._hear_languages,
             on_segment=self._hear_segment,
             on_progress=self._hear_progress,
@@ -492,14 +493,16 @@ class _Call:
         self._stages["vad"] = StageTime(max(vad_ms, 0.0), 1)
         return cut_samples(audio, self._timeline.spans, self._should_stop)
 
+    def _lead_s(self) -> float:
+        """Seconds of silence before audio that begins later than its video."""
+        self._audio.read(0, 1)
+        return self._audio.n_lead / SAMPLE_RATE
+
     def _behind_lead(self) -> Samples:
         """The samples without the silence before audio that begins later than its video. A window's first timestamp is
-        at most one second, so that the text would begin in that silence. Clips and batches choose their own begin."""
+        at most one second, so that the text would begin in that silence. Clips are moved, and batches choose."""
         audio = self._audio
-        if self._options.is_clipped or self._options.batch_size is not None:
-            return audio
-        audio.read(0, 1)
-        if not audio.n_lead:
+        if self._options.is_clipped or self._options.batch_size is not None or not self._lead_s():
             return audio
         for _ in audio.blocks():
             pass

@@ -195,6 +195,16 @@ class TranscribeOptions:
         pairs = list(zip(times[::2], times[1::2]))
         return [(start, min(end, duration_s)) for start, end in pairs if start < duration_s]
 
+    def with_clips_from(self, start_s: float) -> TranscribeOptions:
+        """These options, whose clips begin no earlier than ``start_s``. Clips that end before it stay as they are."""
+        if not self.is_clipped or start_s <= 0:
+            return self
+        times = _clip_times(self.clip_timestamps)
+        ends = [*times[1::2], *([math.inf] if len(times) % 2 else [])]
+        for i, end in enumerate(ends):
+            times[2 * i] = max(times[2 * i], start_s) if end > start_s else times[2 * i]
+        return dataclasses.replace(self, clip_timestamps=tuple(times))
+
     def _check_vad_parameters(self) -> None:
         """Refuse parameters that would do nothing. Batches are cut by voice detection unless clips cut them."""
         cuts_batches = self.batch_size is not None and not self.is_clipped

@@ -26,30 +26,129 @@ _LONGEST_RIFF = 2**30  # samples of a larger file are read in parts of this many
 
 _OGG_FIRST_PAGE = re.compile(rb"OggS\0[\2\3\6\7]\0{8}")
 _FLAC_START = re.compile(rb"fLaC[\0\x80]\0\0\x22")
+_FLAC_FILE = re.compile(rb"(?<!\x7fFLAC\x01\0..)" + _FLAC_START.pattern, re.DOTALL)  # not the first page of Ogg's
+_SAMPLES_START = re.compile(  # with the name of a chunk, or all of an AU header
+    rb"RI(?:FF|FX)....WAVE[ -~]{4}|RF64....WAVEds64|FORM....AIF[FC][ -~]{4}"
+    rb"|\.snd\0\0..[\0-\xff]{4}\0\0\0[\1-\x1b]\0[\0-\x0b]..\0\0\0[\1-\x20]",
+    re.DOTALL,
+)
+_CAF_START = re.compile(rb"caff\x00\x01\x00\x00desc")
+_MP4_START = re.compile(rb"\0\0\0[\x0c-\xff]ftyp[ -~]{4}")
+_LONGEST_START = 32
+
+# A name to look for, where it lies, and the whole. Looking for names is ten times as fast as for one pattern of all.
+_STARTS = (
+    *((name, 0, _SAMPLES_START) for name in (b"RIFF", b"RIFX", b"RF64", b"FORM", b".snd\0\0")),
+    (b"OggS\0", 0, _OGG_FIRST_PAGE),
+    (b"fLaC", 0, _FLAC_FILE),
+    (b"caff", 0, _CAF_START),
+    (b"ftyp", 4, _MP4_START),
+)
 
 
 def parts_of(stream: IO[bytes]) -> list[Part]:
     """The streams that a file holds, in order: at least one, which may be all of the file."""
     size = stream.seek(0, os.SEEK_END)
-    stream.seek(0)
-    head = stream.read(16)
     parts: list[Part] = []
-    if _begins_with_samples(head):
-        parts = _sample_parts(stream, size)
-    elif head[:4] == b"OggS":
-        parts = _cut_at(stream, size, _ogg_starts(stream))
-    elif head[:4] == b"fLaC":
-        parts = _cut_at(stream, size, [place for place, _ in _found(stream, _FLAC_START)])
-    elif is_mp3(stream):
-        # One whose frames do not tell their length is libsndfile's alone.
-        parts = mp3_parts(stream) or [Part(stream, tells_length=False)]
+    start = 0
+    while start < size:
+        found, start = _first_parts(stream, start, size)
+        parts += found
     stream.seek(0)
     return parts or [Part(stream)]
 
 
+def _first_parts(stream: IO[bytes], start: int, size: int) -> tuple[list[Part], int]:
+    """The streams of one kind that lie one after the other from ``start`` on, and where those of another kind begin."""
+    stream.seek(start)
+    head = stream.read(_LONGEST_START)
+    if _begins_with_samples(head):
+        return _sample_parts(stream, start, size)
+    if head[:4] == b"OggS":
+        end = _next_of(stream, start, size, but=_OGG_FIRST_PAGE)
+        piece = _piece(stream, start, end, size)
+        return _cut_at(piece, end - start, _ogg_starts(piece)), end
+    if head[:4] == b"fLaC":
+        end = _next_of(stream, start, size, but=_FLAC_FILE)
+        piece = _piece(stream, start, end, size)
+        return _cut_at(piece, end - start, [place for place, _ in _found(piece, _FLAC_START)]), end
+    if head[:4] == b"caff" or _MP4_START.match(head):
+        end = _behind_caf(stream, start, size) if head[:4] == b"caff" else _behind_boxes(stream, start, size)
+        return [Part(_piece(stream, start, end, size))], end
+    piece = _piece(stream, start, size, size)
+    if is_mp3(piece):
+        # One whose frames do not tell their length is libsndfile's alone.
+        return mp3_parts(piece) or [Part(piece, tells_length=False)], size
+    return [Part(piece)], size
+
+
+def _piece(stream: IO[bytes], start: int, end: int, size: int) -> IO[bytes]:
+    return stream if (start, end) == (0, size) else spliced(stream, [(start, end)])
+
+
+def _next_of(stream: IO[bytes], start: int, size: int, but: Optional[re.Pattern[bytes]] = None) -> int:
+    """Where a stream, but of the kind ``but``, begins behind ``start``; else the end of the file."""
+    stream.seek(start + 1)
+    at, kept = start + 1, b""
+    while content := stream.read(_READ_BYTES):
+        block = kept + content
+        places = [place for name in _STARTS if name[2] is not but for place in _places(block, *name, len(kept))]
+        if places:
+            return at + min(places)
+        kept = block[-2 * _LONGEST_START :]
+        at += len(block) - len(kept)
+    return size
+
+
+def _places(block: bytes, name: bytes, offset: int, pattern: re.Pattern[bytes], n_seen: int) -> Iterator[int]:
+    """Places of a pattern that end behind the bytes that were seen before."""
+    place = block.find(name)
+    while place >= 0:
+        found = pattern.match(block, place - offset) if place >= offset else None
+        if found is not None and found.end() > n_seen:
+            yield found.start()
+        place = block.find(name, place + 1)
+
+
+def _begins_a_stream(head: bytes) -> bool:
+    return _begins_with_samples(head) or any(pattern.match(head) for _, _, pattern in _STARTS)
+
+
+def _behind_caf(stream: IO[bytes], start: int, size: int) -> int:
+    """Where another stream begins behind the chunks of a CAF file; else the end of the file."""
+    place = start + 8
+    while place + 12 <= size:
+        stream.seek(place)
+        head = stream.read(_LONGEST_START)
+        if _begins_a_stream(head):
+            return place
+        n_bytes = struct.unpack(">q", head[4:12])[0]
+        if n_bytes < 0:  # a recorder that was killed
+            return _next_of(stream, place, size)
+        place += 12 + n_bytes
+    return size
+
+
+def _behind_boxes(stream: IO[bytes], start: int, size: int) -> int:
+    """Where another stream begins behind the boxes of an MP4 file; else the end of the file."""
+    place = start
+    while place + 8 <= size:
+        stream.seek(place)
+        head = stream.read(_LONGEST_START)
+        if place > start and _begins_a_stream(head):
+            return place
+        n_bytes = struct.unpack(">I", head[:4])[0]
+        if n_bytes == 1 and len(head) >= 16:
+            n_bytes = struct.unpack(">Q", head[8:16])[0]
+        if n_bytes < 8:  # 0: it goes on to the end of the file
+            return size
+        place += n_bytes
+    return size
+
+
 def _cut_at(stream: IO[bytes], size: int, starts: list[int]) -> list[Part]:
     edges = [0, *starts[1:], size]
-    return [Part(spliced(stream, [edges])) for edges in zip(edges, edges[1:])] if len(starts) > 1 else []
+    return [Part(_piece(stream, *edge, size)) for edge in zip(edges, edges[1:])]
 
 
 def _found(stream: IO[bytes], pattern: re.Pattern[bytes], overlap: int = 16) -> Iterator[tuple[int, bytes]]:
@@ -125,16 +224,21 @@ def _begins_with_samples(head: bytes) -> bool:
     return is_wav or (head[:4] == b"FORM" and head[8:12] in (b"AIFF", b"AIFC")) or head[:4] == b".snd"
 
 
-def _sample_parts(stream: IO[bytes], size: int) -> list[Part]:
+def _sample_parts(stream: IO[bytes], start: int, size: int) -> tuple[list[Part], int]:
     parts: list[Part] = []
-    place: Optional[int] = 0
+    place: Optional[int] = start
     while place is not None:
+        stream.seek(place)
+        if not _begins_with_samples(stream.read(12)):
+            return parts, place
         samples = _read_header(stream, place, size)
         if samples is None:
-            break
+            # libsndfile says why it does not read this one.
+            return [*parts, Part(_piece(stream, place, size, size))], size
         place = _next_file(stream, samples, size)
-        parts += _parts_with(stream, samples, size if place is None else place, is_only=not parts and place is None)
-    return parts
+        end = size if place is None else place
+        parts += _parts_with(stream, samples, end, is_only=(samples.start, end) == (0, size))
+    return parts, size
 
 
 def _read_header(stream: IO[bytes], start: int, size: int) -> Optional[_Samples]:
@@ -166,13 +270,21 @@ def _read_header(stream: IO[bytes], start: int, size: int) -> Optional[_Samples]
 
 
 def _next_file(stream: IO[bytes], samples: _Samples, size: int) -> Optional[int]:
-    """Where another such file begins right behind one: behind its samples and the chunks that follow them."""
-    for start in _places_behind(samples):
+    """Where another file begins: right behind the samples of one and the chunks that follow them.
+
+    It is looked for among the samples where their number leads to no such place.
+    """
+    can_be = not samples.is_unknown and samples.end <= size
+    for start in _places_behind(samples) if can_be else []:
         behind = _behind_chunks(stream, start, size)
         stream.seek(behind)
-        if _begins_with_samples(stream.read(12)):
+        head = stream.read(_LONGEST_START)
+        if _begins_a_stream(head):
             return behind
-    return None
+        if behind <= size <= behind + 16 or head[:3] in (b"ID3", b"TAG"):
+            return None
+    found = _next_of(stream, samples.at, size)
+    return found if found < size else None
 
 
 def _places_behind(samples: _Samples) -> list[int]:
@@ -185,8 +297,8 @@ def _behind_chunks(stream: IO[bytes], place: int, size: int) -> int:
     """The end of the chunks that begin at a place. It is the place itself where there are none."""
     while place + 8 <= size:
         stream.seek(place)
-        head = stream.read(12)
-        if _begins_with_samples(head) or not all(0x20 <= byte < 0x7F for byte in head[:4]):
+        head = stream.read(_LONGEST_START)
+        if _begins_a_stream(head) or not all(0x20 <= byte < 0x7F for byte in head[:4]):
             return place
         n_bytes = min(struct.unpack("<I", head[4:8])[0], struct.unpack(">I", head[4:8])[0])
         if place + 8 + n_bytes > size:

@@ -29,6 +29,7 @@ import numpy.typing as npt
 from .._errors import AudioError, AudioFormatError, EmptyAudioError, OptionError
 from .._whisper.units import SAMPLE_RATE
 from .containers import parts_of
+from .mp3_process import DecoderError, Mp3Process, NoProcessError
 from .samples import (
     BLOCK_SAMPLES,
     ArraySamples,
@@ -431,11 +432,14 @@ class _Encoded:
         if self._parts is None:
             self._parts = _checked_parts(self._stream, self.name)
         decoding = _Decoding(self.name, warns=is_first, mix=mix, track=self._track)
-        for piece in _from_parts(self._parts, decoding):
-            self.lead_s = decoding.lead_s
-            yield piece
-            if not is_first:
-                self._check_unchanged()
+        try:
+            for piece in _from_parts(self._parts, decoding):
+                self.lead_s = decoding.lead_s
+                yield piece
+                if not is_first:
+                    self._check_unchanged()
+        finally:
+            decoding.close()
 
     def close(self) -> None:
         if self._stream is not None:
@@ -541,6 +545,19 @@ class _Decoding:
     n_before: int = 0
     is_last: bool = True
     lead_s: float = 0.0
+    _mp3_process: Optional[Mp3Process] = None
+
+    def mp3_process(self) -> Mp3Process:
+        """One for all streams of the file, as a damaged file may have hundreds. A crash ends it: another follows."""
+        if self._mp3_process is not None and self._mp3_process.has_ended:
+            self.close()
+        self._mp3_process = self._mp3_process or Mp3Process()
+        return self._mp3_process
+
+    def close(self) -> None:
+        if self._mp3_process is not None:
+            self._mp3_process.close()
+            self._mp3_process = None
 
     def warn(self, message: str, *arguments: object) -> None:
         if self.warns:
@@ -587,7 +604,7 @@ def _from_part(part: Part, decoding: _Decoding) -> Pieces:
     part.stream.seek(0)
     head = part.stream.read(64)
     reasons = []
-    for decode in _decoders(decoding.track, head):
+    for decode in _decoders(decoding.track, head, part):
         part.stream.seek(0)
         pieces = decode(part, decoding)
         try:
@@ -601,11 +618,21 @@ def _from_part(part: Part, decoding: _Decoding) -> Pieces:
     raise AudioFormatError(_not_decoded(decoding.name, head, reasons))
 
 
-def _decoders(track: Optional[int], head: bytes) -> tuple[Callable[[Part, _Decoding], Pieces], ...]:
+def _decoders(track: Optional[int], head: bytes, part: Part) -> tuple[Callable[[Part, _Decoding], Pieces], ...]:
     """libsndfile knows one audio track. Of the formats that it reads, only Ogg may have more."""
     if track and head[:4] == b"OggS":
         return (_decode_with_av,)
+    if part.tells_length is not None or _MP3_IN_WAV.search(_first_bytes(part.stream)):
+        return _decode_mp3, _decode_with_av
     return _decode_with_soundfile, _decode_with_av
+
+
+_MP3_IN_WAV = re.compile(rb"^(?:RIFF|RF64).*fmt .{4}\x55\0", re.DOTALL)
+
+
+def _first_bytes(stream: IO[bytes]) -> bytes:
+    stream.seek(0)
+    return stream.read(4096)
 
 
 def _resumed(first: Optional[Floats], rest: Pieces) -> Pieces:
@@ -633,23 +660,16 @@ def _decode_with_soundfile(part: Part, decoding: _Decoding) -> Pieces:
         def seekable(self) -> bool:
             return False
 
-    stream, name, tells_length = part.stream, decoding.name, part.tells_length
+    stream, tells_length = part.stream, part.tells_length
     source = _Source(stream, stretch=_MOST_BYTES_PER_BYTE if tells_length is False else 1)
     try:
         with _InterruptLater():
             file = ForwardFile(source)
     except soundfile.LibsndfileError as error:
         source.raise_if_failed()
-        raise _NotDecodedError(_libsndfile_reason(error)) from error
+        raise _NotDecodedError(_libsndfile_reason(error.error_string)) from error
     with file:
-        if decoding.track:
-            raise _no_such_track(name, decoding.track, 1)
-        if not 1 <= file.samplerate <= MAX_RATE_HZ:
-            raise AudioFormatError(
-                f"{name} claims {file.samplerate} samples per second; from 1 to {MAX_RATE_HZ} are possible."
-                " The file is damaged"
-            )
-        pcm = _PcmStream(file.samplerate, name, decoding.mix)
+        pcm = _stream_for(file.samplerate, decoding)
         frames = min(pcm.block_frames, max(1, _BLOCK_FRAMES * MAX_CHANNELS // file.channels))
         if tells_length is False:
             frames = min(frames, _MP3_BLOCK_FRAMES)
@@ -666,12 +686,62 @@ def _decode_with_soundfile(part: Part, decoding: _Decoding) -> Pieces:
         except soundfile.LibsndfileError as error:
             source.raise_if_failed()
             if not pcm.frames_in:
-                raise _NotDecodedError(_libsndfile_reason(error)) from error
-            damage = _libsndfile_reason(error)
+                raise _NotDecodedError(_libsndfile_reason(error.error_string)) from error
+            damage = _libsndfile_reason(error.error_string)
         source.raise_if_failed()
-        if damage := part.missing or damage or _what_is_missing(file, stream):
+        if damage := part.missing or damage or _what_is_missing(str(file.extra_info), stream):
             _warn_damaged(decoding, pcm.frames_in / file.samplerate, damage)
         yield pcm.finish()
+
+
+def _stream_for(rate_hz: int, decoding: _Decoding) -> _PcmStream:
+    """The way to PCM for a file that libsndfile has opened."""
+    if decoding.track:
+        raise _no_such_track(decoding.name, decoding.track, 1)
+    if not 1 <= rate_hz <= MAX_RATE_HZ:
+        raise AudioFormatError(
+            f"{decoding.name} claims {rate_hz} samples per second; from 1 to {MAX_RATE_HZ} are possible."
+            " The file is damaged"
+        )
+    return _PcmStream(rate_hz, decoding.name, decoding.mix)
+
+
+def _decode_mp3(part: Part, decoding: _Decoding) -> Pieces:
+    """As ``_decode_with_soundfile``, in a process of its own: its decoder prints to stderr where a frame is damaged."""
+    stretch = _MOST_BYTES_PER_BYTE if part.tells_length is False else 1
+    try:
+        file = decoding.mp3_process()
+        file.open(part.stream, stretch, _MP3_BLOCK_FRAMES, _BLOCK_FRAMES * MAX_CHANNELS)
+    except (ImportError, NoProcessError):  # no soundfile, or no processes: what it prints cannot be helped there
+        part.stream.seek(0)
+        yield from _decode_with_soundfile(part, decoding)
+        return
+    except DecoderError as error:
+        raise _NotDecodedError(_libsndfile_reason(str(error))) from error
+    pcm = _stream_for(file.rate_hz, decoding)
+    damage: Optional[str] = None
+    try:
+        while (block := file.read()) is not None:
+            for first in range(0, len(block), pcm.block_frames):
+                yield pcm.push(block[first : first + pcm.block_frames])
+    except DecoderError as error:
+        damage = _libsndfile_reason(str(error))
+        if not pcm.frames_in:
+            raise _NotDecodedError(damage) from error
+    _warn_damaged_frames(decoding, file)
+    if damage := part.missing or damage or _what_is_missing(file.log, part.stream):
+        _warn_damaged(decoding, pcm.frames_in / file.rate_hz, damage)
+    yield pcm.finish()
+
+
+def _warn_damaged_frames(decoding: _Decoding, file: Mp3Process) -> None:
+    """Tell where frames are damaged whose audio was decoded as far as it goes."""
+    if file.damaged_frames:
+        first_s = decoding.n_before / SAMPLE_RATE + file.damaged_frames[0] / file.rate_hz
+        message = "is damaged at %.2f s%s: what MP3 frames held there is not whole (mpg123: %s); what follows is read"
+        n_more = len(file.damaged_frames) - 1
+        more = f" and at {n_more} later place{'s' if n_more > 1 else ''}" if n_more else ""
+        decoding.warn(message, first_s, more, file.first_line)
 
 
 # What libsndfile notes of a header that claims more bytes than there are, and of an Ogg file without its last page.
@@ -683,9 +753,8 @@ _MOST_BYTES_PER_BYTE = 64  # from frames of 8 kbit/s to those of 320, and more
 _MP3_BLOCK_FRAMES = 4096  # of one without a length: where it is cut, libsndfile loses the block
 
 
-def _what_is_missing(file: Any, stream: IO[bytes]) -> Optional[str]:
-    """The sign, if there is one, that a file which libsndfile read to its end was longer once."""
-    log = str(file.extra_info)
+def _what_is_missing(log: str, stream: IO[bytes]) -> Optional[str]:
+    """The sign, if libsndfile's log has one, that a file which was read to its end was longer once."""
     for claimed, held in _SHORT_CHUNK.findall(log):
         if int(held) + _WRONG_BYTES < int(claimed) < _UNKNOWN_BYTES:
             return f"its header claims {claimed} bytes, there are {held}"
@@ -773,8 +842,8 @@ class _Source:
             raise self._error
 
 
-def _libsndfile_reason(error: Any) -> str:
-    reason = str(error.error_string).rstrip(".")
+def _libsndfile_reason(words: str) -> str:
+    reason = str(words).rstrip(".")
     # What its MP3 reader says of bytes without a single MP3 frame. The file was opened: it does exist.
     return "libsndfile: Format not recognised" if "does not exist" in reason else f"libsndfile: {reason}"
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Callable, Optional, Union
+from typing import Any, Callable, Optional, Union
 
 import numpy as np
 
@@ -16,6 +16,7 @@ from .samples import Samples, samples_of
 __all__ = ["LoudestMel", "WindowMel"]
 
 _REACH_SAMPLES = 400  # a frame reaches 200 samples to each side; twice that is on the safe side
+_SILENCE_LOG10 = np.float32(-10)  # openai/whisper's least energy is 1e-10
 _WARM_UP_FRAMES = 2  # the first frames of a stream hear its reflected beginning
 
 
@@ -93,10 +94,13 @@ class WindowMel:
         self._kept = loudest.kept
         self.n_frames = self._samples.size // HOP_SAMPLES
 
-    def window(self, seek: int) -> Floats:
-        """float32 ``[n_mels, 3000]`` from frame ``seek`` on, as if silence followed the audio: what languages are
-        detected from."""
-        return self._frames(seek, FRAMES_PER_WINDOW)
+    def window(self, seek: int, n_frames: int = FRAMES_PER_WINDOW) -> Floats:
+        """float32 ``[n_mels, 3000]``: ``n_frames`` from frame ``seek`` on, as if silence followed them, and the audio:
+        what languages are detected from."""
+        silent = _scaled(_SILENCE_LOG10, self._largest)
+        window = np.full((len(self._filters), FRAMES_PER_WINDOW), silent, np.float32)
+        window[:, :n_frames] = self._frames(seek, n_frames)
+        return window
 
     def padded_window(self, seek: int, n_frames: int) -> Floats:
         """float32 ``[n_mels, 3000]``: ``n_frames`` from frame ``seek`` on, then zeros (which are not silence): what
@@ -110,9 +114,8 @@ class WindowMel:
         self._samples.keep_from(max(seek - _WARM_UP_FRAMES, 0) * HOP_SAMPLES)
 
     def _frames(self, seek: int, n_frames: int) -> Floats:
-        log10_mel = self._log10_frames(seek, n_frames)
-        floor = self._largest - np.float32(8)
-        return ((np.maximum(log10_mel, floor) + np.float32(4)) / np.float32(4)).T
+        frames: Floats = _scaled(self._log10_frames(seek, n_frames), self._largest).T
+        return frames
 
     def _log10_frames(self, seek: int, n_frames: int) -> Floats:
         if self._kept is not None and seek + n_frames <= len(self._kept):
@@ -125,6 +128,11 @@ class WindowMel:
         pushed = stream.push(heard)
         frames = np.concatenate([pushed, stream.finish(padding=end - begin - heard.size)])
         return frames[skipped : skipped + n_frames]
+
+
+def _scaled(log10_mel: Any, largest: np.float32) -> Any:
+    """openai/whisper's clamp at the largest value of the whole audio less 8, and its scale."""
+    return (np.maximum(log10_mel, largest - np.float32(8)) + np.float32(4)) / np.float32(4)
 
 
 def _hear_all(samples: Samples, loudest: LoudestMel, should_stop: Callable[[], bool]) -> LoudestMel:

@@ -421,6 +421,7 @@ class _Call:
         self._n_speech: dict[int, int] = {}  # windows of speech by the first frame, of what is in hand
         self._dropped: list[Dropped] = []
         self._short_mels: dict[int, Floats] = {}  # of windows that may be done again: the audio has gone on meanwhile
+        self._audios: dict[int, Any] = {}  # of windows that may be decoded again with timestamps, by the first frame
         self._n_short = 0
         self._n_redone = 0
         self.check_batch: Optional[CheckBatch] = None
@@ -553,35 +554,35 @@ class _Call:
         self.tokenizer = self._tokenizer_of(ranking[0][0])
         return ranking
 
-    def _windows_to_detect_from(self, clips: Sequence[Chunk]) -> list[int]:
-        """The first frames of up to ``language_detection_segments`` windows: the first ones of the clips that hold
-        speech; where none does, the first ones that are not silent."""
+    def _windows_to_detect_from(self, clips: Sequence[Chunk]) -> list[Chunk]:
+        """Up to ``language_detection_segments`` windows: the first ones of the clips that hold speech; where none does,
+        the first ones that are not silent. None goes on behind the end of its clip."""
         windows = [
-            (seek, begin + n_frames)
+            (seek, min(FRAMES_PER_WINDOW, begin + n_frames - seek))
             for begin, n_frames in clips
             for seek in range(begin, begin + n_frames, FRAMES_PER_WINDOW)
         ]
-        audible = [
-            (seek, end) for seek, end in windows if not self._lies_in_silence(seek, min(FRAMES_PER_WINDOW, end - seek))
-        ]
-        spoken = [(seek, end) for seek, end in audible if self._holds_speech(seek, min(FRAMES_PER_WINDOW, end - seek))]
+        audible = [window for window in windows if not self._lies_in_silence(*window)]
+        spoken = [window for window in audible if self._holds_speech(*window)]
         chosen = spoken or audible or windows or [(0, 0)]  # less than a frame of audio is no window
-        return [seek for seek, _ in chosen[: self.options.language_detection_segments]]
+        return chosen[: self.options.language_detection_segments]
 
     def _holds_speech(self, seek: int, n_frames: int) -> bool:
         if self._marks is None:
             return True
         return self._marks.count(seek * HOP_SAMPLES, (seek + n_frames) * HOP_SAMPLES) >= ENOUGH
 
-    def _detect_language(self, windows: Sequence[int]) -> list[tuple[str, float]]:
+    def _detect_language(self, windows: Sequence[Chunk]) -> list[tuple[str, float]]:
         """faster-whisper's: listens to the windows until one is sure enough; if none is, the language that was the
         likeliest most often. One window decides alone by default, as it does for openai/whisper."""
         votes: dict[str, list[float]] = {}
         ranking: list[tuple[str, float]] = []
-        for seek in windows:
+        for seek, n_frames in windows:
             self._check_memory(1, self._hparams["n_audio_ctx"])
             with self._clock.timed("mel"):
-                mel = self._mel.window(seek)
+                # The end of the audio is none of a clip: what openai/whisper hears there it hears here.
+                ends_before = seek + n_frames < self._mel.n_frames
+                mel = self._mel.window(seek, n_frames if ends_before else FRAMES_PER_WINDOW)
             ranking = self._languages(self._hear(mel, self._hparams["n_audio_ctx"]))
             threshold = self.options.language_detection_threshold
             if threshold is None or ranking[0][1] > threshold:
@@ -608,7 +609,8 @@ class _Call:
         """A ``longform.WindowDecoder``."""
         lengths = [self._audio_ctx(window) for window in windows]
         full = self._hparams["n_audio_ctx"]
-        self._short_mels, self._n_speech = {}, {}
+        if not windows[0].is_timed:
+            self._short_mels, self._n_speech, self._audios = {}, {}, {}
         answers = self._decode_with_fallback(windows, lengths)
         suspects = [i for i, n_ctx in enumerate(lengths) if n_ctx < full and self._looks_wrong(windows[i], answers[i])]
         self._n_short += sum(n_ctx < full for n_ctx in lengths)
@@ -648,7 +650,7 @@ class _Call:
             # A caller who switches one of these off wants text that the model itself doubts.
             believes_doubts=None in (self.options.no_speech_threshold, self.options.log_prob_threshold),
         )
-        if why is not None:
+        if why is not None and not window.is_timed:  # text of the first answer stands there
             self._dropped.append(Dropped(window.start_s, window.start_s + window.duration_s, why))
         return answer if why is None or not answer.text else replace(answer, is_believed=False)
 
@@ -679,13 +681,13 @@ class _Call:
     def _decode_with_fallback(self, windows: Sequence[Window], lengths: Sequence[int]) -> list[Answer]:
         """openai/whisper's: the windows whose answers look wrong are decoded again, at the next temperature."""
         self._check_memory(len(windows), max(lengths))
-        audios = [self._hear_window(window, n_ctx) for window, n_ctx in zip(windows, lengths)]
+        audios = [self._audio_of(window, n_ctx) for window, n_ctx in zip(windows, lengths)]
         tokenizers = [self._tokenizer_for(audio) for audio in audios]
         answers: dict[int, Answer] = {}
         waiting = list(range(len(windows)))
         for temperature in self.options.temperatures:
             requests = [self._request(windows[i], tokenizers[i]) for i in waiting]
-            results = self._decode_at(temperature, [audios[i] for i in waiting], requests)
+            results = self._decode_at(temperature, [audios[i] for i in waiting], requests, windows[0].is_timed)
             for i, result in zip(waiting, results):
                 answers[i] = self._answer(windows[i], result, temperature, tokenizers[i], audios[i])
             waiting = [i for i in waiting if self._goes_on(windows[i], answers[i])]
@@ -708,6 +710,15 @@ class _Call:
         if n_speech < ENOUGH:
             n_speech = max(n_speech, self._loud_speech(start, end))
         self._n_speech[window.seek] = n_speech
+
+    def _audio_of(self, window: Window, n_ctx: int) -> Any:
+        """The window as the decoder hears it, which is kept where it may be decoded again with timestamps."""
+        if window.is_timed:
+            return self._audios[window.seek]
+        audio = self._hear_window(window, n_ctx)
+        if self.options.batch_size is not None and self.options.without_timestamps:
+            self._audios[window.seek] = audio
+        return audio
 
     def _hear_window(self, window: Window, n_ctx: int) -> Any:
         mel = self._short_mels.get(window.seek)
@@ -740,10 +751,11 @@ class _Call:
         return prefix_tokens(tokenizer, self.options, window, self._hparams["n_text_ctx"])
 
     def _decode_at(
-        self, temperature: float, audios: Sequence[Any], requests: Sequence[WindowRequest]
+        self, temperature: float, audios: Sequence[Any], requests: Sequence[WindowRequest], is_timed: bool
     ) -> Sequence[WindowResult]:
         self._go_on()
-        options = _decode_options(self.options, self.tokenizer, self._hparams, temperature, self._sample_len)
+        asked = replace(self.options, without_timestamps=False) if is_timed else self.options
+        options = _decode_options(asked, self.tokenizer, self._hparams, temperature, self._sample_len)
         results, stages = self._native.decode_windows(audios, requests, options, self._should_stop)
         self._count(stages)
         return results

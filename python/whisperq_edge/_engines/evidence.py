@@ -17,6 +17,8 @@ import numpy.typing as npt
 
 __all__ = [
     "ENOUGH",
+    "HOPELESS_LOGPROB",
+    "LONG",
     "SURE_LOGPROB",
     "SURE_NO_SPEECH",
     "SUSPECTED_NO_SPEECH",
@@ -43,6 +45,12 @@ UNSURE_LOGPROB = -1.0
 SUSPECTED_NO_SPEECH = 0.45
 """Text is not believed, whatever the detector hears, if its log-probability is below ``UNSURE_LOGPROB`` at every
 temperature and its no-speech probability above this. Whisper's own rule for its first answer has 0.6 here."""
+
+HOPELESS_LOGPROB = -2.0
+"""Text of long speech is not believed if its log-probability is below this at every temperature: babble, mostly."""
+
+LONG = 94
+"""Windows of speech, 3 s in all. A single word in noise may be as unlikely as babble, and be right."""
 
 _MUCH = 63
 """Windows of speech, 2 s in all, for which the model should have some text."""
@@ -135,6 +143,8 @@ def why_not_believed(
     why = None
     if avg_logprob < UNSURE_LOGPROB and no_speech_prob > SUSPECTED_NO_SPEECH and not believes_doubts:
         why = f"the model was unsure and expects no speech (probability {no_speech_prob:.2f})"
+    elif avg_logprob < HOPELESS_LOGPROB and n_windows >= LONG and not believes_doubts:
+        why = f"the model was unsure (average log-probability {avg_logprob:.2f})"
     if n_windows == 0:
         is_sure = avg_logprob > SURE_LOGPROB and no_speech_prob < SURE_NO_SPEECH and not needs_fallback
         why = None if is_sure and _has_letter(text) else "no speech heard"

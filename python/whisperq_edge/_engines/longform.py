@@ -15,6 +15,7 @@ import math
 from collections.abc import Iterable, Iterator, Sequence
 from copy import copy
 from dataclasses import dataclass, replace
+from itertools import chain
 from typing import Callable, Optional, Protocol
 
 from .._options import APPEND_PUNCTUATIONS, PREPEND_PUNCTUATIONS, TranscribeOptions
@@ -60,12 +61,14 @@ class Window:
         n_frames: frames of audio; up to 30 s, zeros follow.
         prompt: tokens of the text before it.
         is_first: whether ``prefix`` begins its text.
+        is_timed: decode it with timestamps, although the options ask for text only.
     """
 
     seek: int
     n_frames: int
     prompt: tuple[int, ...] = ()
     is_first: bool = False
+    is_timed: bool = False
 
     @property
     def start_s(self) -> float:
@@ -100,7 +103,10 @@ class Answer:
 
 
 class WindowDecoder(Protocol):
-    """Decodes windows together, with fallback to higher temperatures; the answers in their order."""
+    """Decodes windows together, with fallback to higher temperatures; the answers in their order.
+
+    Windows that ``is_timed`` are some of the last call's, while their answers are in use.
+    """
 
     def __call__(self, windows: Sequence[Window]) -> list[Answer]: ...
 
@@ -152,7 +158,7 @@ def window_tokens(
     earlier windows, and give way to ``prefix``.
     """
     begin = [*tokenizer.sot_sequence]
-    if options.without_timestamps:
+    if options.without_timestamps and not window.is_timed:
         begin.append(tokenizer.no_timestamps)
     prefix = prefix_tokens(tokenizer, options, window, n_text_ctx)
     begin += prefix
@@ -177,7 +183,8 @@ def prefix_tokens(tokenizer: Tokenizer, options: TranscribeOptions, window: Wind
     longest = n_text_ctx // 2 - (options.max_new_tokens or n_text_ctx // 2)
     # No room is all the room there is: openai/whisper leaves its slice [-0:] whole.
     text = tokenizer.encode(" " + options.prefix.strip())[-(longest if longest > 0 else n_text_ctx // 2 - 8) :]
-    return (*text,) if options.without_timestamps else (tokenizer.timestamp_begin, *text)
+    is_timed = window.is_timed or not options.without_timestamps
+    return (tokenizer.timestamp_begin, *text) if is_timed else (*text,)
 
 
 class Prompt:
@@ -494,6 +501,12 @@ _LEAST_CUT_REST_FRAMES = 20
 _LEAST_REST_BY_WORDS_FRAMES = 150
 """The same behind the last word, where there are no timestamps: its end is known less well, by alignment."""
 
+_LONGEST_WORD_FRAMES = 150
+"""A word that alignment stretches over more speech than this stands for words that the answer lacks."""
+
+_LEAST_SKIPPED_FRAMES = 300
+"""So much speech under one word is worth a window of its own, if timestamps do not help."""
+
 Region = Sequence[Chunk]
 """Chunks of speech that windows go through in order, apart from other regions. Pauses between them are left out."""
 
@@ -567,6 +580,10 @@ class _Lane:
         is_good = fitting and (fitting[-1] >= self._shortest or seek + fitting[-1] == self.end)
         return seek, fitting[-1] if is_good else self._longest
 
+    def n_speech_frames(self, begin: int, end: int) -> int:
+        """Return how much of the frames from ``begin`` to ``end`` is speech."""
+        return sum(last - first for first, last in self._speech(begin, end))
+
     def _speech(self, begin: int, end: int) -> list[tuple[int, int]]:
         cut = [(max(first, begin), min(last, end)) for first, last in self._chunks]
         return [(first, last) for first, last in cut if first < last]
@@ -580,7 +597,7 @@ class _Lane:
     def go_on(self, window: Window, n_heard: int) -> bool:
         """Go on behind ``n_heard`` frames of the window that was heard last. False: nothing of it is left to hear."""
         end, seek = window.seek + window.n_frames, window.seek + n_heard
-        n_rest = sum(last - first for first, last in self._speech(seek, end))
+        n_rest = self.n_speech_frames(seek, end)
         self._n_left -= 1
         self.seek = end
         if n_heard == 0 or n_rest < self._least_rest_before(end):
@@ -679,19 +696,39 @@ class _Batches:
         return chunk
 
     def decode(self) -> None:
-        answers = self._decode([window for _, window in self._windows])[::-1]
-        for lane, window in self._windows:
+        heard = [_Heard(*asked, answer) for asked, answer in zip(self._windows, self._decode_all())][::-1]
+        if self._options.without_timestamps:
+            self._decode_with_timestamps([one for one in heard if one.answer.is_believed and one.skips_speech()])
+        while heard:
             # Each answer has its window's audio in its hands, which goes before that of the next batch comes.
-            self._hear(lane, window, answers.pop())
+            self._hear(heard.pop())
 
-    def _hear(self, lane: _Lane, window: Window, answer: Answer) -> None:
+    def _decode_all(self) -> list[Answer]:
+        return self._decode([window for _, window in self._windows])
+
+    def _decode_with_timestamps(self, doubtful: Sequence[_Heard]) -> None:
+        """Decode windows again where text without timestamps leaves out what was said amid them. The answer with
+        timestamps is taken if it has more text for the speech that it reaches over. Otherwise the text ends where
+        much was left out, so that the next window begins there."""
+        windows = [replace(one.window, is_timed=True) for one in doubtful]
+        for one, window, answer in zip(doubtful, windows, self._decode(windows) if windows else []):
+            is_good = answer.is_believed and not needs_fallback(answer, self._options)
+            if is_good and _density(one.lane, window, answer) > _density(one.lane, one.window, one.answer):
+                one.window, one.answer = window, answer
+            else:
+                one.cut_where_much_is_skipped()
+
+    def _hear(self, heard: _Heard) -> None:
+        lane, window, answer = heard.lane, heard.window, heard.answer
         if _says_no_speech(answer, self._options):
             lane.go_on(window, window.n_frames)
             return
         split = _split(window, answer)
         drafts = split.drafts
-        if not lane.go_on(window, self._n_heard_frames(window, answer, split)):
+        if not lane.go_on(window, self._n_heard_frames(heard, split)):
             drafts = [*drafts, *_open_segment(window, answer, split)]
+        if window.is_timed:
+            drafts = [_without_times(window, answer, drafts)]
         if self._options.word_timestamps and drafts:
             _add_words(drafts, window, answer, self._options, lane.last_speech_s)
             lane.last_speech_s = last_word_end(drafts) or lane.last_speech_s
@@ -700,12 +737,13 @@ class _Batches:
         if self._options.condition_on_previous_text:
             lane.prompt.hear((token for draft in drafts for token in draft.tokens), answer.temperature)
 
-    def _n_heard_frames(self, window: Window, answer: Answer, split: _Split) -> int:
+    def _n_heard_frames(self, heard: _Heard, split: _Split) -> int:
         """Return how far into the window the answer reaches. It is the whole window where ``max_new_tokens`` ended the
         answer: that much was asked for."""
-        if len(answer.tokens) >= (self._options.max_new_tokens or math.inf):
-            return window.n_frames
-        return _last_word_frame(window, answer) if self._options.without_timestamps else split.n_timed_frames
+        if len(heard.answer.tokens) >= (self._options.max_new_tokens or math.inf):
+            return heard.window.n_frames
+        is_timed = heard.window.is_timed or not self._options.without_timestamps
+        return split.n_timed_frames if is_timed else heard.last_word_frame()
 
     def take(self) -> Iterator[Step]:
         """Hand out what is ready: all segments up to the first lane that goes on, its own included."""
@@ -720,11 +758,61 @@ class _Batches:
                 return
 
 
-def _last_word_frame(window: Window, answer: Answer) -> int:
-    """Return the frame of the window at which its last word ends, by alignment: where no timestamp tells."""
-    text_tokens = [token for token in answer.tokens if token < answer.tokenizer.eot]
-    timings = find_word_timings(answer.align, answer.tokenizer, text_tokens, window.n_frames)
-    return round(timings[-1].end * _FRAMES_PER_SECOND) if timings else window.n_frames
+class _Heard:
+    """A window of a lane and its answer. Where no timestamp tells, alignment says which audio the words cover."""
+
+    def __init__(self, lane: _Lane, window: Window, answer: Answer) -> None:
+        self.lane, self.window, self.answer = lane, window, answer
+        self._words: Optional[list[WordTiming]] = None
+
+    def words(self) -> list[WordTiming]:
+        """Align the answer's words with the window, once."""
+        if self._words is None:
+            answer = self.answer
+            tokens = _text_tokens(answer)
+            self._words = find_word_timings(answer.align, answer.tokenizer, tokens, self.window.n_frames)
+        return self._words
+
+    def last_word_frame(self) -> int:
+        """Return the frame of the window at which its last word ends."""
+        words = self.words()
+        return round(words[-1].end * _FRAMES_PER_SECOND) if words else self.window.n_frames
+
+    def skips_speech(self) -> bool:
+        """Return whether a word is stretched over more speech than one can take."""
+        return any(self._n_speech_frames(word) > _LONGEST_WORD_FRAMES for word in self.words())
+
+    def cut_where_much_is_skipped(self) -> None:
+        """End the answer before the first word that stands for a sentence or more, unless it is the first of all. The
+        last word need not stand for as much, because nothing behind it is heard twice."""
+        words = self.words()
+        limits = [*[_LEAST_SKIPPED_FRAMES] * (len(words) - 1), _LONGEST_WORD_FRAMES]
+        long = [i for i, word in enumerate(words) if self._n_speech_frames(word) > limits[i]]
+        if not long or long[0] == 0:
+            return
+        tokens = tuple(chain.from_iterable(word.tokens for word in words[: long[0]]))
+        text = self.answer.tokenizer.decode(tokens).strip()
+        self.answer, self._words = replace(self.answer, tokens=tokens, text=text), words[: long[0]]
+
+    def _n_speech_frames(self, word: WordTiming) -> int:
+        begin, end = (self.window.seek + round(time_s * _FRAMES_PER_SECOND) for time_s in (word.start, word.end))
+        return self.lane.n_speech_frames(begin, end)
+
+
+def _density(lane: _Lane, window: Window, answer: Answer) -> float:
+    """Return how many text tokens an answer has for each frame of the speech that it reaches over."""
+    end = window.seek + (_split(window, answer).n_timed_frames if window.is_timed else window.n_frames)
+    return len(_text_tokens(answer)) / max(lane.n_speech_frames(window.seek, end), 1)
+
+
+def _text_tokens(answer: Answer) -> list[int]:
+    return [token for token in answer.tokens if token < answer.tokenizer.eot]
+
+
+def _without_times(window: Window, answer: Answer, drafts: Iterable[Draft]) -> Draft:
+    """Return the text of segments as one segment of the whole window, as it is without timestamps."""
+    tokens = [token for draft in drafts for token in draft.tokens if token < answer.tokenizer.eot]
+    return _draft(window, answer, window.start_s, window.start_s + window.duration_s, tokens)
 
 
 def _open_segment(window: Window, answer: Answer, split: _Split) -> list[Draft]:

@@ -372,12 +372,13 @@ class BatchedInferencePipeline:
                 ``WhisperModel.transcribe`` takes them.
         """
         given = given_options(locals())
-        if clip_timestamps is not None:
-            given.update(clip_timestamps=_flat(clip_timestamps), vad_filter=False)
-        elif vad_filter:
+        if clip_timestamps is None and vad_filter:
             del given["clip_timestamps"]
         else:
-            given["clip_timestamps"] = (0.0, float(MAX_DURATION_S))
+            clips = "0" if clip_timestamps is None else _flat(clip_timestamps)
+            # One clip of all of the audio: the engine's own "0" means that nobody chose, and so voice detection.
+            given["clip_timestamps"] = (0.0, float(MAX_DURATION_S)) if clips in ("0", [0]) else clips
+            given["vad_filter"] = False
         return self.model._start(audio, given)
 
 
