@@ -18,8 +18,11 @@ import numpy as np
 import numpy.typing as npt
 import pytest
 from whisperq_edge import AudioError, CancelledError, CancelToken, WhisperModel
+from whisperq_edge._audio import encoded as _encoded
 from whisperq_edge._audio import pcm
 from whisperq_edge._audio import samples as _samples
+from whisperq_edge._audio.decoders import from_parts
+from whisperq_edge._audio.decoding import Decoding
 from whisperq_edge._audio.pcm import open_samples, to_pcm
 from whisperq_edge._audio.samples import BLOCK_SAMPLES, ArraySamples, DecodedSamples, StoppedError, cut_samples
 from whisperq_edge._audio.spliced import Part
@@ -157,8 +160,8 @@ def test_every_way_to_give_a_file_gives_the_same_twice(
     path = tmp_path / "talk.flac"
     path.write_bytes(content)
     expected = to_pcm(path).samples
-    monkeypatch.setattr(pcm, "_MOST_BYTES_IN_MEMORY", 100_000)
-    monkeypatch.setattr(pcm, "_READ_BYTES", 30_000)
+    monkeypatch.setattr(_encoded, "_MOST_BYTES_IN_MEMORY", 100_000)
+    monkeypatch.setattr(_encoded, "_READ_BYTES", 30_000)
     for given in (path, content, io.BytesIO(content), Pipe(content)):
         samples = open_samples(given)  # type: ignore[arg-type]
         assert np.array_equal(first_pass(samples), expected)
@@ -260,7 +263,7 @@ def test_ctrl_c_within_libsndfile_is_not_lost(place: int, heeds_ctrl_c: None) ->
 
     stream = Interrupted(encoded(noise(60 * RATE), format="WAV"))
     with pytest.raises(KeyboardInterrupt):
-        list(pcm._from_parts([Part(stream)], pcm._Decoding("talk")))
+        list(from_parts([Part(stream)], Decoding("talk")))
     assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
 
 
@@ -470,7 +473,7 @@ def test_the_first_samples_are_those_of_the_whole_and_the_rest_is_not_decoded(
     content = encoded(noise(60 * rate), rate)
     expected = to_pcm(content).samples
     stream = Counted(content)
-    monkeypatch.setattr(pcm, "_kept", lambda given, should_stop: given)
+    monkeypatch.setattr(pcm, "kept", lambda given, should_stop: given)
     assert np.array_equal(pcm.first_samples(stream, 200_000), expected[:200_000])
     assert stream.n_read < 0.6 * len(content)
     assert np.array_equal(pcm.first_samples(content, 10**9), expected)
@@ -504,9 +507,9 @@ class FullFile(io.BytesIO):
 
 @pytest.mark.parametrize("temporary", [full_disk, FullFile])
 def test_a_full_disk_is_said(temporary: Any, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(pcm, "_MOST_BYTES_IN_MEMORY", 100_000)
-    monkeypatch.setattr(pcm, "_READ_BYTES", 50_000)
-    monkeypatch.setattr(pcm.tempfile, "TemporaryFile", temporary)
+    monkeypatch.setattr(_encoded, "_MOST_BYTES_IN_MEMORY", 100_000)
+    monkeypatch.setattr(_encoded, "_READ_BYTES", 50_000)
+    monkeypatch.setattr(_encoded.tempfile, "TemporaryFile", temporary)
     with pytest.raises(OSError, match="No space left on device") as caught:
         to_pcm(Pipe(bytes(300_000)))  # type: ignore[arg-type]
     assert caught.value.errno == errno.ENOSPC

@@ -31,7 +31,8 @@ from typing import Any, Literal, NoReturn, Optional, Union, overload
 
 import numpy as np
 
-from .._audio.pcm import MAX_DURATION_S, AudioLike, first_samples, to_pcm, to_stereo
+from .._audio.mono import MAX_DURATION_S
+from .._audio.pcm import AudioLike, first_samples, to_pcm, to_stereo
 from .._engines.first_pass import vad_for_batches
 from .._errors import CancelledError, OptionError, UnsupportedModelError
 from .._model import CancelToken
