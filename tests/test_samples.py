@@ -25,9 +25,12 @@ from whisperq_edge._audio.decoders import from_parts
 from whisperq_edge._audio.decoding import Decoding
 from whisperq_edge._audio.pcm import open_samples, to_pcm
 from whisperq_edge._audio.samples import BLOCK_SAMPLES, ArraySamples, DecodedSamples, StoppedError, cut_samples
+from whisperq_edge._audio.silence import NO_SOUND, STEADY_NOISE, SilenceScan
+from whisperq_edge._audio.speech import SpeechScan
 from whisperq_edge._audio.spliced import Part
-from whisperq_edge._audio.vad import NO_SOUND, STEADY_NOISE, SilenceScan, SpeechScan, SpeechTimeline, speech_spans
+from whisperq_edge._audio.timeline import SpeechTimeline
 from whisperq_edge._vad_options import VadOptions
+from whole_audio import speech_spans
 
 soundfile = pytest.importorskip("soundfile")
 
@@ -132,7 +135,7 @@ def test_arrays_are_served_as_they_are() -> None:
 def test_speech_that_is_cut_out(of_array: bool) -> None:
     expected = noise(6 * BLOCK_SAMPLES)
     spans = [(0, 5), (400, 400_000), (400_001, 400_002), (600_000, expected.size)]
-    whole = SpeechTimeline(spans, expected.size).cut(expected)
+    whole = np.concatenate([expected[start:end] for start, end in SpeechTimeline(spans, expected.size).spans])
     samples: Any = ArraySamples(expected) if of_array else DecodedSamples(decoder_of(expected), "talk")
     first_pass(samples)
     cut = cut_samples(samples, spans)

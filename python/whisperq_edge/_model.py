@@ -20,7 +20,9 @@ from . import _core
 from ._audio.mel import log_mel_spectrogram
 from ._audio.pcm import AudioLike, first_samples, open_samples
 from ._audio.samples import Samples, StoppedError, cut_samples
-from ._audio.vad import SilenceScan, SpeechScan, SpeechTimeline, speech_stream
+from ._audio.silence import SilenceScan
+from ._audio.speech import SpeechScan, speech_stream
+from ._audio.timeline import SpeechTimeline
 from ._engines.core_model import CoreModel
 from ._engines.edge import EdgeEngine
 from ._engines.encoder import EdgeEncoder

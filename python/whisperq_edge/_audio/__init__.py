@@ -11,5 +11,5 @@
     containers, mp3, spliced             a file cut into its streams; frames of MP3; a file made of pieces
     mp3_process                          MP3 decoded in a process of its own
     mel, window_mel                      the spectrogram of the whole; that of one window, with the same bits
-    vad                                  speech, silence, and times of cut audio
+    speech, silence, timeline            spans of speech and of silence; times of audio that was cut to its speech
 """
