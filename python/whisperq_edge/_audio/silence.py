@@ -7,6 +7,7 @@ from typing import NamedTuple, Optional
 import numpy as np
 import numpy.typing as npt
 
+from .._errors import InternalError
 from .._system.arrays import Doubles, Floats
 from .speech import Span
 
