@@ -22,6 +22,7 @@ from whisperq_edge._convert.readers.safetensors import read_safetensors
 from whisperq_edge._convert.readers.source import Source
 from whisperq_edge._core import read_model_file
 from whisperq_edge._store import snapshots
+from whisperq_edge._system.native import data_file
 from whisperq_edge._whisper.dims import Dims
 from whisperq_edge._whisper.shapes import expected_shapes
 from whisperq_edge._whisper.tokenizer import special_names
@@ -433,7 +434,7 @@ def test_an_english_fine_tune_says_what_the_plain_model_says(
     tmp_path: Path, sample_path: Path, sample_text: str, kind: str
 ) -> None:
     n_more, added, prefix = VARIANTS[kind]
-    convert_model("nano", tmp_path / "folder", to="safetensors")
+    convert_model(data_file("assets/ggml-nano.en.bin"), tmp_path / "folder", to="safetensors")
     tokenizer = whole_tokenizer(ENGLISH, {token: ENGLISH + i for token, i in added.items()})
     folder = grown(tmp_path / "folder", tmp_path / "tune", ENGLISH + n_more, tokenizer, prefix)
     plain = convert_model(tmp_path / "folder", tmp_path / "plain.bin", type="q8_0", proof="tensors")

@@ -16,7 +16,10 @@ from typing import NamedTuple, Optional
 import pytest
 from hub_server import Hub, Repository, serve
 from huggingface_folders import MICRO, weights, write_folder
+from whisperq_edge import ModelNotFoundError
+from whisperq_edge._convert.convert import convert_model
 from whisperq_edge._convert.readers.huggingface import open_huggingface
+from whisperq_edge._store.locate import find_source
 from whisperq_edge._store.snapshots import is_repo_id
 
 PROGRAM = """
@@ -324,3 +327,12 @@ def test_without_the_package(tmp_path: Path) -> None:
     answer = download(Hub("http://127.0.0.1:9", {}), tmp_path, "me/old", program=program)
     assert answer.error == "ModelNotFoundError"
     assert "pip install 'whisperq-edge[hub]'" in answer.message
+
+
+def test_the_converter_asks_the_caller_what_a_name_means(tmp_path: Path) -> None:
+    with pytest.raises(ModelNotFoundError, match="no file or folder 'nano'"):
+        convert_model("nano", tmp_path / "out.bin", type="q8_0", proof="tensors")
+    with pytest.raises(ModelNotFoundError, match=r"there is no model 'nano\.fr'"):
+        convert_model("nano.fr", tmp_path / "out.bin", find=find_source)
+    report = convert_model("nano", tmp_path / "out.bin", type="q8_0", proof="tensors", find=find_source)
+    assert Path(report.path) == tmp_path / "out.bin"
