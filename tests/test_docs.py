@@ -8,7 +8,6 @@ from pathlib import Path
 
 import click
 import pytest
-from whisperq_edge import WhisperModel
 from whisperq_edge.cli import main
 
 ROOT = Path(__file__).resolve().parents[1]
