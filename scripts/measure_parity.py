@@ -32,11 +32,12 @@ import torch
 import whisper
 from whisper.decoding import DecodingOptions, DecodingTask
 from whisperq_edge import WhisperModel, _core
-from whisperq_edge._audio import to_pcm
+from whisperq_edge._audio.pcm import to_pcm
+from whisperq_edge._audio.window_mel import WindowMel
 from whisperq_edge._convert.convert import convert_model
-from whisperq_edge._convert.ggml import open_ggml
-from whisperq_edge._convert.rows import floats
-from whisperq_edge._window_mel import FRAMES_PER_WINDOW, WindowMel
+from whisperq_edge._convert.readers.ggml import open_ggml
+from whisperq_edge._convert.readers.rows import floats
+from whisperq_edge._whisper.units import FRAMES_PER_WINDOW
 
 ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT / "tests"))

@@ -15,9 +15,11 @@ from typing import Any
 
 import numpy as np
 import pytest
-from whisperq_edge import _audio, _spliced
-from whisperq_edge._audio import MAX_PEAK, SAMPLE_RATE, to_pcm, to_stereo
+from whisperq_edge._audio import pcm as _audio
+from whisperq_edge._audio import spliced
+from whisperq_edge._audio.pcm import MAX_PEAK, to_pcm, to_stereo
 from whisperq_edge._errors import AudioError, AudioFormatError, EmptyAudioError, OptionError
+from whisperq_edge._whisper.units import SAMPLE_RATE
 
 soundfile = pytest.importorskip("soundfile")
 soxr = pytest.importorskip("soxr")
@@ -359,7 +361,7 @@ def test_an_error_of_the_disk_is_raised_and_not_taken_for_the_end() -> None:
             return super().readinto(buffer)
 
     with pytest.raises(OSError, match="Input/output error"):
-        parts = [_spliced.Part(Failing(encoded(tones(16000), 16000)))]
+        parts = [spliced.Part(Failing(encoded(tones(16000), 16000)))]
         list(_audio._from_parts(parts, _audio._Decoding("talk.wav")))
 
 
@@ -622,6 +624,6 @@ def test_a_long_file_is_refused_on_the_way(monkeypatch: pytest.MonkeyPatch) -> N
 
 
 def test_importing_needs_no_decoder() -> None:
-    code = "import sys; import whisperq_edge._audio; print(sorted({'soundfile', 'soxr', 'av'} & set(sys.modules)))"
+    code = "import sys; import whisperq_edge._audio.pcm; print(sorted({'soundfile', 'soxr', 'av'} & set(sys.modules)))"
     answer = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert answer.stdout.strip() == "[]"

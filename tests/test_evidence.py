@@ -10,9 +10,10 @@ import numpy.typing as npt
 import pytest
 from cli_runner import cli_runner
 from scripted_windows import VOCABULARY, Answer, NumberedMel, Script, transcribe
-from whisperq_edge import WhisperModel, _edge_engine
-from whisperq_edge._evidence import ENOUGH, LONG, SpeechMarks, loud_windows_of_speech, why_not_believed
-from whisperq_edge._vad import speech_probabilities
+from whisperq_edge import WhisperModel
+from whisperq_edge._audio.vad import speech_probabilities
+from whisperq_edge._engines import edge
+from whisperq_edge._engines.evidence import ENOUGH, LONG, SpeechMarks, loud_windows_of_speech, why_not_believed
 from whisperq_edge.cli import main
 
 Floats = npt.NDArray[np.float32]
@@ -139,7 +140,7 @@ def test_marks_come_in_pieces() -> None:
 
 @pytest.fixture(autouse=True)
 def numbered_mel(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(_edge_engine, "WindowMel", NumberedMel)
+    monkeypatch.setattr(edge, "WindowMel", NumberedMel)
 
 
 class Saying(Script):

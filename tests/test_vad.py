@@ -10,9 +10,10 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from whisperq_edge._audio.vad import SpeechTimeline, speech_spans
 from whisperq_edge._errors import InternalError, OptionError
 from whisperq_edge._result import Segment, Word
-from whisperq_edge._vad import SpeechTimeline, VadOptions, speech_spans
+from whisperq_edge._vad_options import VadOptions
 
 W = 512  # samples in a window
 BARE = {"speech_pad_ms": 0, "min_silence_duration_ms": 96}  # 96 ms are three windows

@@ -3,7 +3,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 from whisperq_edge import log_mel_spectrogram
-from whisperq_edge._window_mel import WindowMel
+from whisperq_edge._audio.window_mel import WindowMel
 
 
 def audio(n_samples: int) -> np.ndarray:
@@ -29,6 +29,18 @@ def test_the_bits_are_those_of_the_whole_spectrogram(n_samples: int, n_mels: int
         padded = mel.padded_window(seek, n_frames)
         assert np.array_equal(padded[:, :n_frames], whole[:, seek : seek + n_frames])
         assert padded.shape == (n_mels, 3000) and not padded[:, n_frames:].any()
+
+
+@pytest.mark.parametrize("seek", [0, 500])
+def test_a_window_that_ends_early_is_followed_by_silence(seek: int) -> None:
+    samples = audio(16000 * 60)
+    ended = np.concatenate([samples[: (seek + 700) * 160], np.zeros(16000 * 30, np.float32)])
+    mel, expected = WindowMel(samples, 80), WindowMel(ended, 80)
+    expected._largest = mel._largest
+    found = mel.window(seek, 700)
+    # The last frames of the window reach behind its end.
+    assert np.array_equal(found[:, :697], expected.window(seek)[:, :697])
+    assert np.array_equal(found[:, 703:], expected.window(seek)[:, 703:])
 
 
 def test_the_first_pass_can_be_ended() -> None:

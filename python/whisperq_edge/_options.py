@@ -9,15 +9,13 @@ import numbers
 import operator
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Callable, NamedTuple, Optional, Union
+from typing import Any, Callable, NamedTuple, Optional, Union
 
 import numpy as np
 
 from ._errors import OptionError
-from ._languages import LANGUAGES
-
-if TYPE_CHECKING:
-    from ._vad import VadOptions
+from ._vad_options import VadOptions
+from ._whisper.languages import LANGUAGES
 
 __all__ = [
     "APPEND_PUNCTUATIONS",
@@ -196,6 +194,16 @@ class TranscribeOptions:
             times.append(duration_s)
         pairs = list(zip(times[::2], times[1::2]))
         return [(start, min(end, duration_s)) for start, end in pairs if start < duration_s]
+
+    def with_clips_from(self, start_s: float) -> TranscribeOptions:
+        """These options, whose clips begin no earlier than ``start_s``. Clips that end before it stay as they are."""
+        if not self.is_clipped or start_s <= 0:
+            return self
+        times = _clip_times(self.clip_timestamps)
+        ends = [*times[1::2], *([math.inf] if len(times) % 2 else [])]
+        for i, end in enumerate(ends):
+            times[2 * i] = max(times[2 * i], start_s) if end > start_s else times[2 * i]
+        return dataclasses.replace(self, clip_timestamps=tuple(times))
 
     def _check_vad_parameters(self) -> None:
         """Refuse parameters that would do nothing. Batches are cut by voice detection unless clips cut them."""

@@ -31,8 +31,8 @@ from typing import Any, Literal, NoReturn, Optional, Union, overload
 
 import numpy as np
 
-from .._audio import MAX_DURATION_S, SAMPLE_RATE, AudioLike, Floats, first_samples, to_pcm, to_stereo
-from .._edge_engine import _vad_for_batches
+from .._audio.pcm import MAX_DURATION_S, AudioLike, first_samples, to_pcm, to_stereo
+from .._engines.edge import _vad_for_batches
 from .._errors import CancelledError, OptionError, UnsupportedModelError
 from .._model import CancelToken
 from .._model import WhisperModel as _WhisperModel
@@ -44,7 +44,9 @@ from .._options import (
     given_options,
 )
 from .._result import Segment, Transcript
-from .._vad import VadOptions
+from .._system.arrays import Floats
+from .._vad_options import VadOptions
+from .._whisper.units import SAMPLE_RATE
 
 __all__ = [
     "BatchedInferencePipeline",
@@ -370,12 +372,13 @@ class BatchedInferencePipeline:
                 ``WhisperModel.transcribe`` takes them.
         """
         given = given_options(locals())
-        if clip_timestamps is not None:
-            given.update(clip_timestamps=_flat(clip_timestamps), vad_filter=False)
-        elif vad_filter:
+        if clip_timestamps is None and vad_filter:
             del given["clip_timestamps"]
         else:
-            given["clip_timestamps"] = (0.0, float(MAX_DURATION_S))
+            clips = "0" if clip_timestamps is None else _flat(clip_timestamps)
+            # One clip of all of the audio: the engine's own "0" means that nobody chose, and so voice detection.
+            given["clip_timestamps"] = (0.0, float(MAX_DURATION_S)) if clips in ("0", [0]) else clips
+            given["vad_filter"] = False
         return self.model._start(audio, given)
 
 
