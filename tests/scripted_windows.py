@@ -16,7 +16,8 @@ from typing import Any, Callable, Optional
 import numpy as np
 import numpy.typing as npt
 from make_model import real_vocabulary
-from whisperq_edge._engines.edge import AlignRequest, DecodeOptions, EdgeEngine, EdgeResult, WindowRequest
+from whisperq_edge._engines.edge import EdgeEngine, EdgeResult
+from whisperq_edge._engines.face import AlignRequest, DecodeOptions, WindowRequest
 from whisperq_edge._options import TranscribeOptions
 from whisperq_edge._result import Segment
 from whisperq_edge._whisper.tokenizer import Vocabulary

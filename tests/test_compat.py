@@ -18,7 +18,7 @@ import soundfile
 from whisperq_edge import OptionError, TranscribeOptions, UnsupportedModelError, VadOptions
 from whisperq_edge import WhisperModel as native
 from whisperq_edge._audio import pcm
-from whisperq_edge._engines import edge
+from whisperq_edge._engines import language
 from whisperq_edge.compat import faster_whisper as ours
 from whisperq_edge.compat.faster_whisper import BatchedInferencePipeline, WhisperModel, decode_audio
 
@@ -462,8 +462,8 @@ def test_multilingual_asks_for_the_language_of_every_window(
     multilingual_path: Path, sample_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     asked: list[str] = []
-    detect = edge._Call._languages
-    monkeypatch.setattr(edge._Call, "_languages", lambda *a: (asked.append("language"), detect(*a))[1])
+    detect = language.Language._languages
+    monkeypatch.setattr(language.Language, "_languages", lambda *a: (asked.append("language"), detect(*a))[1])
     model = WhisperModel(multilingual_path, device="cpu", engine="edge", cpu_threads=1)
     with model.model:
         for transcribe in both(model):

@@ -12,7 +12,7 @@ from cli_runner import cli_runner
 from scripted_windows import VOCABULARY, Answer, NumberedMel, Script, transcribe
 from whisperq_edge import WhisperModel
 from whisperq_edge._audio.vad import speech_probabilities
-from whisperq_edge._engines import edge
+from whisperq_edge._engines import first_pass
 from whisperq_edge._engines.evidence import ENOUGH, LONG, SpeechMarks, loud_windows_of_speech, why_not_believed
 from whisperq_edge.cli import main
 
@@ -140,7 +140,7 @@ def test_marks_come_in_pieces() -> None:
 
 @pytest.fixture(autouse=True)
 def numbered_mel(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(edge, "WindowMel", NumberedMel)
+    monkeypatch.setattr(first_pass, "WindowMel", NumberedMel)
 
 
 class Saying(Script):

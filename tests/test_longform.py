@@ -14,7 +14,7 @@ import pytest
 import scripted_windows
 from scripted_windows import VOCABULARY, Answer, NumberedMel, Script, ScriptedModel, random_case, transcribe
 from whisperq_edge import OptionError
-from whisperq_edge._engines import edge
+from whisperq_edge._engines import edge, first_pass
 from whisperq_edge._engines.word_times import WordTiming, steady_words
 from whisperq_edge._options import TranscribeOptions
 from whisperq_edge._result import Dropped, Segment
@@ -27,7 +27,7 @@ TIME = VOCABULARY.special("<|0.00|>")
 
 @pytest.fixture(autouse=True)
 def numbered_mel(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(edge, "WindowMel", NumberedMel)
+    monkeypatch.setattr(first_pass, "WindowMel", NumberedMel)
 
 
 # ---- openai/whisper says the same ------------------------------------------------------------------------------------

@@ -102,7 +102,7 @@ def test_random_weights_find_openais_tokens_and_language(
 def options(preset: str, beam_size: int) -> _core.DecodeOptions:
     """openai/whisper's defaults, with 16 tokens at most."""
     from make_model import PRESETS, real_vocabulary
-    from whisperq_edge._engines.edge import _decode_options
+    from whisperq_edge._engines.windows import _decode_options
     from whisperq_edge._options import TranscribeOptions
     from whisperq_edge._whisper.tokenizer import Tokenizer, Vocabulary
 

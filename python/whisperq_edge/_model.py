@@ -24,6 +24,7 @@ from ._audio.vad import SilenceScan, SpeechScan, SpeechTimeline, speech_stream
 from ._engines.core_model import CoreModel
 from ._engines.edge import EdgeEngine
 from ._engines.encoder import EdgeEncoder
+from ._engines.face import Engine
 from ._engines.ggml import GgmlEngine
 from ._errors import CancelledError, InferenceError, InterruptedByUser, OptionError, UnsupportedModelError
 from ._options import (
@@ -51,7 +52,6 @@ _LOG = logging.getLogger("whisperq_edge")
 ENGINES = ("auto", "edge", "ggml")
 DEVICES = ("auto", "cpu", "gpu", "cuda", "metal", "vulkan")
 
-Engine = Union[EdgeEngine, GgmlEngine]
 OnStart = Callable[[list[tuple[str, float]], float, float], None]
 
 

@@ -10,7 +10,7 @@ from .. import _core
 from .._system.arrays import Floats
 from .._system.self_test import trusted_isa
 from .._whisper.tokenizer import Tokenizer, Vocabulary
-from .edge import AlignRequest, AlignResult, DecodeOptions, Stages, WindowRequest, WindowResult
+from .face import AlignRequest, AlignResult, DecodeOptions, Stages, WindowRequest, WindowResult
 from .memory import BatchCheck, check_model_fits
 
 __all__ = ["CoreModel"]

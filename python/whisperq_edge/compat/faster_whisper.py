@@ -33,7 +33,7 @@ from typing import Any, Literal, NoReturn, Optional, Union, overload
 import numpy as np
 
 from .._audio.pcm import MAX_DURATION_S, AudioLike, first_samples, to_pcm, to_stereo
-from .._engines.edge import _vad_for_batches
+from .._engines.first_pass import vad_for_batches
 from .._errors import CancelledError, OptionError, UnsupportedModelError
 from .._model import CancelToken
 from .._model import WhisperModel as _WhisperModel
@@ -390,7 +390,7 @@ def _vad_options(options: TranscribeOptions) -> Optional[VadOptions]:
     """Return what the voice detector goes by, which for batches is not what it goes by for a whole audio."""
     if not options.vad_filter:
         return None
-    return VadOptions.from_any(options.vad_parameters) if options.batch_size is None else _vad_for_batches(options)
+    return VadOptions.from_any(options.vad_parameters) if options.batch_size is None else vad_for_batches(options)
 
 
 def _flat(clips: Clips) -> Any:
