@@ -27,7 +27,8 @@ import numpy as np
 import numpy.typing as npt
 from whisperq_edge import WhisperModel
 from whisperq_edge._audio.pcm import to_pcm
-from whisperq_edge._audio.vad import silent_spans, speech_probabilities
+from whisperq_edge._audio.silence import SilenceScan
+from whisperq_edge._audio.speech import speech_stream
 from whisperq_edge._engines.evidence import ENOUGH, loud_windows_of_speech, why_not_believed, windows_of_speech
 from whisperq_edge._eval.normalise import normaliser
 from whisperq_edge._eval.statistics import bootstrap_rate, rate_interval
@@ -239,9 +240,16 @@ def below(samples: Floats, hz: float) -> Floats:
 # ---- Decoding, once --------------------------------------------------------------------------------------------------
 
 
+def speech_probabilities(samples: Floats) -> Floats:
+    stream = speech_stream()
+    return np.concatenate([stream.feed(samples), stream.finish()])
+
+
 def heard(clip: Clip, condition: str, samples: Floats) -> dict[str, Any]:
     """What the check goes by, beside the text."""
     probabilities = speech_probabilities(samples)
+    silence = SilenceScan()
+    silence.push(samples, probabilities)
     return {
         "group": clip.group,
         "kind": clip.kind,
@@ -252,7 +260,7 @@ def heard(clip: Clip, condition: str, samples: Floats) -> dict[str, Any]:
         "most_likely": round(float(probabilities.max(initial=0)), 3),
         "n_speech": windows_of_speech(probabilities),
         "n_loud": loud_windows_of_speech(samples, speech_probabilities),
-        "silent": [[start, end] for start, end, _ in silent_spans(samples, probabilities)],
+        "silent": [[start, end] for start, end, _ in silence.finish()],
     }
 
 

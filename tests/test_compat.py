@@ -17,7 +17,7 @@ import pytest
 import soundfile
 from whisperq_edge import OptionError, TranscribeOptions, UnsupportedModelError, VadOptions
 from whisperq_edge import WhisperModel as native
-from whisperq_edge._audio import pcm
+from whisperq_edge._audio.mono import PcmStream
 from whisperq_edge._engines import language
 from whisperq_edge.compat import faster_whisper as ours
 from whisperq_edge.compat.faster_whisper import BatchedInferencePipeline, WhisperModel, decode_audio
@@ -324,14 +324,14 @@ def test_languages_are_told_by_the_first_windows_which_alone_are_decoded(
     monkeypatch: pytest.MonkeyPatch, multilingual_path: Path, sample_pcm: npt.NDArray[np.float32], n_windows: int
 ) -> None:
     decoded = 0
-    push = pcm._PcmStream.push
+    push = PcmStream.push
 
     def counted(self: Any, block: Any) -> Any:
         nonlocal decoded
         decoded += block.shape[0]
         return push(self, block)
 
-    monkeypatch.setattr(pcm._PcmStream, "push", counted)
+    monkeypatch.setattr(PcmStream, "push", counted)
     stream = io.BytesIO()
     soundfile.write(stream, np.resize(sample_pcm, 3_200_000), 16_000, format="FLAC")
     model = WhisperModel(multilingual_path, device="cpu", engine="edge")

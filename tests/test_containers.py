@@ -16,11 +16,14 @@ import numpy as np
 import numpy.typing as npt
 import pytest
 from whisperq_edge import WhisperModel
+from whisperq_edge._audio import decoding, mono
 from whisperq_edge._audio import mp3 as _mp3
 from whisperq_edge._audio import mp3_process as _mp3_process
 from whisperq_edge._audio import pcm as _audio
 from whisperq_edge._audio import spliced as _spliced
+from whisperq_edge._audio.av_decoder import _Holes
 from whisperq_edge._audio.containers import parts_of
+from whisperq_edge._audio.decoders import from_parts
 from whisperq_edge._audio.pcm import to_pcm
 from whisperq_edge._audio.spliced import overlaid, spliced
 from whisperq_edge._errors import AudioError, AudioFormatError, OptionError
@@ -368,7 +371,7 @@ def mp3_processes(monkeypatch: pytest.MonkeyPatch) -> list[_mp3_process.Mp3Proce
             super().__init__()
             started.append(self)
 
-    monkeypatch.setattr(_audio, "Mp3Process", Noted)
+    monkeypatch.setattr(decoding, "Mp3Process", Noted)
     return started
 
 
@@ -410,10 +413,10 @@ def test_an_error_of_the_disk_ends_an_mp3_file_with_that_error() -> None:
             return super().read(count)
 
     content = mp3(60)
-    decoding = _audio._Decoding("talk")
+    state = decoding.Decoding("talk")
     with pytest.raises(OSError, match="Input/output error"):
-        list(_audio._from_parts([_spliced.Part(Failing(content), tells_length=True)], decoding))
-    decoding.close()
+        list(from_parts([_spliced.Part(Failing(content), tells_length=True)], state))
+    state.close()
 
 
 def test_where_the_first_of_several_streams_is_cut(said: Any) -> None:
@@ -440,7 +443,7 @@ def test_a_stream_without_samples_is_told_with_its_place(said: Any) -> None:
 
 
 def test_all_streams_together_are_no_longer_than_a_day(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(_audio, "MAX_DURATION_S", 3)
+    monkeypatch.setattr(mono, "MAX_DURATION_S", 3)
     content = encoded(noise(2), "FLAC")
     with pytest.raises(AudioError, match="longer than"):
         to_pcm(content + content)
@@ -533,7 +536,7 @@ def test_a_jump_of_hours_is_not_believed(said: Any) -> None:
 
 
 def test_times_that_jitter_or_go_back_cost_no_sample_and_no_time() -> None:
-    holes = _audio._Holes(0.0)
+    holes = _Holes(0.0)
     dice = np.random.default_rng(0)
     filled = sum(holes.before(0.1 * i + float(dice.uniform(-0.15, 0.15)), 0.1) for i in range(1000))
     assert filled < 0.5

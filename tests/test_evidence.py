@@ -11,10 +11,10 @@ import pytest
 from cli_runner import cli_runner
 from scripted_windows import VOCABULARY, Answer, NumberedMel, Script, transcribe
 from whisperq_edge import WhisperModel
-from whisperq_edge._audio.vad import speech_probabilities
 from whisperq_edge._engines import first_pass
 from whisperq_edge._engines.evidence import ENOUGH, LONG, SpeechMarks, loud_windows_of_speech, why_not_believed
 from whisperq_edge.cli import main
+from whole_audio import speech_probabilities
 
 Floats = npt.NDArray[np.float32]
 RATE = 16_000

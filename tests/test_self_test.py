@@ -286,7 +286,7 @@ def test_everything_runs_on_scalar_then(monkeypatch: pytest.MonkeyPatch, sample_
         assert expected
     new_process(monkeypatch)
     monkeypatch.setenv(self_test.VARIABLE, "always")
-    monkeypatch.setattr("whisperq_edge._audio.vad._network", None)
+    monkeypatch.setattr("whisperq_edge._audio.speech._network", None)
     used = []
     for name in ("EdgeModel", "Vad"):
         real = getattr(_core, name)

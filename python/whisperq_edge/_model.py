@@ -20,7 +20,9 @@ from . import _core
 from ._audio.mel import log_mel_spectrogram
 from ._audio.pcm import AudioLike, first_samples, open_samples
 from ._audio.samples import Samples, StoppedError, cut_samples
-from ._audio.vad import SilenceScan, SpeechScan, SpeechTimeline, speech_stream
+from ._audio.silence import SilenceScan
+from ._audio.speech import SpeechScan, speech_stream
+from ._audio.timeline import SpeechTimeline
 from ._engines.core_model import CoreModel
 from ._engines.edge import EdgeEngine
 from ._engines.encoder import EdgeEncoder
@@ -352,17 +354,17 @@ class WhisperModel:
         if chosen.vad_filter and chosen.is_clipped:
             raise OptionError("vad_filter", True, "not together with clip_timestamps: both choose the parts to hear")
         listeners = _Listeners(on_start, on_segment, on_progress, cancel, timeout_s, began_us)
-        samples = open_samples(
+        opened = open_samples(
             audio, sampling_rate=sampling_rate, audio_track=audio_track, should_stop=listeners.should_stop
         )
-        call = _Call(self, engine, chosen, vad, samples, began_us, listeners)
-        try:
-            with progress_bar(_label(audio)) if chosen.log_progress else nullcontext() as bar:
-                return call.run(bar)
-        finally:
-            samples.close()
-            with self._lock:
-                self._timings = self._timings + call.timings()
+        with opened as samples:
+            call = _Call(self, engine, chosen, vad, samples, began_us, listeners)
+            try:
+                with progress_bar(_label(audio)) if chosen.log_progress else nullcontext() as bar:
+                    return call.run(bar)
+            finally:
+                with self._lock:
+                    self._timings = self._timings + call.timings()
 
     def _opened_encoder(self) -> EdgeEncoder:
         with self._lock:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import dataclasses
 import difflib
 import math
-import numbers
 import operator
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -14,6 +13,7 @@ from typing import Any, Callable, NamedTuple, Optional, Union
 import numpy as np
 
 from ._errors import OptionError
+from ._system.checks import is_number, is_whole
 from ._vad_options import VadOptions
 from ._whisper.languages import LANGUAGES
 
@@ -288,7 +288,7 @@ def _is_flag(value: object) -> bool:
 
 def _flag(value: Any) -> bool:
     """0 and 1 are what a switch is in many a configuration."""
-    _require(_is_flag(value) or (isinstance(value, numbers.Integral) and value in (0, 1)), value)
+    _require(_is_flag(value) or (is_whole(value) and value in (0, 1)), value)
     return bool(value)
 
 
@@ -323,7 +323,7 @@ def _number(lowest: float, highest: float, allowed: str) -> _Rule:
     """NaN lies nowhere."""
 
     def plain(value: Any) -> float:
-        _require(isinstance(value, numbers.Real) and not _is_flag(value), value)
+        _require(is_number(value), value)
         try:
             number = float(value)
         except OverflowError:
@@ -363,7 +363,7 @@ def _temperature(value: Any) -> Union[float, tuple[float, ...]]:
         _require(temperature == 0 or temperature >= _LEAST_FLOAT, item)
         return temperature
 
-    if isinstance(value, numbers.Real):
+    if is_number(value):
         return one(value)
     several = tuple(one(item) for item in _items(value))
     _require(bool(several), several)

@@ -12,7 +12,8 @@ from .._system.checks import check_whole
 from .._system.self_test import trusted_isa
 from .._whisper.mel_filters import mel_filters
 from .._whisper.units import SAMPLE_RATE
-from .pcm import MAX_DURATION_S, AudioLike, to_pcm
+from .mono import MAX_DURATION_S
+from .pcm import AudioLike, to_pcm
 
 __all__ = ["log_mel_spectrogram"]
 

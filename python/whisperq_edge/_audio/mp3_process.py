@@ -19,7 +19,8 @@ from pathlib import Path
 from typing import IO, Any, Optional
 
 import numpy as np
-import numpy.typing as npt
+
+from .._system.arrays import Floats
 
 __all__ = ["DecoderError", "Mp3Process", "NoProcessError"]
 
@@ -27,8 +28,6 @@ _CHILD = Path(__file__).parents[1] / "_workers" / "mp3.py"
 _PATIENCE_S = 20.0
 _MOST_LINE = 200
 _PREFIX = re.compile(r"^\[[^\]]*\]\s*(?:error|warning|note)?:?\s*", re.IGNORECASE)
-
-Floats = npt.NDArray[np.float32]
 
 
 class NoProcessError(Exception):
@@ -167,7 +166,10 @@ class Mp3Process:
             if letter == b"R":
                 self._give(first, second)
                 continue
-            return letter, second, self._received(first)
+            content = self._received(first)
+            if len(content) < first:  # it ended within a message
+                raise DecoderError(f"its process ended with code {self._process.wait()}")
+            return letter, second, content
 
     def _received(self, count: int) -> bytes:
         assert self._process.stdout is not None

@@ -114,6 +114,12 @@ class Samples(abc.ABC):
     def close(self) -> None:
         """Gives back what is open."""
 
+    def __enter__(self) -> Samples:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
 
 class ArraySamples(Samples):
     """An array in memory, without a copy.

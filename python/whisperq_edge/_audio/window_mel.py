@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any, Callable, Optional, Union
+from typing import Any, Optional, Union
 
 import numpy as np
 
@@ -72,24 +72,20 @@ class WindowMel:
         self,
         samples: Union[Floats, Samples],
         n_mels: int,
+        loudest: LoudestMel,
         *,
         n_threads: int = 0,
-        should_stop: Callable[[], bool] = lambda: False,
-        loudest: Optional[LoudestMel] = None,
     ) -> None:
         """
         Args:
             samples: float32, 16 kHz, mono.
             n_mels: mel bands of the model.
+            loudest: what a first pass over the samples found.
             n_threads: 0 takes every CPU that the process may use.
-            should_stop: asked for every 10 s of audio in the first pass, which ends early on True.
-            loudest: what a first pass over the samples found. None: it is made here.
         """
         self._samples = samples_of(samples)
         self._filters = mel_filters(n_mels)
         self._n_threads = n_threads
-        if loudest is None:
-            loudest = _hear_all(self._samples, LoudestMel(n_mels, n_threads=n_threads), should_stop)
         self._largest = loudest.value
         self._kept = loudest.kept
         self.n_frames = self._samples.size // HOP_SAMPLES
@@ -133,12 +129,3 @@ class WindowMel:
 def _scaled(log10_mel: Any, largest: np.float32) -> Any:
     """openai/whisper's clamp at the largest value of the whole audio less 8, and its scale."""
     return (np.maximum(log10_mel, largest - np.float32(8)) + np.float32(4)) / np.float32(4)
-
-
-def _hear_all(samples: Samples, loudest: LoudestMel, should_stop: Callable[[], bool]) -> LoudestMel:
-    for block in samples.blocks():
-        loudest.push(block)
-        if should_stop():
-            return loudest
-    loudest.finish()
-    return loudest

@@ -15,6 +15,9 @@ from typing import Any, Callable, Optional
 import numpy as np
 import numpy.typing as npt
 
+from .._system.arrays import Floats
+from .._whisper.units import SAMPLE_RATE
+
 __all__ = [
     "ENOUGH",
     "HOPELESS_LOGPROB",
@@ -30,7 +33,6 @@ __all__ = [
     "windows_of_speech",
 ]
 
-Floats = npt.NDArray[np.float32]
 
 ENOUGH = 7
 """Windows of speech (32 ms each) with which all text is believed: 0.22 s, less than a short word has."""
@@ -57,7 +59,7 @@ _MUCH = 63
 
 _SHOWN_CHARACTERS = 60
 _WINDOW_SAMPLES = 512
-_WINDOW_S = _WINDOW_SAMPLES / 16_000
+_WINDOW_S = _WINDOW_SAMPLES / SAMPLE_RATE
 _SPEECH_PROBABILITY = 0.5
 _LOUD_QUANTILE, _LOUD = 0.999, 0.7
 _SHORT_SAMPLES = 24_000

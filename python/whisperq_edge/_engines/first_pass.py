@@ -10,7 +10,7 @@ from typing import Optional
 
 import numpy as np
 
-from .._audio.vad import SpeechScan
+from .._audio.speech import SpeechScan
 from .._audio.window_mel import LoudestMel, WindowMel
 from .._options import TranscribeOptions
 from .._result import Dropped
@@ -104,7 +104,7 @@ class FirstPass:
         listen(np.empty(0, np.float32), is_last=True)
         with self._call.clock.timed("mel"):
             loudest.finish()
-            mel = WindowMel(self._call.audio, self._call.hparams["n_mels"], n_threads=n_threads, loudest=loudest)
+            mel = WindowMel(self._call.audio, self._call.hparams["n_mels"], loudest, n_threads=n_threads)
         if silence is not None:
             self._silence = [(start, end) for start, end, _ in silence.finish()]
             self._hear_short_silence(mel.n_frames)

@@ -21,7 +21,15 @@ from typing import Callable, Optional, Protocol
 from .._options import APPEND_PUNCTUATIONS, PREPEND_PUNCTUATIONS, TranscribeOptions
 from .._result import Segment
 from .._whisper.tokenizer import Tokenizer
-from .._whisper.units import FRAMES_PER_WINDOW, HOP_SAMPLES
+from .._whisper.units import (
+    FRAMES_PER_S,
+    FRAMES_PER_TOKEN,
+    FRAMES_PER_WINDOW,
+    HOP_SAMPLES,
+    SAMPLE_RATE,
+    TOKEN_S,
+    WINDOW_S,
+)
 from .word_times import Alignment, Draft, WordTiming, add_word_times, find_word_timings, last_word_end, steady_words
 
 __all__ = [
@@ -46,9 +54,6 @@ Chunk = tuple[int, int]
 """First frame and number of frames (10 ms each)."""
 
 _LOG = logging.getLogger("whisperq_edge")
-_FRAMES_PER_SECOND = 100
-_FRAMES_PER_TOKEN = 2
-_TOKEN_S = 0.02
 _PUNCTUATION = PREPEND_PUNCTUATIONS + APPEND_PUNCTUATIONS
 
 
@@ -72,11 +77,11 @@ class Window:
 
     @property
     def start_s(self) -> float:
-        return float(self.seek * HOP_SAMPLES / 16000)
+        return float(self.seek * HOP_SAMPLES / SAMPLE_RATE)
 
     @property
     def duration_s(self) -> float:
-        return self.n_frames * HOP_SAMPLES / 16000
+        return self.n_frames * HOP_SAMPLES / SAMPLE_RATE
 
 
 @dataclass(frozen=True)
@@ -129,7 +134,7 @@ IsSilent = Callable[[int, int], bool]
 
 def frames_per_window(options: TranscribeOptions) -> int:
     """30 s, or ``chunk_length``."""
-    return min(FRAMES_PER_WINDOW, (options.chunk_length or 30) * _FRAMES_PER_SECOND)
+    return min(FRAMES_PER_WINDOW, (options.chunk_length or WINDOW_S) * FRAMES_PER_S)
 
 
 def needs_fallback(answer: Answer, options: TranscribeOptions) -> bool:
@@ -250,12 +255,12 @@ def _split(window: Window, answer: Answer) -> _Split:
 
     def frames_before(token: int) -> int:
         """Up to a timestamp, which may lie in the zeros behind the window's audio."""
-        return min((token - first_time) * _FRAMES_PER_TOKEN, window.n_frames)
+        return min((token - first_time) * FRAMES_PER_TOKEN, window.n_frames)
 
     n_timed = frames_before(tokens[-1]) if ends_in_silence else window.n_frames
     if not cuts:
         times = [token - first_time for token in tokens if token >= first_time]
-        duration_s = times[-1] * _TOKEN_S if times and times[-1] > 0 else window.duration_s
+        duration_s = times[-1] * TOKEN_S if times and times[-1] > 0 else window.duration_s
         draft = _draft(window, answer, window.start_s, window.start_s + duration_s, tokens)
         return _Split([draft], window.n_frames, n_timed, (), ends_in_silence)
     if ends_in_silence:
@@ -264,8 +269,8 @@ def _split(window: Window, answer: Answer) -> _Split:
         n_timed = frames_before(tokens[cuts[-1] - 1])
     drafts = []
     for begin, end in zip([0, *cuts], cuts):
-        start_s = window.start_s + (tokens[begin] - first_time) * _TOKEN_S
-        end_s = window.start_s + (tokens[end - 1] - first_time) * _TOKEN_S
+        start_s = window.start_s + (tokens[begin] - first_time) * TOKEN_S
+        end_s = window.start_s + (tokens[end - 1] - first_time) * TOKEN_S
         drafts.append(_draft(window, answer, start_s, end_s, tokens[begin:end]))
     n_frames = window.n_frames if ends_in_silence else n_timed
     return _Split(drafts, n_frames, n_timed, tokens[cuts[-1] :], ends_in_silence)
@@ -372,7 +377,7 @@ class _Sequential:
         self._prompt = prompt
         self._n_frames = n_frames
         self._is_silent = is_silent
-        self._writer = _Writer(options, n_frames * HOP_SAMPLES / 16000)
+        self._writer = _Writer(options, n_frames * HOP_SAMPLES / SAMPLE_RATE)
         self._last_speech_s = 0.0
         self._is_first = True
         self.longest = frames_per_window(options)
@@ -404,14 +409,14 @@ class _Sequential:
         _add_words(drafts, window, answer, self._options, self._last_speech_s)
         end_s = None if split.ends_in_silence else last_word_end(drafts)
         if end_s is not None and end_s > window.start_s:
-            next_seek = round(end_s * _FRAMES_PER_SECOND)
+            next_seek = round(end_s * FRAMES_PER_S)
         threshold_s = self._options.hallucination_silence_threshold
         if threshold_s is not None:
             if end_s is not None and end_s > window.start_s and self._window_end_s(window) - end_s <= threshold_s:
                 next_seek = window.seek + window.n_frames
             gap_s = _silence_before_hallucination(drafts, window)
             if gap_s > threshold_s:
-                return [], window.seek + round(gap_s * _FRAMES_PER_SECOND), False
+                return [], window.seek + round(gap_s * FRAMES_PER_S), False
             drafts, next_seek = self._without_hallucinations(drafts, window, next_seek, threshold_s)
         heard_s = last_word_end(drafts)
         if heard_s is not None:
@@ -419,7 +424,7 @@ class _Sequential:
         return drafts, next_seek, True
 
     def _window_end_s(self, window: Window) -> float:
-        return float((window.seek + self.longest) * HOP_SAMPLES / 16000)
+        return float((window.seek + self.longest) * HOP_SAMPLES / SAMPLE_RATE)
 
     def _without_hallucinations(
         self, drafts: list[Draft], window: Window, next_seek: int, threshold_s: float
@@ -444,8 +449,8 @@ class _Sequential:
                     or window_end_s - draft.end < 2.0
                 )
                 if silence_before and silence_after:
-                    next_seek = round(max(window.start_s + 1, draft.start) * _FRAMES_PER_SECOND)
-                    if self._n_frames * HOP_SAMPLES / 16000 - draft.end < threshold_s:
+                    next_seek = round(max(window.start_s + 1, draft.start) * FRAMES_PER_S)
+                    if self._n_frames * HOP_SAMPLES / SAMPLE_RATE - draft.end < threshold_s:
                         next_seek = self._n_frames
                     return drafts[:i], next_seek
             before_s = draft.end
@@ -605,7 +610,7 @@ class _Lane:
         if self._n_left <= 0:
             _LOG.warning(
                 "from %.2f to %.2f s the voice detector hears speech and the model does not: it is left out",
-                *(seek / _FRAMES_PER_SECOND, end / _FRAMES_PER_SECOND),
+                *(seek / FRAMES_PER_S, end / FRAMES_PER_S),
             )
             return False
         self.seek = seek
@@ -653,7 +658,7 @@ class _Batches:
         self._options = options
         self._prompt = prompt
         self._is_silent = is_silent
-        self._writer = _Writer(options, n_frames * HOP_SAMPLES / 16000)
+        self._writer = _Writer(options, n_frames * HOP_SAMPLES / SAMPLE_RATE)
         self._regions = [region for region in regions if region]
         self._next_region = 0
         self._lanes: list[_Lane] = []  # in the order of the audio, those that wait for an earlier one included
@@ -683,7 +688,7 @@ class _Batches:
             return None
         i = self._next_region
         self._next_region += 1
-        last_speech_s = sum(self._regions[i - 1][-1]) / _FRAMES_PER_SECOND if i > 0 else 0.0
+        last_speech_s = sum(self._regions[i - 1][-1]) / FRAMES_PER_S if i > 0 else 0.0
         is_cut = i + 1 < len(self._regions) and self._regions[i + 1][0][0] == sum(self._regions[i][-1])
         self._lanes.append(_Lane(self._regions[i], is_cut, last_speech_s, copy(self._prompt), self._options))
         return self._lanes[-1]
@@ -776,7 +781,7 @@ class _Heard:
     def last_word_frame(self) -> int:
         """Return the frame of the window at which its last word ends."""
         words = self.words()
-        return round(words[-1].end * _FRAMES_PER_SECOND) if words else self.window.n_frames
+        return round(words[-1].end * FRAMES_PER_S) if words else self.window.n_frames
 
     def skips_speech(self) -> bool:
         """Return whether a word is stretched over more speech than one can take."""
@@ -795,7 +800,7 @@ class _Heard:
         self.answer, self._words = replace(self.answer, tokens=tokens, text=text), words[: long[0]]
 
     def _n_speech_frames(self, word: WordTiming) -> int:
-        begin, end = (self.window.seek + round(time_s * _FRAMES_PER_SECOND) for time_s in (word.start, word.end))
+        begin, end = (self.window.seek + round(time_s * FRAMES_PER_S) for time_s in (word.start, word.end))
         return self.lane.n_speech_frames(begin, end)
 
 
@@ -820,7 +825,7 @@ def _open_segment(window: Window, answer: Answer, split: _Split) -> list[Draft]:
     if not any(token < answer.tokenizer.eot for token in split.rest):
         return []
     first_time = answer.tokenizer.timestamp_begin
-    begins = split.rest[0] - first_time if split.rest[0] >= first_time else split.n_timed_frames // _FRAMES_PER_TOKEN
-    start_s = window.start_s + begins * _TOKEN_S
+    begins = split.rest[0] - first_time if split.rest[0] >= first_time else split.n_timed_frames // FRAMES_PER_TOKEN
+    start_s = window.start_s + begins * TOKEN_S
     end_s = max(start_s, window.start_s + window.duration_s)
     return [_draft(window, answer, start_s, end_s, split.rest)]

@@ -179,7 +179,6 @@ def _notes(evals: Mapping[str, Report]) -> list[str]:
 
 _GRANULARITIES = ("tensor", "channel", "group")
 _KINDS = ("float", "block", "token", "tensor", "static")
-_SAME_BITS = {"nf4": 4, "fp8": 8}
 
 
 def pairs_along_axes(rows: Sequence[Row]) -> list[tuple[str, Row, Row]]:

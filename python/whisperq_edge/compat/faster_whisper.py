@@ -21,7 +21,6 @@ from __future__ import annotations
 
 import contextlib
 import logging
-import operator
 import os
 import queue
 import threading
@@ -32,7 +31,8 @@ from typing import Any, Literal, NoReturn, Optional, Union, overload
 
 import numpy as np
 
-from .._audio.pcm import MAX_DURATION_S, AudioLike, first_samples, to_pcm, to_stereo
+from .._audio.mono import MAX_DURATION_S
+from .._audio.pcm import AudioLike, first_samples, to_pcm, to_stereo
 from .._engines.first_pass import vad_for_batches
 from .._errors import CancelledError, OptionError, UnsupportedModelError
 from .._model import CancelToken
@@ -46,8 +46,9 @@ from .._options import (
 )
 from .._result import Segment, Transcript
 from .._system.arrays import Floats
+from .._system.checks import check_whole
 from .._vad_options import VadOptions
-from .._whisper.units import SAMPLE_RATE
+from .._whisper.units import SAMPLE_RATE, WINDOW_SAMPLES
 
 __all__ = [
     "BatchedInferencePipeline",
@@ -60,7 +61,6 @@ __all__ = [
 
 _LOG = logging.getLogger("whisperq_edge")
 _OWN_ARGUMENTS = ("engine", "flash_attention")
-_WINDOW_SAMPLES = 30 * SAMPLE_RATE
 Clips = Union[str, Iterable[float], Iterable[Mapping[str, float]]]
 
 
@@ -281,7 +281,7 @@ class WhisperModel:
             "drop_silence": False,  # of silence, too, something is the likeliest
         }
         n_windows = TranscribeOptions.from_arguments(options).language_detection_segments
-        heard = audio if vad_filter else first_samples(audio, n_windows * _WINDOW_SAMPLES)
+        heard = audio if vad_filter else first_samples(audio, n_windows * WINDOW_SAMPLES)
         ranking = self._languages(heard, options)
         if not ranking:
             ranking = self._languages_of_silence()
@@ -406,12 +406,7 @@ def _flat(clips: Clips) -> Any:
 
 
 def _check_workers(num_workers: int) -> None:
-    try:
-        is_possible = operator.index(num_workers) >= 1
-    except TypeError:
-        is_possible = False
-    if not is_possible:
-        raise OptionError("num_workers", num_workers, "a whole number from 1 on")
+    check_whole("num_workers", num_workers, 1, 2**31 - 1, "a whole number from 1 on")
 
 
 def _check_unset(name: str, value: object, allowed: str) -> None:
