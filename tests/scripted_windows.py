@@ -64,7 +64,7 @@ def numbered_mel(n_frames: int) -> Floats:
 class NumberedMel:
     """``WindowMel`` over ``numbered_mel``."""
 
-    def __init__(self, samples: Floats, n_mels: int, **_: Any) -> None:
+    def __init__(self, samples: Floats, n_mels: int, *_: Any, **__: Any) -> None:
         self.n_frames = samples.size // 160
         self._mel = numbered_mel(self.n_frames)
 

@@ -413,6 +413,21 @@ def test_a_pause_is_no_skipped_speech() -> None:
     assert [window for window, _ in model.requests] == [(0, 900)] and is_timed(model) == [False]
 
 
+def test_a_segment_that_skips_much_speech_ends_the_answer_before_it() -> None:
+    """The second segment has two words for seven seconds of speech, of which the first word covers six."""
+    answers = [said(0, " one", 50, 50, " two two", 400, 400), said(0, " two" * 9, 350, 350)]
+    model = Stretched(answers, [(0, 1), (1, 7), (7, 8)])
+    segments, _ = run(model, 8, batch_size=2)
+    assert [window for window, _ in model.requests] == [(0, 800), (100, 700)]
+    assert [segment.text for segment in segments] == [" one", " two" * 9]
+
+
+def test_a_first_segment_that_skips_speech_stands() -> None:
+    model = Stretched([said(0, " two two", 400, 400)], [(0, 7), (7, 8)])
+    segments, _ = run(model, 8, batch_size=2)
+    assert [window for window, _ in model.requests] == [(0, 800)] and [s.text for s in segments] == [" two two"]
+
+
 def test_answers_that_keep_ending_early_end_in_a_warning(caplog: pytest.LogCaptureFixture) -> None:
     model = Recorder([said(0, " one", 10, 10, " two")] * 20)
     segments, _ = run(model, 20, batch_size=2)

@@ -512,6 +512,12 @@ _LONGEST_WORD_FRAMES = 150
 _LEAST_SKIPPED_FRAMES = 300
 """So much speech under one word is worth a window of its own, if timestamps do not help."""
 
+_SLOW_FRAMES_PER_TOKEN = 50
+"""Slow speech has a token in this time. Most speech has two or three."""
+
+_SKIP_SLACK_S = 0.5
+"""How far a segment may reach into skipped speech and still end before it."""
+
 Region = Sequence[Chunk]
 """Chunks of speech that windows go through in order, apart from other regions. Pauses between them are left out."""
 
@@ -704,6 +710,9 @@ class _Batches:
         heard = [_Heard(*asked, answer) for asked, answer in zip(self._windows, self._decode_all())][::-1]
         if self._options.without_timestamps:
             self._decode_with_timestamps([one for one in heard if one.answer.is_believed and one.skips_speech()])
+        for one in heard:
+            if one.answer.is_believed and (one.window.is_timed or not self._options.without_timestamps):
+                one.cut_where_segments_skip()
         while heard:
             # Each answer has its window's audio in its hands, which goes before that of the next batch comes.
             self._hear(heard.pop())
@@ -798,6 +807,26 @@ class _Heard:
         tokens = tuple(chain.from_iterable(word.tokens for word in words[: long[0]]))
         text = self.answer.tokenizer.decode(tokens).strip()
         self.answer, self._words = replace(self.answer, tokens=tokens, text=text), words[: long[0]]
+
+    def cut_where_segments_skip(self) -> None:
+        """End an answer with timestamps behind the last segment before much skipped speech. Alignment is asked only
+        where there are few tokens for the speech of a segment."""
+        drafts = _split(self.window, self.answer).drafts
+        if not any(self._is_sparse(draft) for draft in drafts):
+            return
+        long = [word for word in self.words() if self._n_speech_frames(word) > _LEAST_SKIPPED_FRAMES]
+        skip_s = self.window.start_s + long[0].start + _SKIP_SLACK_S if long else math.inf
+        kept = [draft for draft in drafts if draft.end <= skip_s]
+        if not kept or len(kept) == len(drafts):
+            return
+        tokens = tuple(chain.from_iterable(draft.tokens for draft in kept))
+        text = self.answer.tokenizer.decode(token for token in tokens if token < self.answer.tokenizer.eot).strip()
+        self.answer, self._words = replace(self.answer, tokens=tokens, text=text), None
+
+    def _is_sparse(self, draft: Draft) -> bool:
+        n_tokens = sum(token < self.answer.tokenizer.eot for token in draft.tokens)
+        n_frames = self.lane.n_speech_frames(round(draft.start * FRAMES_PER_S), round(draft.end * FRAMES_PER_S))
+        return n_frames > _LEAST_SKIPPED_FRAMES + _SLOW_FRAMES_PER_TOKEN * n_tokens
 
     def _n_speech_frames(self, word: WordTiming) -> int:
         begin, end = (self.window.seek + round(time_s * FRAMES_PER_S) for time_s in (word.start, word.end))
