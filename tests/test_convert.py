@@ -217,9 +217,13 @@ def test_whisper_cpp_refuses_mixed_files(micro: Path, tmp_path: Path) -> None:
 
 
 def test_recipes(wide: Path, tmp_path: Path) -> None:
-    recipe = Recipe("q5_0", (("token_embedding", "q8_0"), (r"blocks\.0\.mlp", "q4_0"), ("it's", "f16")))
+    strange = ("it's", "a\tb\x00\x7f\n", "it's a\r\\d", '"')
+    recipe = Recipe(
+        "q5_0",
+        (("token_embedding", "q8_0"), (r"blocks\.0\.mlp", "q4_0"), *((text, "f16") for text in strange)),
+    )
     path = tmp_path / "recipe.toml"
-    path.write_text(write_recipe(recipe))
+    path.write_bytes(write_recipe(recipe).encode())
     assert read_recipe(path) == recipe
     path.write_text(write_recipe(Recipe("q5_0", recipe.patterns[:2])))
     types = {t.name: t.type for t in read_model_file(convert(wide, tmp_path / "a.bin", recipe=path).path).tensors}

@@ -361,12 +361,16 @@ def one(tmp_path: Path, sample_pcm: npt.NDArray[np.float32]) -> Iterator[Path]:
         (["{folder}/nowhere"], 2, "no such file or folder"),
         (["--counts", "{folder}/nowhere.csv"], 2, "no such file"),
         (["--counts", "{folder}/nowhere.csv", "--html", "x.html"], 2, "not together with --counts"),
+        (["--counts", "{folder}/nowhere.csv", "--models", "nano"], 2, "--models nano is not possible: not together"),
+        (["--counts", "{folder}/nowhere.csv", "--beam-size", "5"], 2, "not together with --counts"),
+        (["--counts", "{folder}/nowhere.csv", "--seed", "0"], 2, "not together with --counts"),
     ],
 )
 def test_wrong_usage(one: Path, model: Path, arguments: list[str], code: int, reason: str) -> None:
     filled = [each.format(data=one, folder=one.parent) for each in arguments]
     usual = [] if "--models" in filled else ["--models", str(model)]
-    result = run_eval(*filled, *usual, "--normaliser", "none")
+    options = [] if "--counts" in filled else [*usual, "--normaliser", "none"]
+    result = run_eval(*filled, *options)
     assert (result.exit_code, reason in result.stderr) == (code, True), result.stderr
 
 

@@ -19,6 +19,7 @@ from whisperq_edge._eval.counts import (
     fisher_p,
     read_counts,
 )
+from whisperq_edge._eval.report import _summary
 from whisperq_edge._eval.statistics import (
     Difference,
     Interval,
@@ -318,3 +319,8 @@ def test_tables_of_counts_that_are_wrong(tmp_path: Path, text: str, line: object
 def test_no_table_of_counts(tmp_path: Path) -> None:
     with pytest.raises(DatasetError, match="no such file"):
         read_counts(tmp_path / "counts.csv")
+
+
+def test_names_in_the_summary_stay_as_they_are() -> None:
+    rows = [{"name": "base.en Q8_0", "is_claimed": True, "difference": 0.1}]
+    assert _summary(rows, "Tiny F16", 10) == "More errors than Tiny F16: base.en Q8_0."

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 import whisperq_edge
-from whisperq_edge._system.process import child_environment
+from whisperq_edge._system.process import child_environment, signal_name
 
 PACKAGE_FOLDER = Path(whisperq_edge.__file__).resolve().parents[1]
 TRAPS = ("json", "numpy", "runpy", "importlib", "shutil", "whisperq_edge", "sitecustomize", "soundfile")
@@ -89,3 +89,7 @@ def test_the_current_folder_is_no_place_for_modules(tmp_path: Path, monkeypatch:
     assert child_environment()["PYTHONPATH"].split(os.pathsep) == [str(other), str(PACKAGE_FOLDER)]
     monkeypatch.chdir(PACKAGE_FOLDER)
     assert child_environment()["PYTHONPATH"].split(os.pathsep)[0] == str(PACKAGE_FOLDER)
+
+
+def test_a_signal_without_a_name_has_a_number() -> None:
+    assert signal_name(4) == "SIGILL" and signal_name(200) == "signal 200"

@@ -50,6 +50,21 @@ def noise_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
+def test_recordings_are_known_by_their_content_and_only_the_last_ones_are_kept(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name in "abc":
+        soundfile.write(tmp_path / f"{name}.wav", np.full(1000, 0.1), 16000)
+    before = Noises(tmp_path).identity
+    soundfile.write(tmp_path / "b.wav", np.full(1000, 0.2), 16000)
+    assert Noises(tmp_path).identity != before
+    monkeypatch.setattr("whisperq_edge._study.noise._KEPT_SAMPLES", 2500)
+    noises = Noises(tmp_path)
+    for name in "abcab":
+        assert noises._samples(tmp_path / f"{name}.wav").size == 1000
+    assert [file.stem for file in noises._loaded] == ["a", "b"]
+
+
 def test_the_ratio_is_of_active_speech(sample_pcm: Floats) -> None:
     speech = np.concatenate([np.zeros(32_000, np.float32), sample_pcm * 0.2])
     noise = np.random.default_rng(2).standard_normal(speech.size).astype(np.float32)

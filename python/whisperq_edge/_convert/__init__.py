@@ -7,4 +7,5 @@
     plan, sensitivity        which type each tensor gets, and why
     writer, read_back        Source + plan -> ggml file; the file as the disk gives it back, while it is written
     probe, proof, report     the cost of the conversion
+    sizes                    the bytes of a file for a model whose weights are nowhere
 """

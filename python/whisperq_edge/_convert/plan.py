@@ -110,7 +110,15 @@ def write_recipe(recipe: Recipe) -> str:
 
 
 def _toml_string(text: str) -> str:
-    return "'" + text + "'" if "'" not in text else '"' + text.replace("\\", "\\\\").replace('"', '\\"') + '"'
+    """Return a text as TOML has it: as it is between single quotes, or escaped where that is not possible."""
+    if "'" not in text and not any(_is_control(character) for character in text):
+        return f"'{text}'"
+    escaped = text.replace("\\", "\\\\").replace('"', '\\"')
+    return '"' + "".join(f"\\u{ord(c):04X}" if _is_control(c) else c for c in escaped) + '"'
+
+
+def _is_control(character: str) -> bool:
+    return ord(character) < 0x20 or ord(character) == 0x7F
 
 
 def _load_toml(path: Path) -> dict[str, Any]:

@@ -360,7 +360,8 @@ def _summary(comparisons: Sequence[Mapping[str, Any]], baseline: str, words: int
         if names
     ]
     rest = len(comparisons) - len(worse) - len(better)
-    return "; ".join(parts).capitalize() + ("; no difference can be claimed for the others." if rest else ".")
+    sentence = "; ".join(parts)
+    return sentence[:1].upper() + sentence[1:] + ("; no difference can be claimed for the others." if rest else ".")
 
 
 # ---- Rows of tables --------------------------------------------------------------------------------------------------

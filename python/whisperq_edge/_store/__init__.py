@@ -7,5 +7,6 @@
     hub, snapshots                   the Hugging Face hub: variables and cache, folders of models
     cache                            models that were fetched or converted once
     locate                           a name, a path or a hub id to a file that an engine can open
+    converter                        the converter, loaded when it is needed
     profile                          what ``whisperq-edge tune`` found
 """

@@ -7,6 +7,7 @@ the piece that is mixed in. Every utterance gets one piece of one recording, and
 
 from __future__ import annotations
 
+import functools
 import hashlib
 import wave
 from collections.abc import Sequence
@@ -18,6 +19,7 @@ from .._audio.pcm import to_pcm
 from .._errors import DatasetError
 from .._eval.data import AUDIO_SUFFIXES, Utterance, load_dataset
 from .._system.arrays import Floats
+from .._system.files import sha256_of_file
 from .._whisper.units import SAMPLE_RATE
 
 __all__ = ["Noises", "active_power", "mix", "mixed_utterances", "write_wave"]
@@ -28,6 +30,7 @@ ACTIVE_BELOW_LOUDEST_DB = 30.0
 _PEAK = 0.99
 _SILENT_POWER = 1e-10  # -100 dB of full scale: nothing that could be made louder
 _TRIES = 20
+_KEPT_SAMPLES = 1800 * SAMPLE_RATE  # half an hour, 115 MB
 
 
 class Noises:
@@ -44,12 +47,12 @@ class Noises:
     def __init__(self, place: Path, seed: int = 0) -> None:
         self.place, self.seed = place, seed
         self.files = _files(place)
-        self._loaded: dict[Path, Floats] = {}
+        self._loaded: dict[Path, Floats] = {}  # the recordings that were used last
 
-    @property
+    @functools.cached_property
     def identity(self) -> str:
-        """Of the recordings, wherever they are, and the seed."""
-        listing = "\n".join([f"{self.seed}", *(f"{file.name} {file.stat().st_size}" for file in self.files)])
+        """A hash of the recordings, wherever they are, and of the seed."""
+        listing = "\n".join([f"{self.seed}", *(f"{file.name} {sha256_of_file(file)}" for file in self.files)])
         return hashlib.sha256(listing.encode("utf-8", "surrogatepass")).hexdigest()[:12]
 
     def piece(self, utterance: str, n_samples: int) -> tuple[Path, Floats]:
@@ -73,8 +76,10 @@ class Noises:
         raise DatasetError(str(self.place), None, f"{_TRIES} pieces drawn from it for {utterance} were all silent")
 
     def _samples(self, file: Path) -> Floats:
-        if file not in self._loaded:
-            self._loaded[file] = to_pcm(file).samples
+        samples = self._loaded.pop(file, None)
+        self._loaded[file] = to_pcm(file).samples if samples is None else samples
+        while len(self._loaded) > 1 and sum(each.size for each in self._loaded.values()) > _KEPT_SAMPLES:
+            del self._loaded[next(iter(self._loaded))]
         return self._loaded[file]
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import signal
 import sys
 import time
 from collections.abc import Sequence
@@ -21,6 +22,7 @@ __all__ = [
     "peak_rss_bytes",
     "restored",
     "settle",
+    "signal_name",
 ]
 
 INTERRUPTED = 130
@@ -55,6 +57,14 @@ def death(model: Union[str, os.PathLike[str]], code: int, last_words: str) -> st
     hint = " Signal 9 is what the system sends when memory runs out." if code == -9 else ""
     said = f" It said: {last_words}" if last_words else ""
     return f"{os.fspath(model)}: the process that ran it ended {how}.{hint}{said}"
+
+
+def signal_name(number: int) -> str:
+    """Return a signal's name, such as SIGILL, or its number where Python has no name for it."""
+    try:
+        return signal.Signals(number).name
+    except ValueError:  # a real-time signal
+        return f"signal {number}"
 
 
 def described(error: Exception) -> dict[str, Any]:

@@ -18,7 +18,6 @@ import hashlib
 import json
 import logging
 import os
-import signal
 import subprocess
 import sys
 import time
@@ -33,6 +32,7 @@ from .._version import __version__
 from .folders import cache_folder
 from .json_files import write_json
 from .locks import ThreadLock, release_lock, take_lock
+from .process import signal_name
 
 __all__ = ["VARIABLE", "SelfTest", "SelfTestWarning", "known_self_test", "trusted_isa"]
 
@@ -187,7 +187,7 @@ def _run_apart(isa: str) -> SelfTest:
 def _how_it_ended(error: Exception) -> str:
     if isinstance(error, subprocess.CalledProcessError):
         code = error.returncode
-        return signal.Signals(-code).name if code < 0 else f"exit code {code}"
+        return signal_name(-code) if code < 0 else f"exit code {code}"
     return "timeout" if isinstance(error, subprocess.TimeoutExpired) else str(error)
 
 

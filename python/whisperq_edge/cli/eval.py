@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any, Optional
 
 import click
+from click.core import ParameterSource
 
 from .._errors import OptionError
 from .._eval.counts import compare_counts, read_counts
@@ -120,10 +121,15 @@ def eval_command(data: Optional[Path], counts: Optional[Path], **options: Any) -
 # ---- Only totals -----------------------------------------------------------------------------------------------------
 
 
+_OF_COUNTS = ("baseline", "output", "overwrite", "as_json")
+
+
 def _judge_counts(path: Path, options: dict[str, Any]) -> None:
-    for name in ("html", "resume", "types", "limit", "split", "language"):
-        if options[name]:
-            raise OptionError(name, options[name], "not together with --counts: nothing is heard")
+    context = click.get_current_context()
+    for name, value in options.items():
+        is_given = context.get_parameter_source(name) is ParameterSource.COMMANDLINE
+        if is_given and name not in _OF_COUNTS:
+            raise OptionError(name, value, "not together with --counts: nothing is heard")
     report = compare_counts(read_counts(path), options["baseline"])
     if options["output"] is not None:
         _write_json(options["output"], report, options["overwrite"])
