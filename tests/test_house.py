@@ -22,15 +22,15 @@ PACKAGE = ROOT / "python" / "whisperq_edge"
 # What each folder of csrc may include, itself aside (docs/architecture.md draws it).
 MAY_INCLUDE = {
     "core": set(),
+    "binding": {"core"},
     "audio": {"core"},
     "model": {"core"},
     "kernels": {"core"},
     "edge": {"kernels", "model", "core"},
     "decoding": {"edge", "audio", "model", "core"},
-    "ggml": {"core", "python"},  # python: SHARED_WITH_GGML only
-    "python": {"decoding", "edge", "audio", "kernels", "model", "core"},
+    "ggml": {"binding", "core"},
+    "python": {"binding", "decoding", "edge", "audio", "kernels", "model", "core"},
 }
-SHARED_WITH_GGML = ("python/errors.h", "python/gil.h", "python/stop_check.h")
 UPSTREAM_HEADERS = re.compile(r"^(whisper|ggml|gguf)[\w-]*\.(h|cpp)$")
 
 needs_sources = pytest.mark.skipif(not CSRC.is_dir(), reason="the sources are not here")
@@ -57,14 +57,12 @@ def test_includes_run_one_way() -> None:
 
 
 @needs_sources
-def test_only_the_ggml_folder_sees_upstream_and_of_the_bindings_only_what_both_share() -> None:
+def test_only_the_ggml_folder_sees_upstream() -> None:
     wrong = []
     for path in sources():
         folder = path.relative_to(CSRC).parts[0]
         for include in includes(path):
             if folder != "ggml" and UPSTREAM_HEADERS.match(include):
-                wrong.append(f"{path.relative_to(ROOT)} includes {include}")
-            if folder == "ggml" and include.startswith("python/") and include not in SHARED_WITH_GGML:
                 wrong.append(f"{path.relative_to(ROOT)} includes {include}")
     assert wrong == []
 

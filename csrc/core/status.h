@@ -1,5 +1,5 @@
 // One Status per leaf of the Python error tree (python/whisperq_edge/_errors.py) and the exception that carries it.
-// csrc/python/errors.cpp holds the one table that translates them; a test proves that none is missed.
+// csrc/binding/errors.cpp holds the one table that translates them; a test proves that none is missed.
 #pragma once
 
 #include <cstdint>

@@ -9,13 +9,13 @@
 #include <vector>
 
 #include "audio/mel.h"
+#include "binding/gil.h"
 #include "core/cpu_count.h"
 #include "core/status.h"
 #include "core/thread_pool.h"
 #include "kernels/dispatch.h"
 #include "python/arrays.h"
 #include "python/bindings.h"
-#include "python/gil.h"
 
 namespace py = pybind11;
 
@@ -66,7 +66,7 @@ Floats log_mel_spectrogram(const py::array& audio, const py::array& filters, int
     const float* from = pcm.data();
     float* to = out.mutable_data();
     {
-        const GilReleased released;
+        const binding::GilReleased released;
         mel.compute(from, pcm.shape(0), padding, mel::Layout::mels_first, pool, to);
     }
     return out;
@@ -95,7 +95,7 @@ class Stream {
     Floats collect(const F& produce) {
         std::vector<float> frames;
         {
-            const GilReleased released;
+            const binding::GilReleased released;
             const std::lock_guard<std::mutex> lock(mutex_);
             produce(frames);
         }
@@ -121,7 +121,8 @@ void bind_audio(py::module_& m) {
         .def("push", &Stream::push, py::arg("pcm"))
         .def("finish", &Stream::finish, py::kw_only(), py::arg("padding") = 0);
     // A process ends without threads of ours, whatever it still holds.
-    py::module_::import("atexit").attr("register")(py::cpp_function(&rest_shared_pools, py::call_guard<GilReleased>()));
+    py::module_::import("atexit").attr("register")(
+        py::cpp_function(&rest_shared_pools, py::call_guard<binding::GilReleased>()));
 }
 
 }  // namespace whisperq::python

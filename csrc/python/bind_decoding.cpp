@@ -9,14 +9,14 @@
 #include <utility>
 #include <vector>
 
+#include "binding/gil.h"
+#include "binding/stop_check.h"
 #include "decoding/align.h"
 #include "decoding/decode_options.h"
 #include "decoding/decode_windows.h"
 #include "decoding/edge_language_model.h"
 #include "python/bindings.h"
 #include "python/edge_model.h"
-#include "python/gil.h"
-#include "python/stop_check.h"
 
 namespace py = pybind11;
 
@@ -58,12 +58,12 @@ py::dict as_dict(const DecodeStages& stages) {
 // What `compute(should_stop, stages)` returns without the GIL, and the stages.
 template <class F>
 py::tuple computed(py::object should_stop, const F& compute) {
-    StopCheck stop(std::move(should_stop));
+    binding::StopCheck stop(std::move(should_stop));
     DecodeStages stages;
     const std::function<bool()> is_over = [&stop] { return stop(); };
     decltype(compute(is_over, stages)) results;
     {
-        const GilReleased released;
+        const binding::GilReleased released;
         results = compute(is_over, stages);
     }
     stop.rethrow_error();

@@ -11,14 +11,14 @@
 #include <utility>
 #include <vector>
 
+#include "binding/gil.h"
+#include "binding/stop_check.h"
 #include "core/cpu_count.h"
 #include "core/status.h"
 #include "kernels/dispatch.h"
 #include "python/arrays.h"
 #include "python/bindings.h"
 #include "python/edge_model.h"
-#include "python/gil.h"
-#include "python/stop_check.h"
 
 namespace py = pybind11;
 
@@ -31,17 +31,17 @@ Floats matrix(int64_t n_rows, int64_t n_columns) {
 
 std::unique_ptr<EdgeModel> open_model(const std::filesystem::path& path, const std::string& isa, int n_threads) {
     const kernels::KernelTable& table = kernels::kernels_for(isa);
-    const GilReleased released;
+    const binding::GilReleased released;
     return std::make_unique<EdgeModel>(path, table, n_threads > 0 ? n_threads : usable_cpus());
 }
 
 // What `compute(should_stop)` does without the GIL; None for `out` where that said False: it was told to stop.
 template <class T, class F>
 std::optional<T> unless_stopped(T out, py::object should_stop, const F& compute) {
-    StopCheck stop(std::move(should_stop));
+    binding::StopCheck stop(std::move(should_stop));
     bool is_whole;
     {
-        const GilReleased released;
+        const binding::GilReleased released;
         is_whole = compute([&stop] { return stop(); });
     }
     stop.rethrow_error();
@@ -71,9 +71,9 @@ Audio listen(EdgeModel& model, const Floats& features, py::object should_stop) {
     const float* from = features.data();
     const int64_t n_ctx = features.shape(0);
     Audio audio;
-    StopCheck stop(std::move(should_stop));
+    binding::StopCheck stop(std::move(should_stop));
     {
-        const GilReleased released;
+        const binding::GilReleased released;
         audio = model.decoder.listen(from, n_ctx, [&stop] { return stop(); });
     }
     stop.rethrow_error();
@@ -118,7 +118,7 @@ std::optional<Floats> decode(EdgeModel& model, const std::vector<edge::Sequence*
 py::dict memory(EdgeModel& model) {
     size_t machine = 0, encoder = 0, decoder = 0;
     {
-        const GilReleased released;
+        const binding::GilReleased released;
         const Turn::Taken taken = model.model.turn().take();
         machine = model.model.machine().n_bytes();
         encoder = model.encoder.n_bytes();

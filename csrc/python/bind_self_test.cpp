@@ -4,12 +4,12 @@
 #include <string>
 
 #include "audio/mel_self_test.h"
+#include "binding/gil.h"
 #include "core/clock.h"
 #include "decoding/row_math_self_test.h"
 #include "kernels/dispatch.h"
 #include "kernels/self_test.h"
 #include "python/bindings.h"
-#include "python/gil.h"
 
 namespace py = pybind11;
 
@@ -21,7 +21,7 @@ py::dict self_test(const std::string& isa, const std::string& fault) {
     Findings findings(fault);
     const int64_t began_us = now_us();
     {
-        const GilReleased released;
+        const binding::GilReleased released;
         kernels::self_test(table, findings);
         decoding::self_test(decoding::row_math_for(table.isa), findings);
         mel::self_test(table.isa, findings);

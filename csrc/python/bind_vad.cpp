@@ -12,13 +12,13 @@
 #include <utility>
 #include <vector>
 
+#include "binding/gil.h"
+#include "binding/stop_check.h"
 #include "core/status.h"
 #include "edge/vad.h"
 #include "kernels/dispatch.h"
 #include "python/arrays.h"
 #include "python/bindings.h"
-#include "python/gil.h"
-#include "python/stop_check.h"
 
 namespace py = pybind11;
 
@@ -46,7 +46,7 @@ class Stream {
     }
 
     void reset() {
-        const GilReleased released;
+        const binding::GilReleased released;
         const std::lock_guard<std::mutex> lock(mutex_);
         stream_.reset();
     }
@@ -56,7 +56,7 @@ class Stream {
     Floats collect(const F& produce) {
         std::vector<float> found;
         {
-            const GilReleased released;
+            const binding::GilReleased released;
             const std::lock_guard<std::mutex> lock(mutex_);
             produce(found);
         }
@@ -80,10 +80,10 @@ class Vad {
         const Floats samples = checked_pcm(audio, "samples");
         const float* from = samples.data();
         const int64_t n_samples = samples.shape(0);
-        StopCheck stop(std::move(should_stop));
+        binding::StopCheck stop(std::move(should_stop));
         std::vector<float> found;
         {
-            const GilReleased released;
+            const binding::GilReleased released;
             found = whole(from, n_samples, stop);
         }
         stop.rethrow_error();
@@ -93,11 +93,11 @@ class Vad {
   private:
     static std::shared_ptr<const edge::VadNetwork> load(const std::filesystem::path& path, const std::string& isa) {
         const kernels::KernelTable& table = kernels::kernels_for(isa);
-        const GilReleased released;
+        const binding::GilReleased released;
         return std::make_shared<const edge::VadNetwork>(path, table);
     }
 
-    std::vector<float> whole(const float* samples, int64_t n_samples, StopCheck& stop) const {
+    std::vector<float> whole(const float* samples, int64_t n_samples, binding::StopCheck& stop) const {
         constexpr int64_t window = edge::VadNetwork::kWindowSamples, batch = edge::VadStream::kBatch * window;
         edge::VadStream stream(network_);
         std::vector<float> found;

@@ -1,8 +1,8 @@
-#include "python/errors.h"
+#include "binding/errors.h"
 
 namespace py = pybind11;
 
-namespace whisperq::python {
+namespace whisperq::binding {
 namespace {
 
 struct Row {
@@ -68,4 +68,4 @@ void refuse_option(const char* field, const py::handle& value, const std::string
     throw py::error_already_set();
 }
 
-}  // namespace whisperq::python
+}  // namespace whisperq::binding
