@@ -27,9 +27,10 @@ MAY_INCLUDE = {
     "model": {"core"},
     "kernels": {"core"},
     "edge": {"kernels", "model", "core"},
+    "vad": {"kernels", "model", "core"},
     "decoding": {"edge", "audio", "model", "core"},
     "ggml": {"binding", "core"},
-    "python": {"binding", "decoding", "edge", "audio", "kernels", "model", "core"},
+    "python": {"binding", "decoding", "edge", "vad", "audio", "kernels", "model", "core"},
 }
 UPSTREAM_HEADERS = re.compile(r"^(whisper|ggml|gguf)[\w-]*\.(h|cpp)$")
 

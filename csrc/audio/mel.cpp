@@ -9,7 +9,7 @@
 
 #include "core/status.h"
 
-namespace whisperq::mel {
+namespace whisperq::audio {
 namespace {
 
 constexpr int64_t kReflected = kFrameSamples / 2;  // samples before the first and behind the last one
@@ -256,4 +256,4 @@ void normalise(float* log10_mel, int64_t n_values, float largest, ThreadPool& po
     });
 }
 
-}  // namespace whisperq::mel
+}  // namespace whisperq::audio

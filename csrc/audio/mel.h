@@ -18,7 +18,7 @@
 #include "core/aligned.h"
 #include "core/thread_pool.h"
 
-namespace whisperq::mel {
+namespace whisperq::audio {
 
 enum class Layout {
     mels_first,    // [n_mels][n_frames], openai/whisper's and the encoder's
@@ -99,4 +99,4 @@ class MelStream {
 // The last step, in place, on values whose largest is `largest`: (max(x, largest - 8) + 4) / 4.
 void normalise(float* log10_mel, int64_t n_values, float largest, ThreadPool& pool);
 
-}  // namespace whisperq::mel
+}  // namespace whisperq::audio

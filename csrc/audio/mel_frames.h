@@ -5,7 +5,7 @@
 #include <cstddef>
 #include <cstdint>
 
-namespace whisperq::mel {
+namespace whisperq::audio {
 
 // Constants are not `inline`: an object of one ISA must not share symbols with another.
 constexpr int64_t kSampleRate = 16000;
@@ -58,4 +58,4 @@ extern const FrameKernel kFramesBaseline;  // what every CPU of the family has: 
 extern const FrameKernel kFramesAvx2;
 extern const FrameKernel kFramesAvx512;
 
-}  // namespace whisperq::mel
+}  // namespace whisperq::audio

@@ -8,7 +8,7 @@
 #include "audio/mel.h"
 #include "core/thread_pool.h"
 
-namespace whisperq::mel {
+namespace whisperq::audio {
 namespace {
 
 constexpr int kMels = 6;
@@ -88,4 +88,4 @@ void self_test(const std::string& isa, Findings& findings) {
     }
 }
 
-}  // namespace whisperq::mel
+}  // namespace whisperq::audio

@@ -5,9 +5,9 @@
 
 #include "core/findings.h"
 
-namespace whisperq::mel {
+namespace whisperq::audio {
 
 // `isa`: as Mel takes it.
 void self_test(const std::string& isa, Findings& findings);
 
-}  // namespace whisperq::mel
+}  // namespace whisperq::audio

@@ -4,7 +4,8 @@
 #include <cfloat>
 
 #include "core/status.h"
-#include "edge/linear.h"
+#include "edge/machine.h"
+#include "edge/product.h"
 
 namespace whisperq::edge {
 namespace {

@@ -6,6 +6,7 @@
 
 #include "core/status.h"
 #include "edge/activation_study.h"
+#include "edge/product.h"
 #include "kernels/pack.h"
 
 namespace whisperq::edge {

@@ -9,6 +9,7 @@
 
 #include "core/aligned.h"
 #include "edge/kv_cache.h"
+#include "edge/machine.h"
 #include "edge/model.h"
 
 namespace whisperq::edge {

@@ -4,6 +4,7 @@
 #include <string>
 
 #include "core/status.h"
+#include "edge/product.h"
 
 namespace whisperq::edge {
 namespace {

@@ -5,6 +5,7 @@
 #include <functional>
 
 #include "core/aligned.h"
+#include "edge/machine.h"
 #include "edge/model.h"
 
 namespace whisperq::edge {

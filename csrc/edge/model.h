@@ -10,7 +10,7 @@
 #include "core/thread_pool.h"
 #include "core/turn.h"
 #include "edge/activation_study.h"
-#include "edge/linear.h"
+#include "edge/machine.h"
 #include "edge/weights.h"
 #include "kernels/kernels.h"
 #include "model/file_format.h"

@@ -22,16 +22,16 @@ namespace py = pybind11;
 namespace whisperq::python {
 namespace {
 
-constexpr int64_t kMostPadding = int64_t{24} * 3600 * mel::kSampleRate;  // a day, as for audio (_audio.py)
+constexpr int64_t kMostPadding = int64_t{24} * 3600 * audio::kSampleRate;  // a day, as for audio (_audio.py)
 
 Floats checked_filters(const py::array& filters) {
     constexpr py::ssize_t kMostMels = 4096;
     const bool is_bank = filters.ndim() == 2 && filters.shape(0) >= 1 && filters.shape(0) <= kMostMels &&
-                         filters.shape(1) == mel::kBins && py::isinstance<py::array_t<float>>(filters);
+                         filters.shape(1) == audio::kBins && py::isinstance<py::array_t<float>>(filters);
     if (!is_bank) {
         throw py::value_error("filters are an array of " + describe(filters) +
                               "; they have to be float32 of shape (1 to " + std::to_string(kMostMels) + ", " +
-                              std::to_string(mel::kBins) + ")");
+                              std::to_string(audio::kBins) + ")");
     }
     return readable(filters);
 }
@@ -51,28 +51,28 @@ ThreadPool& pool_of(int n_threads) {
     return shared_pool(n_threads == 0 ? usable_cpus() : n_threads);
 }
 
-mel::Mel make_mel(const py::array& filters, const std::string& isa) {
+audio::Mel make_mel(const py::array& filters, const std::string& isa) {
     const Floats bank = checked_filters(filters);
-    return mel::Mel(bank.data(), static_cast<int>(bank.shape(0)), kernels::kernels_for(isa).isa);
+    return audio::Mel(bank.data(), static_cast<int>(bank.shape(0)), kernels::kernels_for(isa).isa);
 }
 
 Floats log_mel_spectrogram(const py::array& audio, const py::array& filters, int64_t padding, int n_threads,
                            const std::string& isa) {
     const Floats pcm = checked_pcm(audio, "pcm");
-    const mel::Mel mel = make_mel(filters, isa);
+    const audio::Mel mel = make_mel(filters, isa);
     ThreadPool& pool = pool_of(n_threads);
-    const int64_t n_frames = mel::count_frames(pcm.shape(0) + checked_padding(padding));
+    const int64_t n_frames = audio::count_frames(pcm.shape(0) + checked_padding(padding));
     Floats out({static_cast<py::ssize_t>(mel.n_mels()), static_cast<py::ssize_t>(n_frames)});
     const float* from = pcm.data();
     float* to = out.mutable_data();
     {
         const binding::GilReleased released;
-        mel.compute(from, pcm.shape(0), padding, mel::Layout::mels_first, pool, to);
+        mel.compute(from, pcm.shape(0), padding, audio::Layout::mels_first, pool, to);
     }
     return out;
 }
 
-// A mel::MelStream with what it refers to, for one Python thread at a time.
+// An audio::MelStream with what it refers to, for one Python thread at a time.
 class Stream {
   public:
     Stream(const py::array& filters, int n_threads, const std::string& isa)
@@ -103,8 +103,8 @@ class Stream {
         return Floats({static_cast<py::ssize_t>(frames.size()) / n_mels, n_mels}, frames.data());
     }
 
-    const mel::Mel mel_;
-    mel::MelStream stream_;
+    const audio::Mel mel_;
+    audio::MelStream stream_;
     std::mutex mutex_;
 };
 

@@ -97,23 +97,6 @@ std::optional<Floats> logits(EdgeModel& model, const Audio& audio, const std::ve
     });
 }
 
-std::optional<Floats> decode(EdgeModel& model, const std::vector<edge::Sequence*>& sequences,
-                             const std::vector<std::vector<int32_t>>& tokens, py::object should_stop) {
-    if (sequences.size() != tokens.size())
-        throw Error(Status::internal, "decode: as many lists of tokens as sequences");
-    Floats out = matrix(static_cast<int64_t>(sequences.size()), model.decoder.n_vocab());
-    std::vector<edge::Pass> passes(sequences.size());
-    for (size_t i = 0; i < passes.size(); ++i) {
-        passes[i].sequence = sequences[i];
-        passes[i].tokens = tokens[i].data();
-        passes[i].n_tokens = static_cast<int64_t>(tokens[i].size());
-        passes[i].first_logits = passes[i].n_tokens - 1;
-    }
-    float* to = out.mutable_data();
-    return unless_stopped(std::move(out), std::move(should_stop),
-                          [&](const auto& stop) { return model.decoder.decode(passes, to, stop); });
-}
-
 // What it holds now, by the names of edge_memory().
 py::dict memory(EdgeModel& model) {
     size_t machine = 0, encoder = 0, decoder = 0;
@@ -151,14 +134,10 @@ void bind_edge(py::module_& m) {
         m, "EdgeAudio", "What the decoder keeps of a window's audio: keys and values of its cross attention.")
         .def_property_readonly("n_ctx", &edge::AudioCache::n_ctx)
         .def_property_readonly("n_bytes", &edge::AudioCache::n_bytes);
-    py::class_<edge::Sequence>(m, "EdgeSequence", "Tokens that were decoded, and the audio that they are about.")
-        .def_property_readonly("n_tokens", &edge::Sequence::n_tokens);
     py::class_<EdgeModel>(m, "EdgeModel")
         .def(py::init(&open_model), py::arg("path"), py::arg("isa") = "auto", py::arg("n_threads") = 0)
         .def("encode", &encode, py::arg("mel"), py::arg("n_ctx"), py::arg("should_stop") = py::none())
         .def("listen", &listen, py::arg("audio_features"), py::arg("should_stop") = py::none())
-        .def("begin", [](EdgeModel& model, const Audio& audio) { return model.decoder.begin(audio); })
-        .def("decode", &decode, py::arg("sequences"), py::arg("tokens"), py::arg("should_stop") = py::none())
         .def("logits", &logits, py::arg("audio"), py::arg("tokens"), py::arg("first") = 0,
              py::arg("should_stop") = py::none())
         .def_property_readonly("hparams", [](const EdgeModel& model) { return hparams_dict(model.model.hparams()); })

@@ -24,7 +24,7 @@ py::dict self_test(const std::string& isa, const std::string& fault) {
         const binding::GilReleased released;
         kernels::self_test(table, findings);
         decoding::self_test(decoding::row_math_for(table.isa), findings);
-        mel::self_test(table.isa, findings);
+        audio::self_test(table.isa, findings);
     }
     py::dict result;
     result["isa"] = table.isa;

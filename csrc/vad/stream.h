@@ -10,59 +10,23 @@
 // what was tuned against one is right for the other.
 #pragma once
 
+#include <cstddef>
 #include <cstdint>
-#include <filesystem>
 #include <memory>
 #include <vector>
 
 #include "core/aligned.h"
-#include "kernels/kernels.h"
+#include "vad/network.h"
 
-namespace whisperq::edge {
-
-// The weights, packed for the kernels: about 1.4 MB. Never changes; several streams may share it.
-class VadNetwork {
-  public:
-    static constexpr int64_t kWindowSamples = 512;
-
-    // Throws as model::read_silero_file does.
-    VadNetwork(const std::filesystem::path& path, const kernels::KernelTable& kernels);
-
-    const kernels::KernelTable& kernels() const noexcept { return kernels_; }
-
-  private:
-    friend class VadStream;
-
-    static constexpr size_t kConvolutions = 4;
-
-    // Products sum over so many values at a time, and then the sums. One sum over all of them would be further from
-    // the exact one (frames of a quiet frequency are small differences of large terms), and so end at another f16.
-    static constexpr int64_t kChunk = 64;
-
-    // n outputs of k inputs; chunk after chunk of the inputs, each packed as a matrix of its own.
-    struct Matrix {
-        int64_t n_chunks() const noexcept { return k / kChunk; }
-        int64_t chunk_size(int64_t i) const noexcept { return i + 1 < n_chunks() ? kChunk : k - i * kChunk; }
-
-        int64_t n = 0, k = 0;
-        AlignedBuffer packed, bias;  // the bias is empty where there is none
-    };
-
-    Matrix pack(const std::vector<float>& rows, int64_t n, int64_t k, const std::vector<float>& bias) const;
-
-    const kernels::KernelTable& kernels_;
-    Matrix basis_, encoder_[kConvolutions], input_, state_;
-    std::vector<float> output_weight_;
-    float output_bias_ = 0.0f;
-};
+namespace whisperq::vad {
 
 // Audio in pieces of any length. One thread at a time; memory does not grow with the audio.
-class VadStream {
+class Stream {
   public:
     // Windows that are computed together: 0.4 s.
     static constexpr int64_t kBatch = 12;
 
-    explicit VadStream(std::shared_ptr<const VadNetwork> network);
+    explicit Stream(std::shared_ptr<const Network> network);
 
     // Appends the probabilities of the windows that are full now, and keeps the rest for the next call. Throws
     // Error(Status::audio), and hears nothing, when a sample is not finite.
@@ -89,9 +53,9 @@ class VadStream {
     Rows convolve(size_t layer, const Rows& input, int64_t n_windows);
     float step(const float* gates);
     void round(float* values, int64_t n) noexcept;
-    void multiply(const VadNetwork::Matrix& matrix, const Rows& input, const float* residual, const Rows& out) const;
+    void multiply(const Network::Matrix& matrix, const Rows& input, const float* residual, const Rows& out) const;
 
-    std::shared_ptr<const VadNetwork> network_;
+    std::shared_ptr<const Network> network_;
     // Products read inputs_ and write outputs_; what lies between two of them goes the other way.
     AlignedBuffer inputs_, outputs_, halves_;
     AlignedBuffer gates_, hidden_, cell_;
@@ -99,4 +63,4 @@ class VadStream {
     int64_t n_pending_ = 0;
 };
 
-}  // namespace whisperq::edge
+}  // namespace whisperq::vad
