@@ -1,5 +1,5 @@
 // The inner part of the log-mel spectrogram: a few frames side by side, one in each lane of the vectors. It is compiled
-// once per ISA from one source (mel_frames_impl.h); mel.cpp chooses among the results and does all else.
+// once per ISA from one source (mel_frames_impl.h); mel.cpp does all else. dispatch/isas.h says which ISA has which.
 #pragma once
 
 #include <cstddef>

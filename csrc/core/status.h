@@ -10,6 +10,7 @@
 namespace whisperq {
 
 enum class Status {
+    argument,  // a value that the caller may not give; broken promises of our own code are `internal`
     audio,
     model_not_found,
     model_format,

@@ -4,7 +4,6 @@
 #include <cmath>
 #include <limits>
 #include <memory>
-#include <stdexcept>
 #include <string>
 #include <utility>
 
@@ -121,11 +120,7 @@ class Task {
   public:
     Task(LanguageModel& model, const AlignOptions& options, const std::function<bool()>& should_stop,
          DecodeStages& stages)
-        : model_(model),
-          options_(options),
-          should_stop_(should_stop),
-          stages_(stages),
-          math_(row_math_for(model.isa().c_str())) {}
+        : model_(model), options_(options), should_stop_(should_stop), stages_(stages), math_(model.row_math()) {}
 
     Window begin(size_t index, const AlignRequest& request, AlignResult& result) {
         Window window{index, &request, &result, request.sot_sequence, model_.begin(index), {}};
@@ -235,33 +230,33 @@ class Task {
 void check(const AlignOptions& options, int64_t n_vocab) {
     for (const int32_t id : {options.eot, options.no_timestamps}) {
         if (id >= 0 && id < n_vocab) continue;
-        throw std::invalid_argument("eot or no_timestamps is " + std::to_string(id) + "; ids are from 0 to " +
-                                    std::to_string(n_vocab - 1));
+        throw Error(Status::argument, "eot or no_timestamps is " + std::to_string(id) + "; ids are from 0 to " +
+                                          std::to_string(n_vocab - 1));
     }
-    if (options.heads.empty()) throw std::invalid_argument("heads are empty; one (layer, head) or more are needed");
+    if (options.heads.empty()) throw Error(Status::argument, "heads are empty; one (layer, head) or more are needed");
 }
 
 void check(const AlignRequest& request, size_t window, const AlignOptions& options, const LanguageModel& model) {
     const std::string of_window = " of window " + std::to_string(window);
     const auto n_tokens = static_cast<int64_t>(request.sot_sequence.size() + request.text_tokens.size() + 2);
     if (n_tokens > model.n_text_ctx()) {
-        throw std::invalid_argument("the number of tokens" + of_window + " is " + std::to_string(n_tokens) +
-                                    "; it has to be at most " + std::to_string(model.n_text_ctx()) +
-                                    ", the text context of the model");
+        throw Error(Status::argument, "the number of tokens" + of_window + " is " + std::to_string(n_tokens) +
+                                          "; it has to be at most " + std::to_string(model.n_text_ctx()) +
+                                          ", the text context of the model");
     }
     if (request.n_audio_tokens < 1) {
-        throw std::invalid_argument("n_audio_tokens" + of_window + " is " + std::to_string(request.n_audio_tokens) +
-                                    "; it has to be 1 or more");
+        throw Error(Status::argument, "n_audio_tokens" + of_window + " is " + std::to_string(request.n_audio_tokens) +
+                                          "; it has to be 1 or more");
     }
     for (const int32_t id : request.sot_sequence) {
         if (id >= 0 && id < model.n_vocab()) continue;
-        throw std::invalid_argument("a token of sot_sequence" + of_window + " is " + std::to_string(id) +
-                                    "; ids are from 0 to " + std::to_string(model.n_vocab() - 1));
+        throw Error(Status::argument, "a token of sot_sequence" + of_window + " is " + std::to_string(id) +
+                                          "; ids are from 0 to " + std::to_string(model.n_vocab() - 1));
     }
     for (const int32_t id : request.text_tokens) {
         if (id >= 0 && id < options.eot) continue;
-        throw std::invalid_argument("a token of text_tokens" + of_window + " is " + std::to_string(id) +
-                                    "; it has to be from 0 to " + std::to_string(options.eot - 1));
+        throw Error(Status::argument, "a token of text_tokens" + of_window + " is " + std::to_string(id) +
+                                          "; it has to be from 0 to " + std::to_string(options.eot - 1));
     }
 }
 
@@ -354,8 +349,8 @@ std::vector<AlignResult> align_windows(LanguageModel& model, const std::vector<A
                                        DecodeStages& stages) {
     check(options, model.n_vocab());
     if (requests.size() != model.n_windows()) {
-        throw std::invalid_argument("the number of requests is " + std::to_string(requests.size()) +
-                                    "; it has to be that of the windows, " + std::to_string(model.n_windows()));
+        throw Error(Status::argument, "the number of requests is " + std::to_string(requests.size()) +
+                                          "; it has to be that of the windows, " + std::to_string(model.n_windows()));
     }
     for (size_t i = 0; i < requests.size(); ++i) check(requests[i], i, options, model);
 

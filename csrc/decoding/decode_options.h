@@ -36,7 +36,7 @@ struct DecodeOptions {
     int n_group() const noexcept { return beam_size > 0 ? beam_size : best_of; }
 };
 
-// Throws std::invalid_argument, which names the field, for what no model of n_vocab tokens can be decoded with.
+// Throws Error(Status::argument), which names the field, for what no model of n_vocab tokens can be decoded with.
 void check(const DecodeOptions& options, int64_t n_vocab);
 
 }  // namespace whisperq::decoding

@@ -3,11 +3,11 @@
 #include <cmath>
 #include <limits>
 #include <memory>
-#include <stdexcept>
 #include <string>
 #include <utility>
 
 #include "core/clock.h"
+#include "core/status.h"
 #include "decoding/logit_filters.h"
 #include "decoding/row_math.h"
 #include "decoding/sampler.h"
@@ -41,24 +41,24 @@ std::string window_field(size_t window, const char* field) {
 void check(const WindowRequest& request, size_t window, const LanguageModel& model) {
     const auto n_tokens = static_cast<int64_t>(request.tokens.size());
     if (n_tokens < 1 || n_tokens > model.n_text_ctx()) {
-        throw std::invalid_argument("the number of " + window_field(window, "tokens") + " is " +
-                                    std::to_string(n_tokens) + "; it has to be from 1 to " +
-                                    std::to_string(model.n_text_ctx()) + ", the text context of the model");
+        throw Error(Status::argument, "the number of " + window_field(window, "tokens") + " is " +
+                                          std::to_string(n_tokens) + "; it has to be from 1 to " +
+                                          std::to_string(model.n_text_ctx()) + ", the text context of the model");
     }
     for (const int32_t id : request.tokens) {
         if (id >= 0 && id < model.n_vocab()) continue;
-        throw std::invalid_argument("one of the " + window_field(window, "tokens") + " is " + std::to_string(id) +
-                                    "; ids are from 0 to " + std::to_string(model.n_vocab() - 1));
+        throw Error(Status::argument, "one of the " + window_field(window, "tokens") + " is " + std::to_string(id) +
+                                          "; ids are from 0 to " + std::to_string(model.n_vocab() - 1));
     }
     if (request.sot_index < 0 || request.sot_index >= n_tokens) {
-        throw std::invalid_argument(window_field(window, "sot_index") + " is " + std::to_string(request.sot_index) +
-                                    "; it has to be from 0 to " + std::to_string(n_tokens - 1));
+        throw Error(Status::argument, window_field(window, "sot_index") + " is " + std::to_string(request.sot_index) +
+                                          "; it has to be from 0 to " + std::to_string(n_tokens - 1));
     }
     const int64_t most_prefix = n_tokens - 1 - request.sot_index;
     if (request.n_prefix < 0 || request.n_prefix > most_prefix) {
-        throw std::invalid_argument(window_field(window, "n_prefix") + " is " + std::to_string(request.n_prefix) +
-                                    "; it has to be from 0 to " + std::to_string(most_prefix) +
-                                    ", the tokens behind sot_index");
+        throw Error(Status::argument, window_field(window, "n_prefix") + " is " + std::to_string(request.n_prefix) +
+                                          "; it has to be from 0 to " + std::to_string(most_prefix) +
+                                          ", the tokens behind sot_index");
     }
 }
 
@@ -82,7 +82,7 @@ class Task {
           stages_(stages),
           n_vocab_(model.n_vocab()),
           sample_len_(options.sample_len > 0 ? options.sample_len : model.n_text_ctx() / 2),
-          math_(row_math_for(model.isa().c_str())),
+          math_(model.row_math()),
           filters_(options, n_vocab_, math_),
           results_(requests.size()) {
         for (size_t i = 0; i < requests.size(); ++i) {
@@ -285,8 +285,8 @@ std::vector<WindowResult> decode_windows(LanguageModel& model, const std::vector
                                          DecodeStages& stages) {
     check(options, model.n_vocab());
     if (requests.size() != model.n_windows()) {
-        throw std::invalid_argument("the number of requests is " + std::to_string(requests.size()) +
-                                    "; it has to be that of the windows, " + std::to_string(model.n_windows()));
+        throw Error(Status::argument, "the number of requests is " + std::to_string(requests.size()) +
+                                          "; it has to be that of the windows, " + std::to_string(model.n_windows()));
     }
     for (size_t i = 0; i < requests.size(); ++i) check(requests[i], i, model);
     return Task(model, requests, options, should_stop, stages).run();

@@ -46,7 +46,7 @@ constexpr size_t logit_bytes(int64_t n_rows, int64_t n_vocab) {
 // One result per request; window i of the model is that of requests[i]. should_stop() is asked between steps; `stages`
 // is added to.
 //
-// Throws std::invalid_argument for options and requests that the model cannot be decoded with, and
+// Throws Error(Status::argument) for options and requests that the model cannot be decoded with, and
 // Error(Status::inference) where its logits are no numbers or the rules leave no token.
 std::vector<WindowResult> decode_windows(LanguageModel& model, const std::vector<WindowRequest>& requests,
                                          const DecodeOptions& options, const std::function<bool()>& should_stop,

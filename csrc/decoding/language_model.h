@@ -6,11 +6,11 @@
 #include <cstdint>
 #include <functional>
 #include <memory>
-#include <string>
 #include <utility>
 #include <vector>
 
 #include "core/thread_pool.h"
+#include "decoding/row_math.h"
 
 namespace whisperq::decoding {
 
@@ -38,7 +38,7 @@ class LanguageModel {
     virtual int64_t n_text_ctx() const = 0;
     virtual size_t n_windows() const = 0;
     virtual int64_t n_audio_ctx(size_t window) const = 0;
-    virtual std::string isa() const = 0;  // as in kernels/dispatch.h
+    virtual const RowMath& row_math() const = 0;  // for the rows of its logits
 
     virtual std::unique_ptr<Sequence> begin(size_t window) = 0;
     // `to`, of the same window, becomes what `from` is.

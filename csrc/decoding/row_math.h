@@ -1,6 +1,6 @@
 // What is done with every logit of a row of the vocabulary. It is compiled once per ISA from one source
-// (row_math_impl.h); row_math.cpp chooses among the results. Constants and functions in here must not leave symbols in
-// an object of one ISA that another could share.
+// (row_math_impl.h); dispatch/isas.h says which ISA has which. Constants and functions in here must not leave symbols
+// in an object of one ISA that another could share.
 #pragma once
 
 #include <cstdint>
@@ -21,9 +21,6 @@ struct RowMath {
 extern const RowMath kRowMathBaseline;  // what every CPU of the family has: SSE2, NEON
 extern const RowMath kRowMathAvx2;
 extern const RowMath kRowMathAvx512;
-
-// For the kernels of this name (kernels/dispatch.h).
-const RowMath& row_math_for(const char* isa);
 
 // Throws Error(Status::inference): these logits are no finite numbers.
 [[noreturn]] void refuse_logits();

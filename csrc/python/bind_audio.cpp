@@ -13,7 +13,7 @@
 #include "core/cpu_count.h"
 #include "core/status.h"
 #include "core/thread_pool.h"
-#include "kernels/dispatch.h"
+#include "dispatch/isas.h"
 #include "python/arrays.h"
 #include "python/bindings.h"
 
@@ -29,31 +29,32 @@ Floats checked_filters(const py::array& filters) {
     const bool is_bank = filters.ndim() == 2 && filters.shape(0) >= 1 && filters.shape(0) <= kMostMels &&
                          filters.shape(1) == audio::kBins && py::isinstance<py::array_t<float>>(filters);
     if (!is_bank) {
-        throw py::value_error("filters are an array of " + describe(filters) +
-                              "; they have to be float32 of shape (1 to " + std::to_string(kMostMels) + ", " +
-                              std::to_string(audio::kBins) + ")");
+        throw Error(Status::argument, "filters are an array of " + describe(filters) +
+                                          "; they have to be float32 of shape (1 to " + std::to_string(kMostMels) +
+                                          ", " + std::to_string(audio::kBins) + ")");
     }
     return readable(filters);
 }
 
 int64_t checked_padding(int64_t padding) {
     if (padding < 0 || padding > kMostPadding) {
-        throw py::value_error("padding is " + std::to_string(padding) + " samples; it has to be from 0 to " +
-                              std::to_string(kMostPadding) + ", a day");
+        throw Error(Status::argument, "padding is " + std::to_string(padding) + " samples; it has to be from 0 to " +
+                                          std::to_string(kMostPadding) + ", a day");
     }
     return padding;
 }
 
 ThreadPool& pool_of(int n_threads) {
     if (n_threads < 0) {
-        throw py::value_error("n_threads is " + std::to_string(n_threads) + "; it has to be 1 or more, or 0 for all");
+        throw Error(Status::argument,
+                    "n_threads is " + std::to_string(n_threads) + "; it has to be 1 or more, or 0 for all");
     }
     return shared_pool(n_threads == 0 ? usable_cpus() : n_threads);
 }
 
 audio::Mel make_mel(const py::array& filters, const std::string& isa) {
     const Floats bank = checked_filters(filters);
-    return audio::Mel(bank.data(), static_cast<int>(bank.shape(0)), kernels::kernels_for(isa).isa);
+    return audio::Mel(bank.data(), static_cast<int>(bank.shape(0)), dispatch::isa_for(isa).mel_frames);
 }
 
 Floats log_mel_spectrogram(const py::array& audio, const py::array& filters, int64_t padding, int n_threads,

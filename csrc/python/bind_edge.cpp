@@ -15,7 +15,7 @@
 #include "binding/stop_check.h"
 #include "core/cpu_count.h"
 #include "core/status.h"
-#include "kernels/dispatch.h"
+#include "dispatch/isas.h"
 #include "python/arrays.h"
 #include "python/bindings.h"
 #include "python/edge_model.h"
@@ -30,9 +30,9 @@ Floats matrix(int64_t n_rows, int64_t n_columns) {
 }
 
 std::unique_ptr<EdgeModel> open_model(const std::filesystem::path& path, const std::string& isa, int n_threads) {
-    const kernels::KernelTable& table = kernels::kernels_for(isa);
+    const dispatch::Isa& chosen = dispatch::isa_for(isa);
     const binding::GilReleased released;
-    return std::make_unique<EdgeModel>(path, table, n_threads > 0 ? n_threads : usable_cpus());
+    return std::make_unique<EdgeModel>(path, chosen, n_threads > 0 ? n_threads : usable_cpus());
 }
 
 // What `compute(should_stop)` does without the GIL; None for `out` where that said False: it was told to stop.
@@ -117,10 +117,10 @@ py::dict memory(EdgeModel& model) {
 
 py::list isa_list() {
     py::list found;
-    for (const kernels::IsaInfo& isa : kernels::isas()) {
+    for (const dispatch::IsaInfo& isa : dispatch::isas()) {
         py::dict row;
         row["name"] = isa.name;
-        row["built"] = isa.built;
+        row["built"] = isa.is_built();
         row["supported"] = isa.supported;
         found.append(row);
     }
@@ -146,7 +146,7 @@ void bind_edge(py::module_& m) {
         .def_property_readonly("memory", &memory)
         .def_property_readonly("packed_bytes", [](const EdgeModel& model) { return model.model.packed_bytes(); });
     m.def("isas", &isa_list, "Every instruction set of the kernels: whether it is built, and supported by CPU and OS.");
-    m.def("chosen_isa", [] { return std::string(kernels::chosen_kernels().isa); });
+    m.def("chosen_isa", [] { return std::string(dispatch::chosen_isa().name()); });
 }
 
 }  // namespace whisperq::python

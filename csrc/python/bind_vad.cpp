@@ -15,7 +15,7 @@
 #include "binding/gil.h"
 #include "binding/stop_check.h"
 #include "core/status.h"
-#include "kernels/dispatch.h"
+#include "dispatch/isas.h"
 #include "python/arrays.h"
 #include "python/bindings.h"
 #include "vad/network.h"
@@ -86,7 +86,7 @@ class Vad {
 
   private:
     static std::shared_ptr<const vad::Network> load(const std::filesystem::path& path, const std::string& isa) {
-        const kernels::KernelTable& table = kernels::kernels_for(isa);
+        const kernels::KernelTable& table = dispatch::isa_for(isa).kernels;
         const binding::GilReleased released;
         return std::make_shared<const vad::Network>(path, table);
     }
