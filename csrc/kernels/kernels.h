@@ -24,8 +24,7 @@ namespace whisperq::kernels {
 
 inline constexpr size_t kAlignment = 64;
 
-// ---- Quantised inputs
-// ------------------------------------------------------------------------------------------------
+// ---- Quantised inputs -----------------------------------------------------------------------------------------------
 
 // A strip: kStripRows rows of the input, quantised in blocks of kBlock values along k to int8 in [-127, 127] with one
 // float scale a block: scale = max |x| / 127, code = round(x / scale) to nearest, ties to even. Rows that do not exist,
@@ -49,13 +48,14 @@ static constexpr size_t strip_bytes(int64_t k) {
 // Quantises rows [0, n_rows) (1 to kStripRows) of `input`, row_stride floats apart, each of k values (k % kBlock == 0).
 using QuantizeStrip = void (*)(const float* input, int64_t row_stride, int64_t n_rows, int64_t k, uint8_t* strip);
 
-// ---- Weights, a tile at a time
-// ---------------------------------------------------------------------------------------
+// ---- Weights, a tile at a time --------------------------------------------------------------------------------------
 
 // One packed tile of a block format, expanded to a byte a code. For each block:
 //
 //   byte  codes[kBlock / 4][kTileColumns][4]  code - zero_point as int8, or that + 128 as uint8 (what x86's dot
-//   products take) float scales[kTileColumns] float minima[kTileColumns]                0 where the format has none
+//                                             products take)
+//   float scales[kTileColumns]
+//   float minima[kTileColumns]                0 where the format has none
 //
 // so that  sum_k input * value = sum_blocks input_scale * weight_scale * sum(input codes * weight codes)
 //                                         + input_sum * weight_minimum
@@ -104,8 +104,7 @@ static inline Epilogue moved_to(const Epilogue& epilogue, int64_t first) {
     return moved;
 }
 
-// ---- Floats
-// ----------------------------------------------------------------------------------------------------------
+// ---- Floats ---------------------------------------------------------------------------------------------------------
 
 // The same with plain floats: n_rows (1 to kStripRows) rows of `input` lie input_stride floats apart, which may be less
 // than k (a convolution's windows overlap); `panel` holds n_tiles tiles of float[k][kTileColumns].
@@ -125,8 +124,7 @@ using HalfToFloat = void (*)(const uint16_t* half, int64_t n, float* out);
 // Float to f16, n values: to nearest, ties to even; what is too large becomes infinite.
 using FloatToHalf = void (*)(const float* values, int64_t n, uint16_t* half);
 
-// ---- Everything else
-// -------------------------------------------------------------------------------------------------
+// ---- Everything else ------------------------------------------------------------------------------------------------
 
 // out = (x - mean) / sqrt(variance + 1e-5) * weight + bias over each row of n values; two passes, float accumulators in
 // lanes. Rows lie n floats apart; out may be input.

@@ -114,8 +114,6 @@ struct FloatProduct : Product {
     }
 };
 
-constexpr int64_t kGap = 5;  // floats between rows of `out`: rows are not aligned, and the gap must stay untouched
-
 // What the endings of a product write and read.
 struct Outputs {
     Guarded<float> out, scalar_out, bias, residual;

@@ -43,8 +43,7 @@ void spoil_row(float* out, int64_t stride, int64_t n_rows, int64_t n_columns) {
     spoil(place == Place::first ? out[0] : out[(n_rows - 1) * stride + n_columns - 1]);
 }
 
-// ---- One wrong number each
-// --------------------------------------------------------------------------------------------
+// ---- One wrong number each ------------------------------------------------------------------------------------------
 
 void quantize_strip(const float* input, int64_t row_stride, int64_t n_rows, int64_t n_values, uint8_t* strip) {
     real->quantize_strip(input, row_stride, n_rows, n_values, strip);
@@ -142,8 +141,7 @@ void softmax_of_row(float* x, int64_t n) {
     spoil_row(x, n, 1, n);
 }
 
-// ---- The program
-// -----------------------------------------------------------------------------------------------------
+// ---- The program ----------------------------------------------------------------------------------------------------
 
 int n_missed = 0, n_found = 0;
 

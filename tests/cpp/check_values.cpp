@@ -11,8 +11,7 @@
 namespace check {
 namespace {
 
-// ---- half_to_float
-// ----------------------------------------------------------------------------------------------------
+// ---- half_to_float --------------------------------------------------------------------------------------------------
 
 bool same_half(float got, uint16_t half) {
     const double want = half_value(half);
@@ -20,11 +19,9 @@ bool same_half(float got, uint16_t half) {
     return static_cast<double>(got) == want && std::signbit(got) == std::signbit(want);
 }
 
-// ---- float_to_half
-// ----------------------------------------------------------------------------------------------------
+// ---- float_to_half --------------------------------------------------------------------------------------------------
 
-// ---- layer_norm
-// -------------------------------------------------------------------------------------------------------
+// ---- layer_norm -----------------------------------------------------------------------------------------------------
 
 // The mean is off by sqrt(n) roundings of mean |x|, which moves every value; the variance and the rest by the same
 // number of roundings of themselves, and by the square of the mean's error.
@@ -73,8 +70,7 @@ void check_layer_norm_case(Checker& checker, Pattern pattern, float offset, int6
     report.require(work.intact() && input.intact(), "wrote outside");
 }
 
-// ---- gelu
-// -------------------------------------------------------------------------------------------------------------
+// ---- gelu -----------------------------------------------------------------------------------------------------------
 
 void check_gelu_values(Checker& checker, const std::vector<float>& values, Report& report) {
     const auto n = static_cast<int64_t>(values.size());

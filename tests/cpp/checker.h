@@ -45,6 +45,8 @@ void fill(Pattern pattern, float* values, int64_t n, Random& random);
 
 double greatest_of(const float* values, int64_t n);
 
+constexpr int64_t kGap = 5;  // floats between rows of `out`: rows are not aligned, and the gap must stay untouched
+
 // Where scales become denormal, and a block may count as zeros.
 constexpr double kLeastScale = 0x1p-125;
 

@@ -2,6 +2,7 @@
 #pragma once
 
 #include "kernels/arm/neon_layout.h"
+#include "kernels/block_formats.h"
 
 namespace whisperq::kernels {
 namespace {
@@ -109,21 +110,7 @@ void expand(const uint8_t* tile, int64_t k, uint8_t* expanded) {
 
 template <class Order>
 void expand_tile(Format format, const uint8_t* tile, int64_t k, uint8_t* expanded) {
-    switch (format) {
-        case Format::q8_0:
-            return expand<Order, Format::q8_0>(tile, k, expanded);
-        case Format::q5_1:
-            return expand<Order, Format::q5_1>(tile, k, expanded);
-        case Format::q5_0:
-            return expand<Order, Format::q5_0>(tile, k, expanded);
-        case Format::q4_1:
-            return expand<Order, Format::q4_1>(tile, k, expanded);
-        case Format::q4_0:
-            return expand<Order, Format::q4_0>(tile, k, expanded);
-        case Format::f32:
-        case Format::f16:
-            return;  // have no codes
-    }
+    with_block_format(format, [&](auto block) { expand<Order, decltype(block)::kFormat>(tile, k, expanded); });
 }
 
 }  // namespace

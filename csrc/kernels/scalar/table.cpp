@@ -19,8 +19,7 @@ constexpr int kGreatestCode = 127;
 constexpr double kLayerNormEpsilon = 1e-5;
 constexpr double kSqrtHalf = 0.70710678118654752440;
 
-// ---- Layouts of kernels.h as structs
-// ----------------------------------------------------------------------------------
+// ---- Layouts of kernels.h as structs --------------------------------------------------------------------------------
 
 struct StripBlock {
     int8_t codes[kGroups][kStripRows][kGroup];
@@ -37,8 +36,7 @@ struct ExpandedBlock {
 };
 static_assert(sizeof(ExpandedBlock) == kExpandedBlockBytes, "as kernels.h has it");
 
-// ---- Quantised inputs
-// -------------------------------------------------------------------------------------------------
+// ---- Quantised inputs -----------------------------------------------------------------------------------------------
 
 float greatest_magnitude(const float* values) {
     float greatest = 0.0f;
@@ -80,8 +78,7 @@ void quantize_strip(const float* input, int64_t row_stride, int64_t n_rows, int6
     }
 }
 
-// ---- Weights
-// ----------------------------------------------------------------------------------------------------------
+// ---- Weights --------------------------------------------------------------------------------------------------------
 
 float half_to_float(uint16_t half) {
     const int sign = half >> 15, exponent = half >> 10 & 31, fraction = half & 1023;
@@ -160,8 +157,7 @@ void expand_tile(Format format, const uint8_t* tile, int64_t k, uint8_t* expande
     }
 }
 
-// ---- Products
-// ---------------------------------------------------------------------------------------------------------
+// ---- Products -------------------------------------------------------------------------------------------------------
 
 float gelu(float x) {
     return static_cast<float>(0.5 * x * (1.0 + erf(x * kSqrtHalf)));
@@ -254,8 +250,7 @@ void multiply_half(const float* input, int64_t input_stride, const uint16_t* til
     }
 }
 
-// ---- Everything else
-// --------------------------------------------------------------------------------------------------
+// ---- Everything else ------------------------------------------------------------------------------------------------
 
 void layer_norm_row(const float* input, int64_t n, const float* weight, const float* bias, float* out) {
     double mean = 0.0, variance = 0.0;
@@ -309,8 +304,7 @@ void attention(const float* q, int64_t q_stride, const float* k, int64_t k_strid
     }
 }
 
-// ---- Attention over a cache
-// -----------------------------------------------------------------------------------------------
+// ---- Attention over a cache -----------------------------------------------------------------------------------------
 
 void quantize_head(const float* values, int most, int8_t* codes, float* scale) {
     float greatest = 0.0f;

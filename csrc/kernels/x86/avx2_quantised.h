@@ -33,6 +33,7 @@
 #include <stdint.h>
 #include <string.h>
 
+#include "kernels/block_formats.h"
 #include "kernels/kernels.h"
 #include "kernels/x86/avx2_float.h"
 #include "kernels/x86/avx2_math.h"
@@ -77,8 +78,7 @@ inline __m256i broadcast_group(const int8_t* codes) {
     return _mm256_set1_epi32(four);
 }
 
-// ---- Quantised inputs
-// -------------------------------------------------------------------------------------------------
+// ---- Quantised inputs -----------------------------------------------------------------------------------------------
 
 // Sums of the int16 lanes of the same parity, times -16, as two int16.
 inline int32_t offsets_of(__m256i pairs) {
@@ -125,8 +125,7 @@ inline void quantize_strip(const float* input, int64_t row_stride, int64_t n_row
     }
 }
 
-// ---- Weights
-// ----------------------------------------------------------------------------------------------------------
+// ---- Weights --------------------------------------------------------------------------------------------------------
 
 inline void expand_halves(const uint8_t* halves, float* floats) {
     for (int64_t c = 0; c < kTileColumns; c += kLanes) {
@@ -201,54 +200,26 @@ void expand_narrow(const uint8_t* packed, int8_t added, bool has_minimum, Expand
     }
 }
 
-// Not info(): a lookup would put the formats' table, which other objects have too, into this one.
-inline void expand_block(Format format, const uint8_t* packed, ExpandedBlock* block) {
-    switch (format) {
-        case Format::q8_0:
-            return expand_wide(packed, block);
-        case Format::q5_1:
-            return expand_narrow<5>(packed, 0, true, block);
-        case Format::q5_0:
-            return expand_narrow<5>(packed, 0, false, block);
-        case Format::q4_1:
-            return expand_narrow<4>(packed, 0, true, block);
-        case Format::q4_0:
-            return expand_narrow<4>(packed, 8, false, block);
-        case Format::f32:
-        case Format::f16:
-            return;
+// What the codes of a format that has no minimum lack to have the zero point 16 is added to them.
+template <Format kFormat>
+void expand_blocks(const uint8_t* tile, int64_t k, uint8_t* expanded) {
+    constexpr FormatInfo kInfo = info(kFormat);
+    for (int64_t b = 0; b < k / kBlock; ++b, tile += kInfo.tile_bytes, expanded += kExpandedBlockBytes) {
+        auto* block = reinterpret_cast<ExpandedBlock*>(expanded);
+        if constexpr (kInfo.bits == 8) {
+            expand_wide(tile, block);
+        } else {
+            constexpr int kAdded = kInfo.has_minimum ? 0 : kNarrowZeroPoint - kInfo.zero_point;
+            expand_narrow<kInfo.bits>(tile, kAdded, kInfo.has_minimum, block);
+        }
     }
-}
-
-inline int64_t packed_block_bytes(Format format) {
-    switch (format) {
-        case Format::q8_0:
-            return info(Format::q8_0).tile_bytes;
-        case Format::q5_1:
-            return info(Format::q5_1).tile_bytes;
-        case Format::q5_0:
-            return info(Format::q5_0).tile_bytes;
-        case Format::q4_1:
-            return info(Format::q4_1).tile_bytes;
-        case Format::q4_0:
-            return info(Format::q4_0).tile_bytes;
-        case Format::f32:
-        case Format::f16:
-            return 0;
-    }
-    return 0;
 }
 
 inline void expand_tile(Format format, const uint8_t* tile, int64_t k, uint8_t* expanded) {
-    const int64_t packed_bytes = packed_block_bytes(format);
-    for (int64_t b = 0; b < k / kBlock; ++b) {
-        expand_block(format, tile + b * packed_bytes,
-                     reinterpret_cast<ExpandedBlock*>(expanded + b * kExpandedBlockBytes));
-    }
+    with_block_format(format, [&](auto block) { expand_blocks<decltype(block)::kFormat>(tile, k, expanded); });
 }
 
-// ---- Products
-// ---------------------------------------------------------------------------------------------------------
+// ---- Products -------------------------------------------------------------------------------------------------------
 
 // Eight columns at a time: six int32 and six float sums, |w|, the mask of w < 0, the ones that widen and one product
 // are the 16 registers.

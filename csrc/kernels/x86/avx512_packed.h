@@ -7,6 +7,7 @@
 #include <cstdint>
 #include <cstring>
 
+#include "kernels/block_formats.h"
 #include "kernels/x86/avx512_product.h"
 #include "kernels/x86/avx512_rows.h"
 
@@ -162,26 +163,8 @@ static void multiply_packed(Format format, const uint8_t* strips, const uint8_t*
     using Multiply =
         void (*)(const uint8_t*, const uint8_t*, int64_t, int64_t, int64_t, int64_t, float*, int64_t, const Epilogue&);
     Multiply multiply = nullptr;
-    switch (format) {
-        case Format::q8_0:
-            multiply = multiply_packed_format<Format::q8_0>;
-            break;
-        case Format::q5_1:
-            multiply = multiply_packed_format<Format::q5_1>;
-            break;
-        case Format::q5_0:
-            multiply = multiply_packed_format<Format::q5_0>;
-            break;
-        case Format::q4_1:
-            multiply = multiply_packed_format<Format::q4_1>;
-            break;
-        case Format::q4_0:
-            multiply = multiply_packed_format<Format::q4_0>;
-            break;
-        case Format::f32:
-        case Format::f16:
-            return;  // not block formats
-    }
+    with_block_format(format, [&](auto block) { multiply = multiply_packed_format<decltype(block)::kFormat>; });
+    if (multiply == nullptr) return;
     multiply(strips, tiles, n_tiles, k, n_rows, n_columns, out, out_stride, epilogue);
 }
 

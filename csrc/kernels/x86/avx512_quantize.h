@@ -5,6 +5,7 @@
 
 #include <cstdint>
 
+#include "kernels/block_formats.h"
 #include "kernels/x86/avx512_math.h"
 
 namespace whisperq::kernels {
@@ -199,21 +200,7 @@ static void expand_blocks(const uint8_t* tile, int64_t k, uint8_t* expanded) {
 }
 
 static void expand_tile(Format format, const uint8_t* tile, int64_t k, uint8_t* expanded) {
-    switch (format) {
-        case Format::q8_0:
-            return expand_blocks<Format::q8_0>(tile, k, expanded);
-        case Format::q5_1:
-            return expand_blocks<Format::q5_1>(tile, k, expanded);
-        case Format::q5_0:
-            return expand_blocks<Format::q5_0>(tile, k, expanded);
-        case Format::q4_1:
-            return expand_blocks<Format::q4_1>(tile, k, expanded);
-        case Format::q4_0:
-            return expand_blocks<Format::q4_0>(tile, k, expanded);
-        case Format::f32:
-        case Format::f16:
-            return;  // not block formats
-    }
+    with_block_format(format, [&](auto block) { expand_blocks<decltype(block)::kFormat>(tile, k, expanded); });
 }
 
 }  // namespace
