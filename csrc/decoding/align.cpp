@@ -16,17 +16,17 @@ namespace {
 
 using Pass = LanguageModel::Pass;
 
-constexpr int64_t kPieceTokens = 32;                     // of a window in a pass: their logits are in memory together
+constexpr int64_t kPieceTokens = 32;                     // tokens of a window in a pass: it keeps the logits of all
 constexpr size_t kMostScores = (size_t{256} << 20) / 4;  // floats of all windows that are in memory together
 
 enum class Step : uint8_t { both, text, time };
 
-// Floats of the scores of one window, or of a piece of it.
+// Return the floats of the scores of one window, or of a piece of it.
 constexpr size_t n_scores(size_t n_heads, int64_t n_tokens, int64_t n_ctx) {
     return n_heads * static_cast<size_t>(n_tokens) * static_cast<size_t>(n_ctx);
 }
 
-// Bytes of the way from scores to a path, of one window at a time: matrix, cost and steps.
+// Return the bytes from scores to a path of one window: matrix, cost and steps.
 constexpr size_t path_bytes(int64_t n_rows, int64_t n_columns) {
     return static_cast<size_t>(n_rows) * static_cast<size_t>(n_columns) *
            (sizeof(float) + sizeof(double) + sizeof(Step));
@@ -40,7 +40,8 @@ inline void sort_pair(float& a, float& b) {
     a = low;
 }
 
-// The exchanges that a sorting network of seven needs for its middle: no branch, so that compilers make vectors of it.
+// Return the median by the exchanges that a sorting network of seven needs for its middle. It has no branch, so that
+// compilers vectorise it.
 inline float median_of_7(const float* x) {
     float a = x[0], b = x[1], c = x[2], d = x[3], e = x[4], f = x[5], g = x[6];
     sort_pair(a, f);
@@ -77,7 +78,7 @@ std::vector<float> reflected(const float* x, int64_t n, int64_t margin) {
 
 // ---- The matrix -----------------------------------------------------------------------------------------------------
 
-// Rows [n_tokens] of one head, `stride` apart: each column less its mean, over its deviation.
+// Standardise the rows [n_tokens] of one head, `stride` apart: each column less its mean, over its deviation.
 void standardise(float* head, int64_t n_tokens, int64_t stride, int64_t n_columns) {
     const auto n = static_cast<size_t>(n_columns);
     std::vector<double> mean(n), over_deviation(n);
@@ -132,7 +133,7 @@ class Task {
         return window;
     }
 
-    // False when should_stop() said so.
+    // Return false when should_stop() said so.
     bool run(std::vector<Window>& windows) {
         for (;;) {
             std::vector<Window*> unfinished;
@@ -175,7 +176,7 @@ class Task {
         return true;
     }
 
-    // The logits from the last token before the text on.
+    // Ask for the logits from the last token before the text on.
     Pass pass_for(const Window& window, Piece& piece) const {
         const int64_t n = window.n_next();
         piece.first_logits = std::min(n, std::max<int64_t>(0, window.n_sot() - window.n_done));

@@ -18,8 +18,8 @@ namespace {
 using Sequence = LanguageModel::Sequence;
 using Pass = LanguageModel::Pass;
 
-// Rows of logits of a prompt that are computed where one of <|startoftranscript|> and one of the last token are wanted;
-// a prompt with more tokens in between takes two passes, instead of the memory of a row for each.
+// A prompt's logits after <|startoftranscript|> and after its last token are wanted. So many rows between them are
+// computed in one pass. A prompt with more tokens in between takes two passes, instead of the memory of a row for each.
 constexpr int64_t kMostPromptRows = 8;
 
 class Timed {
@@ -109,12 +109,12 @@ class Task {
 
     static int64_t n_tokens(const Window& window) { return static_cast<int64_t>(window.request->tokens.size()); }
 
-    // From <|startoftranscript|> to the last token of the prompt.
+    // Return the rows from <|startoftranscript|> to the last token of the prompt.
     int64_t n_prompt_rows(const Window& window) const {
         return wants_no_speech() ? n_tokens(window) - window.request->sot_index : 1;
     }
 
-    // This and what follows: false when should_stop() said so.
+    // Decode the prompts. This function and the next ones return false when should_stop() said so.
     bool take_prompts() {
         if (!take_long_prompts_to_sot()) return false;
         std::vector<int64_t> first_row;
@@ -194,7 +194,7 @@ class Task {
         return model_.decode(passes, logits_.data(), should_stop_);
     }
 
-    // `logits`: those after each of the window's sequences.
+    // Sample the next tokens of a window. `logits` are those after each of its sequences.
     void sample(Window& window, float* logits) {
         std::vector<FilteredRow> rows;
         for (const LiveSequence& sequence : window.search->live()) {
@@ -213,7 +213,7 @@ class Task {
         }
     }
 
-    // The tokens that the rules know of: those of the prefix, as if they had been sampled, and those that were.
+    // Return the tokens that the rules know of: the prefix, as if it had been sampled, and the sampled tokens.
     std::vector<int32_t> behind_prefix(const Window& window, const std::vector<int32_t>& sampled) const {
         const std::vector<int32_t>& prompt = window.request->tokens;
         std::vector<int32_t> tokens(prompt.end() - window.request->n_prefix, prompt.end());
@@ -221,8 +221,8 @@ class Task {
         return tokens;
     }
 
-    // The sequences become those of the search: each goes on as the first that continues it, the others get copies, in
-    // sequences that nothing continues as long as there are any.
+    // Make the sequences those of the search. The first continuation of a sequence takes it over, and the others get
+    // copies. Copies go into sequences that nothing continues, as long as there are any.
     void follow(Window& window) {
         std::vector<std::unique_ptr<Sequence>>& before = window.sequences;
         const std::vector<LiveSequence>& live = window.search->live();

@@ -1,4 +1,4 @@
-// Our own decoder as what decoding asks: the model of a batch of windows.
+// Our own decoder as the language model of a batch of windows.
 #pragma once
 
 #include <functional>

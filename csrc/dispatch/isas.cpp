@@ -14,7 +14,7 @@ namespace {
 
 constexpr const char* kVariable = "WHISPERQ_ISA";
 
-// One row per instruction set, slowest first: its code, and every feature (core/cpu_features) that its flags in
+// A row of the table, slowest instruction set first. `features` are those (core/cpu_features) that its flags in
 // cmake/Kernels.cmake let the compiler use. No feature follows from another: one CPU has AVX2 but no FMA, and the
 // hypervisor of another hides F16C.
 struct Row {

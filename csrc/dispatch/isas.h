@@ -1,5 +1,4 @@
-// THE table of instruction sets: what this build has of each, which of them this CPU can run, and the choice among
-// them.
+// THE table of instruction sets: the code that this build has of each, whether this CPU can run it, and the choice.
 #pragma once
 
 #include <string>

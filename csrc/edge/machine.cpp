@@ -14,7 +14,7 @@ size_t Machine::n_bytes() const noexcept {
     return n;
 }
 
-// What is too small goes first: the two are never there at once.
+// The buffer that is too small goes first, so that the two are never there at once.
 void reserve_bytes(AlignedBuffer& buffer, size_t n_bytes) {
     if (buffer.size() >= n_bytes) return;
     buffer = AlignedBuffer();

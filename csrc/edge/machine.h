@@ -1,4 +1,4 @@
-// What the encoder and the decoder compute on: kernels, threads, and memory that every layer uses again.
+// The machine of encoder and decoder: kernels, threads, and memory that every layer uses again.
 #pragma once
 
 #include <algorithm>
@@ -14,7 +14,7 @@ namespace whisperq::edge {
 
 class ActivationStudy;
 
-// Memory that a computation needs of its machine.
+// The memory that a computation needs of its machine.
 struct MachineNeeds {
     size_t scratch_bytes = 0;  // of each worker
     size_t strip_bytes = 0;
@@ -30,7 +30,7 @@ struct MachineNeeds {
     }
 };
 
-// What a computation runs on: the kernels, the threads, and memory that is allocated once and used again by every
+// A machine for computations: the kernels, the threads, and memory that is allocated once and used again by every
 // layer.
 class Machine {
   public:
@@ -40,18 +40,18 @@ class Machine {
     const kernels::KernelTable& kernels() const noexcept { return kernels_; }
     ThreadPool& pool() noexcept { return pool_; }
 
-    // Of one worker: an expanded panel, a strip's rows, or what attention packs.
+    // Return the memory of one worker: for an expanded panel, a strip's rows, or attention's packed keys and values.
     uint8_t* scratch(int worker) noexcept { return scratch_[static_cast<size_t>(worker)].data(); }
     float* scratch_floats(int worker) noexcept { return scratch_[static_cast<size_t>(worker)].floats(); }
-    // A product's input, quantised, or normalised.
+    // Return the memory of a product's input: quantised, or normalised.
     uint8_t* strips() noexcept { return strips_.data(); }
     const uint8_t* strips() const noexcept { return strips_.data(); }
     float* rows() noexcept { return rows_.floats(); }
-    // What rounds the inputs of products, or null, as it is but for measurements.
+    // Return the study that rounds the inputs of products, or null. Only measurements have one.
     ActivationStudy* study() noexcept { return study_; }
     void set_study(ActivationStudy* study) noexcept { study_ = study; }
     void reserve(const MachineNeeds& needs);
-    // Of all of it.
+    // Return the size of all of it.
     size_t n_bytes() const noexcept;
 
   private:
@@ -62,7 +62,7 @@ class Machine {
     ActivationStudy* study_ = nullptr;
 };
 
-// Makes the buffer hold so much, which is not initialised and not kept.
+// Make the buffer hold so many bytes or floats. They are not initialised, and the old ones are lost.
 void reserve_bytes(AlignedBuffer& buffer, size_t n_bytes);
 float* reserve_floats(AlignedBuffer& buffer, int64_t n_floats);
 

@@ -1,4 +1,4 @@
-// The one switch over the formats that have blocks. Included by the tables' sources only.
+// The one switch over the formats that have blocks. Only the tables' sources include it.
 #pragma once
 
 #include "kernels/formats.h"
@@ -11,7 +11,7 @@ struct BlockFormat {
     static constexpr Format kFormat = kOne;
 };
 
-// Calls `call` with the BlockFormat of `format`, and does nothing for formats without blocks:
+// Call `call` with the BlockFormat of `format`. Formats without blocks are ignored:
 //
 //   with_block_format(format, [&](auto block) { expand<decltype(block)::kFormat>(tile, k, expanded); });
 template <class Call>

@@ -4,7 +4,7 @@
 
 namespace whisperq::kernels {
 
-// Whoever adds a kernel adds its test to a family, and to the faults of tests/cpp/check_self_test.cpp.
+// A new kernel needs a test in its family, and a fault in tests/cpp/check_self_test.cpp.
 static_assert(sizeof(KernelTable) == 17 * sizeof(void*), "a kernel that the self-test does not know");
 
 void self_test(const KernelTable& table, Findings& findings) {

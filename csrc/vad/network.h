@@ -26,8 +26,8 @@ class Network {
 
     static constexpr size_t kConvolutions = 4;
 
-    // Products sum over so many values at a time, and then the sums. One sum over all of them would be further from
-    // the exact one (frames of a quiet frequency are small differences of large terms), and so end at another f16.
+    // Products sum over so many values at a time, and then over the sums. A single sum would be further from the exact
+    // one, because a quiet frequency is a small difference of large terms. It would end at another f16.
     static constexpr int64_t kChunk = 64;
 
     // n outputs of k inputs; chunk after chunk of the inputs, each packed as a matrix of its own.

@@ -45,8 +45,8 @@ AlignedBuffer float_buffer(int64_t n) {
     return buffer;
 }
 
-// e^x to a few units in the last place; x is taken as -87 to 87. Without a branch or a call, so that the compiler makes
-// vectors of it: x = n ln 2 + f with |f| <= ln 2 / 2, and e^f is its Taylor series.
+// Return e^x to a few units in the last place. x is clamped to [-87, 87]. x = n ln 2 + f with |f| <= ln 2 / 2, and e^f
+// comes by its Taylor series. There is no branch and no call, so that the compiler vectorises it.
 inline float exponential(float x) {
     constexpr float kRound = 12582912.0f;  // 1.5 * 2^23: what is added to it loses its fraction
     constexpr float kLn2High = 0.693145751953125f, kLn2Low = 1.42860677e-6f;
@@ -219,8 +219,8 @@ float Stream::step(const float* from_input) {
     return sigmoid(sum);
 }
 
-// To the nearest f16. What no f16 holds, from audio far beyond [-1, 1], becomes the largest: infinity times 0 would
-// stay in the LSTM's state for ever.
+// Round to the nearest f16. Values beyond the largest f16, from audio far beyond [-1, 1], become the largest, because
+// infinity times 0 would stay in the LSTM's state for ever.
 void Stream::round(float* values, int64_t n) noexcept {
     auto* halves = reinterpret_cast<uint16_t*>(halves_.data());
     for (int64_t i = 0; i < n; ++i) {

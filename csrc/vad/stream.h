@@ -3,11 +3,11 @@
 //   512 samples -> mirrored at both ends to 640 -> 4 frames of 256 -> |DFT| (129) -> 4 convolutions over time -> 128
 //   -> LSTM -> output layer -> probability
 //
-// The windows of a batch go through all but the LSTM together: the rows of a product are the frames of several windows,
+// The windows of a batch go through all but the LSTM together. The rows of a product are the frames of several windows,
 // so that each weight is loaded once for many of them. The LSTM goes on from window to window.
 //
-// whisper.cpp rounds the inputs of its convolutions to f16. That moves probabilities by up to 5e-3, so we do it too:
-// what was tuned against one is right for the other.
+// whisper.cpp rounds the inputs of its convolutions to f16, which moves probabilities by up to 5e-3. We do it too, so
+// that thresholds that were tuned against one are right for the other.
 #pragma once
 
 #include <cstddef>

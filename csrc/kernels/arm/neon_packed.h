@@ -1,5 +1,5 @@
-// Products of a few rows with weights as they are packed: every byte of them is loaded once, and nothing is stored but
-// the sums. The float operations of a sum are those of the table's multiply_strip, so that it is the same to the bit.
+// Products of a few rows with weights as they are packed. Every byte of the weights is loaded once, and only sums are
+// stored. A sum's float operations are those of the table's multiply_strip, so that it is the same to the bit.
 #pragma once
 
 #include "kernels/arm/neon_epilogue.h"

@@ -11,8 +11,8 @@ namespace {
 
 constexpr double kKnownAttention = 0.019336664181185292;  // the last one
 
-// Roundings of a value and a probability to bf16, of 2^-8 each, and as much again for those of a query and a key to
-// int8, which add up in a score in random directions; int16's are smaller.
+// A value and a probability are rounded to bf16, by 2^-8 each. A query and a key in int8 get the same again. Their
+// roundings add up in a score in random directions. int16's roundings are smaller.
 constexpr double kHalfPrecision = 4 * 0x1p-8;
 
 void test_one_attention(const KernelTable& table, bool is_exact, Findings& findings) {

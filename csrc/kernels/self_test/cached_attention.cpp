@@ -43,7 +43,7 @@ const char* name_of(CacheType type) {
     return kNames[static_cast<int>(type)];
 }
 
-// Keys or values of a head in blocks, as a cache has them, and what they are.
+// A cache: keys or values of a head in blocks, and the numbers that are in them.
 class Cache {
   public:
     static constexpr int64_t kTokens = 35;
@@ -70,7 +70,7 @@ class Cache {
         const int most = most_code(type_);
         return static_cast<int>(draw(92, token * kHeadSize + i, static_cast<uint32_t>(2 * most + 1))) - most;
     }
-    // Those of values are all the same, so that it is known which codes probabilities get.
+    // Return a scale. Scales of values are all the same, so that the codes of probabilities are known.
     float scale(int64_t token) const { return has_keys_ ? (1.0f + number(93, token) / 2) / 64 : 1.0f / 128; }
 
     void fill(int64_t b, uint8_t* block) const {
@@ -97,7 +97,7 @@ class Cache {
         }
     }
 
-    // Without six_bits.h: four rows of 64 codes in three of 64 bytes, into a block of zeros.
+    // Put a code into a block of zeros, without six_bits.h: four rows of 64 codes are in three of 64 bytes.
     static void put_six_bits(unsigned bits, int64_t at, uint8_t* block) {
         uint8_t* four_rows = block + at / 256 * 192 + at % 64;
         const auto row = static_cast<unsigned>(at / 64 % 4);

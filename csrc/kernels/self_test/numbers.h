@@ -10,17 +10,17 @@
 
 namespace whisperq::kernels::self_tests {
 
-// Pseudo-random whole number in [0, n); scripts/self_test_answers.py has the same.
+// Return a pseudo-random whole number in [0, n); scripts/self_test_answers.py has the same.
 inline int64_t draw(int64_t seed, int64_t i, int64_t n) {
     return (i * 7919 + seed * 104729 + i * i % 1009 * 31) % 15485863 % n;
 }
 
-// In (-1, 1), and as exact in f16 as in f32.
+// Return a number in (-1, 1) that is as exact in f16 as in f32.
 inline float number(int64_t seed, int64_t i) {
     return static_cast<float>(draw(seed, i, 2047) - 1023) / 1024.0f;
 }
 
-// The f16 of a number that is one and normal, or 0.
+// Return the f16 of a number that is a normal f16 or 0.
 inline uint16_t half_of(float value) {
     if (value == 0.0f) return 0;
     uint32_t bits;
@@ -28,7 +28,7 @@ inline uint16_t half_of(float value) {
     return static_cast<uint16_t>((bits >> 16 & 0x8000u) | (((bits & 0x7fffffffu) - 0x38000000u) >> 13));
 }
 
-// Floats that start where kernels want them, a vector's room behind them.
+// An array of floats that starts where kernels want it, with a vector's room behind it.
 class Floats {
   public:
     explicit Floats(int64_t n) : buffer_(static_cast<size_t>(n) * sizeof(float)) {
@@ -55,8 +55,8 @@ inline double gelu_of(double x) {
 
 // ---- Inputs whose codes are known
 
-// Values in runs of `run` that share a scale, a power of two: each is so close to its code times the scale that every
-// table rounds it there, or lies between two of which the even one is its code. One in a run has the code 127.
+// A sequence of values in runs of `run`, which share a scale, a power of two. Every table rounds a value to its known
+// code: it is close to code times scale, or half-way to an odd code. One value in a run has the code 127.
 struct Quantised {
     static constexpr int kMost = 127;
     int64_t seed, run;

@@ -13,7 +13,7 @@
 namespace whisperq::kernels::self_tests {
 namespace {
 
-constexpr double kKnownAccuracy = 1e-10;  // of sums in double precision
+constexpr double kKnownAccuracy = 1e-10;  // accuracy of sums in double precision
 
 struct KnownProduct {
     Format format;
@@ -28,7 +28,7 @@ constexpr int64_t kRows = kStripRows;
 constexpr int64_t kColumns = 5 * kTileColumns - 3;  // groups of tiles, and what is left of one
 constexpr int64_t kStride = kColumns + 2;
 
-// out[r][c] = sum, and the sum of the terms' magnitudes.
+// A product's answer: out[r][c] = sum, and the sum of the terms' magnitudes.
 struct Answer {
     std::vector<double> sums = std::vector<double>(kRows * kColumns), terms = sums;
 
@@ -38,7 +38,7 @@ struct Answer {
     }
 };
 
-// Whether the answers themselves are what they were where this was written.
+// Compare the answers themselves with the digits that were written down.
 void compare_known(const char* kernel, Format format, const Answer& answer, Findings& findings) {
     findings.at(kernel, std::string(info(format).name) + ", computed without kernels");
     for (const KnownProduct& known : kKnownProducts) {
@@ -48,7 +48,7 @@ void compare_known(const char* kernel, Format format, const Answer& answer, Find
     }
 }
 
-// What is done to the sums of a call: the next for each number of rows.
+// The ending of a call's sums: the next one for each number of rows.
 struct Ending {
     bool bias, gelu, residual, in_place;
 };
@@ -56,8 +56,8 @@ constexpr Ending kEndings[kRows] = {{false, false, false, false}, {true, false, 
                                     {true, true, false, false},   {false, false, true, false},
                                     {true, true, true, true},     {false, true, true, false}};
 
-// Runs `product(n_rows, out, out_stride, epilogue)` for each number of rows up to `most_rows` and compares. Rows
-// behind kRows are those from the first on again.
+// Run `product(n_rows, out, out_stride, epilogue)` for each number of rows up to `most_rows`, and compare. Rows behind
+// kRows are those from the first on again.
 template <class Product>
 void compare_products(const char* kernel, const std::string& what, int64_t k, int64_t most_rows, const Answer& answer,
                       const Product& product, Findings& findings) {
@@ -98,7 +98,7 @@ void compare_products(const char* kernel, const std::string& what, int64_t k, in
     }
 }
 
-// Calls `multiply(first_tile, n_tiles, n_columns, out, epilogue)` for groups of tiles, as the engine does.
+// Call `multiply(first_tile, n_tiles, n_columns, out, epilogue)` for groups of tiles, as the engine does.
 template <class Multiply>
 void by_groups(int64_t tiles_per_call, float* out, const Epilogue& epilogue, const Multiply& multiply) {
     const int64_t all = n_tiles(kColumns);
@@ -133,7 +133,7 @@ struct Weights {
                std::fabs(exact(minimum(column, i / kBlock)));
     }
 
-    // In ggml's order: scale, minimum, fifth bits, codes.
+    // Write a block in ggml's order: scale, minimum, fifth bits, codes.
     void write_block(int64_t column, int64_t b, uint8_t* to) const {
         const uint16_t scale_bits = half_of(scale(column, b)), minimum_bits = half_of(minimum(column, b));
         std::memcpy(to, &scale_bits, sizeof scale_bits);
@@ -185,7 +185,7 @@ Answer block_answer(const Weights& weights, const Quantised& input) {
     return answer;
 }
 
-// quantize_strip, expand_tile, multiply_strip and multiply_packed: what is wrong in one of the first two is seen in the
+// Test quantize_strip, expand_tile, multiply_strip and multiply_packed. A fault in one of the first two is seen in the
 // products, which name the kernel that multiplies.
 void test_block_products(const KernelTable& table, const FormatInfo& format, Findings& findings) {
     constexpr int64_t k = Weights::kValues, kGap = 5;

@@ -31,7 +31,7 @@ constexpr HalfPair kHalves[] = {
     {0x7c00, HUGE_VALF},
     {0xfc00, -HUGE_VALF},
 };
-// Not halves themselves: to nearest, and the even one from the middle.
+// These are no halves themselves. They go to the nearest half, and from the middle to the even one.
 constexpr HalfPair kRounded[] = {
     {0x3c00, 1.00048828125f}, {0x3c02, 1.00146484375f}, {0x3c01, 1.0005f}, {0x7bff, 65519.0f},
     {0x7c00, 65520.0f},       {0xfc00, -1e30f},         {0x3a66, 0.8f},    {0x0000, 2.98e-8f},
@@ -87,7 +87,8 @@ void test_gelu(const KernelTable& table, Findings& findings) {
     findings.compare(exact(values[n]), 7.0, 0.0, n);
 }
 
-// The values are of size 1 and their mean is near 0: sqrt(n) roundings of what a value is made of.
+// Test layer norm. The values are of size 1 and their mean is near 0, so that the tolerance is sqrt(n) roundings of a
+// value's terms.
 void test_layer_norm(const KernelTable& table, Findings& findings) {
     constexpr int64_t kNormRows = 3, n = 71;
     Floats x(kNormRows * n, [](int64_t i) { return number(61, i); });

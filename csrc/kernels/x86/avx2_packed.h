@@ -1,5 +1,5 @@
-// Products of a few rows with weights as they are packed: every byte of them is loaded once, and nothing is stored but
-// the sums. The float operations of a sum are those of avx2_quantised.h, so that it is the same to the bit.
+// Products of a few rows with weights as they are packed. Every byte of the weights is loaded once, and only sums are
+// stored. A sum's float operations are those of avx2_quantised.h, so that it is the same to the bit.
 #pragma once
 
 #include <immintrin.h>
@@ -16,8 +16,8 @@ inline __m256 load_eight_halves(const uint8_t* from) {
     return _mm256_cvtph_ps(_mm_loadu_si128(reinterpret_cast<const __m128i*>(from)));
 }
 
-// Products of eight columns (`part` is 0 or 1) of a block with each row, in int32. Codes of eight bits have their sign
-// given to the input, as in multiply_wide; others count from 0, and zero_point * sum(input) is taken away.
+// Multiply eight columns (`part` is 0 or 1) of a block with each row, in int32. Codes of eight bits give their sign to
+// the input, as in multiply_wide. Others count from 0, and zero_point * sum(input) is taken away.
 template <int kBits, int kZeroPoint, int kRows>
 void multiply_packed_block(const StripBlock& input, const uint8_t* packed, int part, __m256i (&products)[kRows]) {
     const __m256i ones = _mm256_set1_epi16(1);
