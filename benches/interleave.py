@@ -20,7 +20,7 @@ from typing import Any, Callable, NamedTuple, Optional
 
 import numpy as np
 import numpy.typing as npt
-from whisperq_edge._bench.worker import settle
+from whisperq_edge._system.process import settle
 
 __all__ = ["ABOUT", "Contestant", "Outcome", "Ratio", "about", "interleave", "machine", "settle", "write_json"]
 

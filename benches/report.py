@@ -8,7 +8,7 @@ from typing import Any, Optional
 
 from interleave import Outcome, Ratio, write_json
 from whisperq_edge import _core
-from whisperq_edge._native import build_info
+from whisperq_edge._system.native import build_info
 
 __all__ = ["Bar", "Report", "disturbances"]
 

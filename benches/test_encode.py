@@ -36,8 +36,8 @@ from peers.other_build import OtherBuild
 from report import Bar, Report, disturbances
 from whisperq_edge import _core
 from whisperq_edge._convert.convert import convert_model
-from whisperq_edge._edge import EdgeEncoder
-from whisperq_edge._native import build_info, drain_log, load_ggml
+from whisperq_edge._engines.encoder import EdgeEncoder
+from whisperq_edge._system.native import build_info, drain_log, load_ggml
 
 Floats = npt.NDArray[np.float32]
 

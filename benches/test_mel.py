@@ -18,9 +18,9 @@ import numpy.typing as npt
 import pytest
 from interleave import about
 from whisperq_edge import CancelledError, CancelToken, WhisperModel, _core
-from whisperq_edge._audio import to_pcm
-from whisperq_edge._convert.vocabulary import mel_filters
-from whisperq_edge._native import build_info, data_file
+from whisperq_edge._audio.pcm import to_pcm
+from whisperq_edge._system.native import build_info, data_file
+from whisperq_edge._whisper.mel_filters import mel_filters
 
 THREADS = 2
 PADDING = 480_000

@@ -16,7 +16,7 @@ import numpy as np
 import pytest
 from make_model import write_random_model
 from whisperq_edge import Timings, WhisperModel, _core
-from whisperq_edge._native import build_info
+from whisperq_edge._system.native import build_info
 
 WINDOW_S = 30
 TOKENS = 50
@@ -104,7 +104,7 @@ def test_load(benchmark: Any, tmp_path: Path, engine: str) -> None:
 @pytest.mark.parametrize("engine", ["edge", "ggml"])
 def test_end_to_end_nano(benchmark: Any, engine: str) -> None:
     """The sample clip through the bundled model, decoding of the file included."""
-    from whisperq_edge._native import data_file
+    from whisperq_edge._system.native import data_file
 
     path = data_file("assets/sample.flac")
     with WhisperModel("nano", device="cpu", engine=engine) as model:

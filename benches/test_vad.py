@@ -12,8 +12,8 @@ import numpy as np
 import numpy.typing as npt
 from interleave import Contestant, about, interleave
 from whisperq_edge import _core
-from whisperq_edge._audio import to_pcm
-from whisperq_edge._native import build_info, data_file, load_ggml
+from whisperq_edge._audio.pcm import to_pcm
+from whisperq_edge._system.native import build_info, data_file, load_ggml
 
 SECONDS = 60
 ROUNDS = int(os.environ.get("WHISPERQ_BENCH_ROUNDS", "15"))

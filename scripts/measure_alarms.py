@@ -26,14 +26,14 @@ FAIL_OVER = 0.05
 # Python runs this file when it starts, in the processes that bench starts, too.
 SLOWED = """
 import time
-from whisperq_edge import _edge_engine
-real = _edge_engine.EdgeEngine.transcribe
+from whisperq_edge._engines import edge
+real = edge.EdgeEngine.transcribe
 def late(self, *arguments, **named):
     began = time.perf_counter()
     answer = real(self, *arguments, **named)
     time.sleep({share} * (time.perf_counter() - began))
     return answer
-_edge_engine.EdgeEngine.transcribe = late
+edge.EdgeEngine.transcribe = late
 """
 
 

@@ -26,8 +26,9 @@ import jiwer
 import numpy as np
 import numpy.typing as npt
 from whisperq_edge import Transcript, WhisperModel
-from whisperq_edge._audio import SAMPLE_RATE, to_pcm
+from whisperq_edge._audio.pcm import to_pcm
 from whisperq_edge._eval.normalise import normaliser
+from whisperq_edge._whisper.units import SAMPLE_RATE
 
 Floats = npt.NDArray[np.float32]
 

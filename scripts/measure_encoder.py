@@ -19,7 +19,7 @@ import numpy.typing as npt
 from measure_quantisation import Clip, choose_clips, encoder_outputs, write_model
 from whisperq_edge import _core, log_mel_spectrogram
 from whisperq_edge._convert.convert import convert_model
-from whisperq_edge._edge import EdgeEncoder
+from whisperq_edge._engines.encoder import EdgeEncoder
 
 Floats = npt.NDArray[np.float32]
 

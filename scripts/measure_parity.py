@@ -32,11 +32,12 @@ import torch
 import whisper
 from whisper.decoding import DecodingOptions, DecodingTask
 from whisperq_edge import WhisperModel, _core
-from whisperq_edge._audio import to_pcm
+from whisperq_edge._audio.pcm import to_pcm
+from whisperq_edge._audio.window_mel import LoudestMel, WindowMel
 from whisperq_edge._convert.convert import convert_model
-from whisperq_edge._convert.ggml import open_ggml
-from whisperq_edge._convert.rows import floats
-from whisperq_edge._window_mel import FRAMES_PER_WINDOW, WindowMel
+from whisperq_edge._convert.readers.ggml import open_ggml
+from whisperq_edge._convert.readers.rows import floats
+from whisperq_edge._whisper.units import FRAMES_PER_WINDOW
 
 ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT / "tests"))
@@ -131,7 +132,11 @@ class Pair:
 
     def listen(self, samples: Floats) -> _core.EdgeAudio:
         """The first window, from our spectrogram."""
-        mel = WindowMel(samples, self.openai.dims.n_mels, n_threads=1)
+        n_mels = self.openai.dims.n_mels
+        loudest = LoudestMel(n_mels, n_threads=1)
+        loudest.push(samples)
+        loudest.finish()
+        mel = WindowMel(samples, n_mels, loudest, n_threads=1)
         return self.listen_mel(mel.padded_window(0, min(mel.n_frames, FRAMES_PER_WINDOW)))
 
     def listen_mel(self, mel: Floats) -> _core.EdgeAudio:

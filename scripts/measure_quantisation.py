@@ -27,19 +27,23 @@ from typing import Any, Callable, NamedTuple, Optional
 import numpy as np
 import numpy.typing as npt
 from whisperq_edge import WhisperModel, _core
-from whisperq_edge._audio import SAMPLE_RATE, to_pcm
-from whisperq_edge._catalog import MODELS
+from whisperq_edge._audio.pcm import to_pcm
 from whisperq_edge._convert.convert import convert_model
-from whisperq_edge._convert.open_source import open_source
 from whisperq_edge._convert.plan import Recipe, plan_types, write_recipe
 from whisperq_edge._convert.proof import activation_statistics
+from whisperq_edge._convert.readers.open_source import open_source
+from whisperq_edge._convert.readers.source import Source, SourceTensor, check_tensors, rows_of
 from whisperq_edge._convert.report import GROUPS, Report, versions
 from whisperq_edge._convert.sensitivity import Sensitivity, choose_types, scan
-from whisperq_edge._convert.source import Source, SourceTensor, check_tensors, expected_shapes, rows_of
-from whisperq_edge._convert.vocabulary import known_vocabulary, mel_filters
 from whisperq_edge._convert.writer import ggml_bytes, stored_bytes, write_ggml
-from whisperq_edge._native import build_info
-from whisperq_edge._types import TYPES
+from whisperq_edge._store.catalog import MODELS
+from whisperq_edge._system.markdown import markdown_table
+from whisperq_edge._system.native import build_info
+from whisperq_edge._whisper.mel_filters import mel_filters
+from whisperq_edge._whisper.shapes import expected_shapes
+from whisperq_edge._whisper.types import TYPES
+from whisperq_edge._whisper.units import SAMPLE_RATE
+from whisperq_edge._whisper.vocabulary import known_vocabulary
 
 Floats = npt.NDArray[np.float32]
 
@@ -565,8 +569,7 @@ def tables(data: dict[str, Any]) -> dict[str, str]:
 
 
 def _table(header: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
-    lines = [header, ["---"] * len(header), *rows]
-    return "\n".join(f"| {' | '.join(line)} |" for line in lines)
+    return markdown_table(header, rows)
 
 
 def _db(value: dict[str, float]) -> str:

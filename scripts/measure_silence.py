@@ -6,8 +6,8 @@
 
 DATA is a folder of corpora, each with a ``manifest.tsv`` (file, duration_s, speaker, split, text). All is decoded with
 ``drop_silence=False`` and written with what the check goes by, so that rules are compared without decoding again.
-``score`` applies the check of ``whisperq_edge._evidence`` to what was written. ``wordless --checked`` decodes with the
-check, as by default.
+``score`` applies the check of ``whisperq_edge._engines.evidence`` to what was written. ``wordless --checked`` decodes
+with the check, as by default.
 
 Speech is decoded only where the check could drop it, because elsewhere text with and without the check is the same.
 Both commands go on where the file ends. ``sox`` makes some of the sounds.
@@ -26,12 +26,13 @@ from typing import Any, Callable, Optional
 import numpy as np
 import numpy.typing as npt
 from whisperq_edge import WhisperModel
-from whisperq_edge._audio import to_pcm
+from whisperq_edge._audio.pcm import to_pcm
+from whisperq_edge._audio.silence import SilenceScan
+from whisperq_edge._audio.speech import speech_stream
+from whisperq_edge._engines.evidence import ENOUGH, loud_windows_of_speech, why_not_believed, windows_of_speech
 from whisperq_edge._eval.normalise import normaliser
 from whisperq_edge._eval.statistics import bootstrap_rate, rate_interval
 from whisperq_edge._eval.words import score as word_score
-from whisperq_edge._evidence import ENOUGH, loud_windows_of_speech, why_not_believed, windows_of_speech
-from whisperq_edge._vad import silent_spans, speech_probabilities
 
 Floats = npt.NDArray[np.float32]
 RATE = 16_000
@@ -239,9 +240,16 @@ def below(samples: Floats, hz: float) -> Floats:
 # ---- Decoding, once --------------------------------------------------------------------------------------------------
 
 
+def speech_probabilities(samples: Floats) -> Floats:
+    stream = speech_stream()
+    return np.concatenate([stream.feed(samples), stream.finish()])
+
+
 def heard(clip: Clip, condition: str, samples: Floats) -> dict[str, Any]:
     """What the check goes by, beside the text."""
     probabilities = speech_probabilities(samples)
+    silence = SilenceScan()
+    silence.push(samples, probabilities)
     return {
         "group": clip.group,
         "kind": clip.kind,
@@ -252,7 +260,7 @@ def heard(clip: Clip, condition: str, samples: Floats) -> dict[str, Any]:
         "most_likely": round(float(probabilities.max(initial=0)), 3),
         "n_speech": windows_of_speech(probabilities),
         "n_loud": loud_windows_of_speech(samples, speech_probabilities),
-        "silent": [[start, end] for start, end, _ in silent_spans(samples, probabilities)],
+        "silent": [[start, end] for start, end, _ in silence.finish()],
     }
 
 

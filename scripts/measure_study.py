@@ -26,12 +26,12 @@ from whisperq_edge._study.plot import draw_study
 from whisperq_edge._study.report import (
     AXES_HEADER,
     axes_rows,
-    markdown_table,
     noise_header,
     noise_rows,
     table_header,
     table_rows,
 )
+from whisperq_edge._system.markdown import markdown_table
 
 REPOSITORY = Path(__file__).resolve().parents[1]
 
@@ -117,7 +117,7 @@ def tables(found: dict[str, Any]) -> dict[str, str]:
 
 
 def _table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
-    return markdown_table(header, rows).rstrip("\n")
+    return markdown_table(header, rows)
 
 
 def main() -> None:

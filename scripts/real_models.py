@@ -298,7 +298,11 @@ def _converter_key() -> str:
     """Return a hash of all sources that decide what bytes a conversion writes."""
     package = ROOT / "python" / "whisperq_edge"
     native = [*ROOT.glob("csrc/ggml/*quantize*"), *ROOT.glob("csrc/ggml/*matrix_types*")]
-    sources = [*(package / "_convert").glob("*.py"), package / "_types.py", ROOT / "third_party/whisper.cpp/pin.json"]
+    sources = [
+        *(package / "_convert").rglob("*.py"),
+        package / "_whisper" / "types.py",
+        ROOT / "third_party/whisper.cpp/pin.json",
+    ]
     digest = hashlib.sha256()
     for path in sorted([*sources, *native]):
         digest.update(path.read_bytes())

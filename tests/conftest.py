@@ -11,8 +11,8 @@ from instruction_sets import report_lines
 from make_model import write_random_model
 from real_fixtures import jfk_path, real_base_path, real_model, real_tiny_en_path  # noqa: F401
 from whisperq_edge import WhisperModel
-from whisperq_edge._audio import to_pcm
-from whisperq_edge._native import data_file
+from whisperq_edge._audio.pcm import to_pcm
+from whisperq_edge._system.native import data_file
 
 SPEECH_DATA = Path(__file__).resolve().parents[2] / "shared" / "data"
 

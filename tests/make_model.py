@@ -14,7 +14,8 @@ from typing import BinaryIO, Callable, NamedTuple, Optional, Union
 
 import numpy as np
 import numpy.typing as npt
-from whisperq_edge._convert.source import Dims, expected_shapes
+from whisperq_edge._whisper.dims import Dims
+from whisperq_edge._whisper.shapes import expected_shapes
 
 __all__ = [
     "PRESETS",
@@ -99,7 +100,7 @@ def vocabulary_of(path: Path) -> list[bytes]:
 
 def real_vocabulary(n_vocab: int) -> list[bytes]:
     """Whisper's own text tokens."""
-    from whisperq_edge._convert.vocabulary import known_vocabulary
+    from whisperq_edge._whisper.vocabulary import known_vocabulary
 
     return known_vocabulary(n_vocab)
 

@@ -6,8 +6,8 @@ from pathlib import Path
 
 import numpy as np
 import numpy.typing as npt
-from whisperq_edge._convert.ggml import open_ggml
-from whisperq_edge._convert.rows import floats
+from whisperq_edge._convert.readers.ggml import open_ggml
+from whisperq_edge._convert.readers.rows import floats
 
 __all__ = ["encode", "weights_of"]
 

@@ -16,10 +16,11 @@ from typing import Any, Callable, Optional
 import numpy as np
 import numpy.typing as npt
 from make_model import real_vocabulary
-from whisperq_edge._edge_engine import AlignRequest, DecodeOptions, EdgeEngine, EdgeResult, WindowRequest
+from whisperq_edge._engines.edge import EdgeEngine, EdgeResult
+from whisperq_edge._engines.face import AlignRequest, DecodeOptions, WindowRequest
 from whisperq_edge._options import TranscribeOptions
 from whisperq_edge._result import Segment
-from whisperq_edge._tokenizer import Vocabulary
+from whisperq_edge._whisper.tokenizer import Vocabulary
 
 Floats = npt.NDArray[np.float32]
 
@@ -63,12 +64,12 @@ def numbered_mel(n_frames: int) -> Floats:
 class NumberedMel:
     """``WindowMel`` over ``numbered_mel``."""
 
-    def __init__(self, samples: Floats, n_mels: int, **_: Any) -> None:
+    def __init__(self, samples: Floats, n_mels: int, *_: Any, **__: Any) -> None:
         self.n_frames = samples.size // 160
         self._mel = numbered_mel(self.n_frames)
 
-    def window(self, seek: int) -> Floats:
-        return self._mel[:, seek : seek + N_FRAMES]
+    def window(self, seek: int, n_frames: int = N_FRAMES) -> Floats:
+        return self.padded_window(seek, n_frames)
 
     def padded_window(self, seek: int, n_frames: int) -> Floats:
         padded = np.zeros((80, N_FRAMES), np.float32)

@@ -15,9 +15,13 @@ from typing import Any
 
 import numpy as np
 import pytest
-from whisperq_edge import _audio, _spliced
-from whisperq_edge._audio import MAX_PEAK, SAMPLE_RATE, to_pcm, to_stereo
+from whisperq_edge._audio import mono, spliced
+from whisperq_edge._audio.decoders import from_parts
+from whisperq_edge._audio.decoding import Decoding
+from whisperq_edge._audio.mono import MAX_PEAK
+from whisperq_edge._audio.pcm import to_pcm, to_stereo
 from whisperq_edge._errors import AudioError, AudioFormatError, EmptyAudioError, OptionError
+from whisperq_edge._whisper.units import SAMPLE_RATE
 
 soundfile = pytest.importorskip("soundfile")
 soxr = pytest.importorskip("soxr")
@@ -359,8 +363,8 @@ def test_an_error_of_the_disk_is_raised_and_not_taken_for_the_end() -> None:
             return super().readinto(buffer)
 
     with pytest.raises(OSError, match="Input/output error"):
-        parts = [_spliced.Part(Failing(encoded(tones(16000), 16000)))]
-        list(_audio._from_parts(parts, _audio._Decoding("talk.wav")))
+        parts = [spliced.Part(Failing(encoded(tones(16000), 16000)))]
+        list(from_parts(parts, Decoding("talk.wav")))
 
 
 @pytest.mark.parametrize("format", ["ipod", "mp4", "webm", "matroska"])
@@ -615,13 +619,13 @@ def test_more_than_a_day_is_refused_before_it_is_made() -> None:
 
 
 def test_a_long_file_is_refused_on_the_way(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(_audio, "MAX_DURATION_S", 3600)
+    monkeypatch.setattr(mono, "MAX_DURATION_S", 3600)
     content = encoded(np.zeros(4000, np.float32), 1)
     with pytest.raises(AudioError, match="longer than 1 hours"):
         to_pcm(content)
 
 
 def test_importing_needs_no_decoder() -> None:
-    code = "import sys; import whisperq_edge._audio; print(sorted({'soundfile', 'soxr', 'av'} & set(sys.modules)))"
+    code = "import sys; import whisperq_edge._audio.pcm; print(sorted({'soundfile', 'soxr', 'av'} & set(sys.modules)))"
     answer = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert answer.stdout.strip() == "[]"

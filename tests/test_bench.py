@@ -248,12 +248,12 @@ def test_a_sleep_is_found(saved: tuple[Path, Any], tmp_path: Path, monkeypatch: 
     (tmp_path / "sitecustomize.py").write_text(
         f"""
 import time
-from whisperq_edge import _edge_engine
-real = _edge_engine.EdgeEngine.transcribe
+from whisperq_edge._engines import edge
+real = edge.EdgeEngine.transcribe
 def late(self, *arguments, **named):
     time.sleep({max(2 * slowest_ms / 1000, 0.2)})
     return real(self, *arguments, **named)
-_edge_engine.EdgeEngine.transcribe = late
+edge.EdgeEngine.transcribe = late
 """,
         encoding="utf-8",
     )

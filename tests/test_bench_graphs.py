@@ -18,7 +18,7 @@ from whisperq_edge import _core
 from whisperq_edge._bench.graph_loop import GraphTranscriber
 from whisperq_edge._bench.graph_weights import int8_rows, read_weights
 from whisperq_edge._bench.peers import prepare_peer
-from whisperq_edge._convert.source import Dims
+from whisperq_edge._whisper.dims import Dims
 from whisperq_edge.cli import main
 
 Floats = npt.NDArray[np.float32]

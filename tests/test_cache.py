@@ -17,17 +17,13 @@ from typing import Any
 import pytest
 from cli_runner import cli_runner
 from make_model import write_random_model
-from whisperq_edge import ModelError, ModelFormatError, OptionError, _cache, _locks
-from whisperq_edge._cache import (
-    cache_folder,
-    cached_model,
-    clear_cache,
-    find_cached,
-    list_cache,
-    prune_cache,
-)
+from whisperq_edge import ModelError, ModelFormatError, OptionError
 from whisperq_edge._convert import convert as converter
 from whisperq_edge._core import read_model_file
+from whisperq_edge._store import cache
+from whisperq_edge._store.cache import cached_model, clear_cache, find_cached, list_cache, prune_cache
+from whisperq_edge._system import locks
+from whisperq_edge._system.folders import cache_folder
 from whisperq_edge.cli import main
 
 
@@ -101,7 +97,7 @@ def test_the_source_is_hashed_once(original: Path, entry: Path, monkeypatch: pyt
     def refuse(paths: Any) -> str:
         raise AssertionError(f"{paths} hashed again")
 
-    monkeypatch.setattr(_cache, "sha256_of_files", refuse)
+    monkeypatch.setattr(cache, "sha256_of_files", refuse)
     assert cached_model(original, "q8_0") == entry
 
 
@@ -116,7 +112,7 @@ def test_the_key_has_source_type_recipe_and_quantiser(
     paths.append(cached_model(source, recipe=recipe))
     write_random_model(source, "micro.en", "f16", seed=1)
     paths.append(cached_model(source, "q8_0"))
-    monkeypatch.setattr(_cache, "_quantizer", lambda: "another")
+    monkeypatch.setattr(cache, "_quantizer", lambda: "another")
     paths.append(cached_model(source, "q8_0"))
     assert runs == paths and len(set(paths)) == 6
     types = [read_model_file(path).ftype for path in paths]
@@ -177,15 +173,15 @@ def test_the_hash_of_a_source_that_is_being_written_is_not_kept(
 ) -> None:
     source = tmp_path / "m.bin"
     shutil.copy(original, source)
-    sha256_of = _cache.sha256_of_files
+    sha256_of = cache.sha256_of_files
 
     def hash_then_write(paths: Any) -> str:
         digest = sha256_of(paths)
         source.write_bytes(original.read_bytes()[:-1])
         return digest
 
-    monkeypatch.setattr(_cache, "sha256_of_files", hash_then_write)
-    assert _cache._source_sha256(source) == sha256_of([original])
+    monkeypatch.setattr(cache, "sha256_of_files", hash_then_write)
+    assert cache._source_sha256(source) == sha256_of([original])
     assert not folder.exists()
 
 
@@ -259,13 +255,13 @@ def test_an_entry_that_was_touched_is_read_again_once(
 ) -> None:
     os.utime(entry)
     hashed: list[Any] = []
-    sha256_of = _cache.sha256_of_files
+    sha256_of = cache.sha256_of_files
 
     def counted(paths: Any) -> str:
         hashed.append(paths)
         return sha256_of(paths)
 
-    monkeypatch.setattr(_cache, "sha256_of_files", counted)
+    monkeypatch.setattr(cache, "sha256_of_files", counted)
     for _ in range(2):
         assert cached_model(original, "q8_0") == entry
     assert hashed == [[entry]] and runs == []
@@ -292,7 +288,7 @@ def test_an_entry_in_a_cache_that_cannot_be_written_is_used(
     def refuse(*_: Any, **__: Any) -> Any:
         raise OSError(errno.EROFS, "read-only")
 
-    monkeypatch.setattr(_cache, "atomic_write", refuse)
+    monkeypatch.setattr(cache, "atomic_write", refuse)
     assert cached_model(original, "q8_0") == entry
     assert runs == [] and snapshot(entry.parent) == before
 
@@ -308,7 +304,7 @@ def test_a_name_finds_the_entry_in_its_type_and_of_today(entry: Path, monkeypatc
     assert find_cached("micro.en", "q8_0") == entry
     assert find_cached("micro.en", "q4_0") is None and find_cached("micro", "q8_0") is None
     assert find_cached("en", "q8_0") is None
-    monkeypatch.setattr(_cache, "_quantizer", lambda: "another")
+    monkeypatch.setattr(cache, "_quantizer", lambda: "another")
     assert find_cached("micro.en", "q8_0") is None
 
 
@@ -325,7 +321,7 @@ def test_a_name_is_added_to_an_entry_and_never_lost(original: Path, entry: Path)
 # Converts as cached_model does, slowly, and notes that it did.
 _LOAD = """
 import sys, time
-from whisperq_edge import _cache
+from whisperq_edge._store import cache
 from whisperq_edge._convert import convert as converter
 source, notes = sys.argv[1:]
 convert = converter.convert_model
@@ -337,14 +333,14 @@ def slow(*arguments, **options):
 converter.convert_model = slow
 print("ready", flush=True)
 sys.stdin.readline()
-print(_cache.cached_model(source, "q8_0"))
+print(cache.cached_model(source, "q8_0"))
 """
 
 _HOLD = """
 import sys, time
 from pathlib import Path
-from whisperq_edge import _cache
-with _cache._locked(Path(sys.argv[1])):
+from whisperq_edge._store import cache
+with cache._locked(Path(sys.argv[1])):
     print("held", flush=True)
     time.sleep(60)
 """
@@ -383,14 +379,14 @@ def test_two_threads_make_one_file(original: Path, runs: list[Path]) -> None:
 
 def test_a_lock_file_that_was_removed_meanwhile_is_no_lock(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Who had it removes it; who opened it before would lock a file that nobody else sees."""
-    try_lock = _locks.try_lock
+    try_lock = locks.try_lock
 
     def remove_then_lock(descriptor: int) -> bool:
         (tmp_path / "lock").unlink()
         return try_lock(descriptor)
 
-    monkeypatch.setattr(_locks, "try_lock", remove_then_lock)
-    assert _locks.take_lock(tmp_path / "lock") is None
+    monkeypatch.setattr(locks, "try_lock", remove_then_lock)
+    assert locks.take_lock(tmp_path / "lock") is None
 
 
 @pytest.mark.skipif(os.name == "nt", reason="no SIGKILL")

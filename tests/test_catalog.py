@@ -13,7 +13,8 @@ import pytest
 from cli_runner import cli_runner
 from make_model import PRESETS, tensor_shapes, write_random_model
 from whisperq_edge import ModelNotFoundError, OptionError, WhisperModel
-from whisperq_edge._catalog import (
+from whisperq_edge._core import read_model_file
+from whisperq_edge._store.catalog import (
     ALIASES,
     BUNDLED_MODELS,
     MODELS,
@@ -24,10 +25,9 @@ from whisperq_edge._catalog import (
     resolve_model,
     shape_of,
 )
-from whisperq_edge._convert.source import Dims
-from whisperq_edge._convert.vocabulary import known_vocabulary
-from whisperq_edge._core import read_model_file
-from whisperq_edge._types import TYPE_ALIASES, TYPES, fitting_type, resolve_type
+from whisperq_edge._whisper.dims import Dims
+from whisperq_edge._whisper.types import TYPE_ALIASES, TYPES, fitting_type, resolve_type
+from whisperq_edge._whisper.vocabulary import known_vocabulary
 from whisperq_edge.cli import main
 
 TENSOR_TYPES_H = Path(__file__).resolve().parents[1] / "csrc" / "model" / "tensor_types.h"

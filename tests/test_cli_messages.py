@@ -14,7 +14,7 @@ import click
 import pytest
 from cli_runner import cli_runner
 from whisperq_edge import CpuError, IsaNotSupportedError, OptionError, UnknownIsaError
-from whisperq_edge._self_test import SelfTestWarning
+from whisperq_edge._system.self_test import SelfTestWarning
 from whisperq_edge.cli import exit_code, main
 from whisperq_edge.cli.info import info_command
 from whisperq_edge.cli.messages import in_words_of, reason
@@ -76,7 +76,7 @@ def test_options_are_called_as_they_are_written(error: OptionError, says: str) -
 
 
 def test_options_of_subcommands_too() -> None:
-    cache = main.commands["cache"]
+    cache = main.get_command(click.Context(main), "cache")
     assert isinstance(cache, click.Group)
     assert in_words_of(cache, OptionError("older_than", "x", "30d")) == "--older-than x is not possible: 30d"
 

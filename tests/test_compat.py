@@ -15,8 +15,10 @@ import numpy as np
 import numpy.typing as npt
 import pytest
 import soundfile
-from whisperq_edge import OptionError, TranscribeOptions, UnsupportedModelError, VadOptions, _audio, _edge_engine
+from whisperq_edge import OptionError, TranscribeOptions, UnsupportedModelError, VadOptions
 from whisperq_edge import WhisperModel as native
+from whisperq_edge._audio.mono import PcmStream
+from whisperq_edge._engines import language
 from whisperq_edge.compat import faster_whisper as ours
 from whisperq_edge.compat.faster_whisper import BatchedInferencePipeline, WhisperModel, decode_audio
 
@@ -322,14 +324,14 @@ def test_languages_are_told_by_the_first_windows_which_alone_are_decoded(
     monkeypatch: pytest.MonkeyPatch, multilingual_path: Path, sample_pcm: npt.NDArray[np.float32], n_windows: int
 ) -> None:
     decoded = 0
-    push = _audio._PcmStream.push
+    push = PcmStream.push
 
     def counted(self: Any, block: Any) -> Any:
         nonlocal decoded
         decoded += block.shape[0]
         return push(self, block)
 
-    monkeypatch.setattr(_audio._PcmStream, "push", counted)
+    monkeypatch.setattr(PcmStream, "push", counted)
     stream = io.BytesIO()
     soundfile.write(stream, np.resize(sample_pcm, 3_200_000), 16_000, format="FLAC")
     model = WhisperModel(multilingual_path, device="cpu", engine="edge")
@@ -387,6 +389,18 @@ def test_batches_of_all_of_the_audio(model: WhisperModel, sample_pcm: npt.NDArra
     segments = list(found)
     assert (segments[0].start, segments[-1].end) == (0, long.size // 160 / 100)
     assert [segment.seek for segment in segments] == sorted({segment.seek for segment in segments})
+
+
+@pytest.mark.parametrize("clips", ["0", [0], (0.0,), "0.0"])
+def test_a_clip_of_all_of_the_audio_is_not_cut_by_voice_detection(
+    model: WhisperModel, sample_pcm: npt.NDArray[np.float32], clips: Any
+) -> None:
+    quick = {"beam_size": 1, "temperature": 0, "condition_on_previous_text": False}
+    audio = np.concatenate([np.zeros(16000 * 4, np.float32), sample_pcm, np.zeros(16000 * 4, np.float32), sample_pcm])
+    found, info = BatchedInferencePipeline(model).transcribe(audio, clip_timestamps=clips, **quick)
+    expected, _ = BatchedInferencePipeline(model).transcribe(audio, vad_filter=False, **quick)
+    assert [dataclasses.astuple(segment) for segment in found] == [dataclasses.astuple(each) for each in expected]
+    assert info.vad_options is None and not info.transcription_options.vad_filter
 
 
 def test_batches_need_our_model_and_our_engine(model: WhisperModel, sample_path: Path) -> None:
@@ -448,8 +462,8 @@ def test_multilingual_asks_for_the_language_of_every_window(
     multilingual_path: Path, sample_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     asked: list[str] = []
-    detect = _edge_engine._Call._languages
-    monkeypatch.setattr(_edge_engine._Call, "_languages", lambda *a: (asked.append("language"), detect(*a))[1])
+    detect = language.Language._languages
+    monkeypatch.setattr(language.Language, "_languages", lambda *a: (asked.append("language"), detect(*a))[1])
     model = WhisperModel(multilingual_path, device="cpu", engine="edge", cpu_threads=1)
     with model.model:
         for transcribe in both(model):

@@ -5,6 +5,8 @@ from __future__ import annotations
 import contextlib
 import io
 import logging
+import re
+import shutil
 import struct
 import sys
 from pathlib import Path
@@ -13,11 +15,19 @@ from typing import Any, Callable, Optional
 import numpy as np
 import numpy.typing as npt
 import pytest
-from whisperq_edge import WhisperModel, _audio, _spliced
-from whisperq_edge._audio import SAMPLE_RATE, to_pcm
-from whisperq_edge._containers import parts_of
+from whisperq_edge import WhisperModel
+from whisperq_edge._audio import decoding, mono
+from whisperq_edge._audio import mp3 as _mp3
+from whisperq_edge._audio import mp3_process as _mp3_process
+from whisperq_edge._audio import pcm as _audio
+from whisperq_edge._audio import spliced as _spliced
+from whisperq_edge._audio.av_decoder import _Holes
+from whisperq_edge._audio.containers import parts_of
+from whisperq_edge._audio.decoders import from_parts
+from whisperq_edge._audio.pcm import to_pcm
+from whisperq_edge._audio.spliced import overlaid, spliced
 from whisperq_edge._errors import AudioError, AudioFormatError, OptionError
-from whisperq_edge._spliced import overlaid, spliced
+from whisperq_edge._whisper.units import SAMPLE_RATE
 
 soundfile = pytest.importorskip("soundfile")
 
@@ -122,7 +132,7 @@ def test_a_header_without_the_size_of_a_frame() -> None:
 
 
 def test_more_samples_than_a_header_can_tell_are_read_in_parts(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("whisperq_edge._containers._LONGEST_RIFF", 10_001)
+    monkeypatch.setattr("whisperq_edge._audio.containers._LONGEST_RIFF", 10_001)
     content = encoded(noise(2))
     assert len(parts_of(io.BytesIO(with_size(content, 0)))) == 7
     assert np.array_equal(to_pcm(with_size(content, 0)).samples, to_pcm(content).samples)
@@ -144,11 +154,67 @@ def test_all_of_a_joined_file_is_read(format: str, subtype: str, rate: int, said
     assert said() == []
 
 
+KINDS = [("WAV", "PCM_16"), ("FLAC", "PCM_16"), ("OGG", "VORBIS"), ("CAF", "PCM_16"), ("AU", "PCM_16")]
+
+
+@pytest.mark.parametrize("first", KINDS)
+@pytest.mark.parametrize("second", KINDS)
+def test_all_of_a_file_that_goes_on_as_another_kind_is_read(first: Any, second: Any, said: Any) -> None:
+    files = [encoded(noise(1), *first), encoded(noise(2, 1), *second), encoded(noise(1, 2), *first)]
+    expected = np.concatenate([to_pcm(file).samples for file in files])
+    assert np.array_equal(to_pcm(b"".join(files)).samples, expected)
+    assert said() == []
+
+
+def test_flac_in_ogg_is_one_stream() -> None:
+    page = b"OggS\0\2" + bytes(20) + b"\1\x33" + b"\x7fFLAC\1\0\0\1" + encoded(noise(1), "FLAC")[:42]
+    assert len(parts_of(io.BytesIO(page))) == 1
+    assert len(parts_of(io.BytesIO(page + encoded(noise(1), "FLAC")))) == 2
+
+
+def test_all_of_joined_mp4_files_is_read(said: Any) -> None:
+    av = pytest.importorskip("av")
+    stream = io.BytesIO()
+    with av.open(stream, "w", format="mp4") as file:
+        track = file.add_stream("aac", rate=RATE, layout="mono")
+        frame = av.AudioFrame.from_ndarray(noise(2)[None], format="fltp", layout="mono")
+        frame.sample_rate = RATE
+        file.mux(track.encode(frame))
+        file.mux(track.encode(None))
+    content = stream.getvalue()
+    alone = to_pcm(content).samples
+    whole = to_pcm(content + content + encoded(noise(2))).samples
+    assert np.array_equal(whole, np.concatenate([alone, alone, to_pcm(encoded(noise(2))).samples]))
+    assert said() == []
+
+
+@pytest.mark.parametrize("format", ["WAV", "WAVEX", "RF64", "AIFF", "AU"])
+@pytest.mark.parametrize("size", [0, 0xFFFFFFFF, 16_008])
+def test_no_header_is_heard_where_a_recorder_was_killed_and_began_anew(format: str, size: int, said: Any) -> None:
+    first, second = encoded(noise(2), format), encoded(noise(3, 1), format)
+    expected = np.concatenate([to_pcm(first).samples, to_pcm(second).samples])
+    for content in (with_size(first, size) + second, with_size(first, size) + with_size(second, size)):
+        assert np.array_equal(to_pcm(content).samples, expected)
+    # A number of 64 bits is unknown where it is larger still.
+    assert (said() == []) == (size != 16_008) or (format == "RF64" and "audio is missing at 2.00 s" in said()[0])
+
+
+@pytest.mark.parametrize("format", ["WAV", "RF64", "AIFF", "AU"])
+@pytest.mark.parametrize("lost", [1000, 40_000])
+def test_no_header_is_heard_where_the_first_of_two_files_is_cut(format: str, lost: int, said: Any) -> None:
+    first, second = encoded(noise(2), format), encoded(noise(3, 1), format)
+    pcm = to_pcm(first[: len(first) - lost] + second).samples
+    assert np.array_equal(pcm[-3 * RATE :], to_pcm(second).samples)
+    assert pcm.size == pytest.approx(5 * RATE - lost / 2, abs=2)
+    assert f"audio is missing at {2 - lost / 32_000:.2f} s" in said()[0]
+
+
 @pytest.mark.parametrize("n_bytes", [1, 13, 14, 15, 97, 1000])
 def test_streams_are_found_where_two_reads_meet(n_bytes: int, monkeypatch: pytest.MonkeyPatch) -> None:
     ogg, flac = encoded(noise(0.2), "OGG", "VORBIS"), encoded(noise(0.2), "FLAC")
-    monkeypatch.setattr("whisperq_edge._containers._READ_BYTES", n_bytes)
+    monkeypatch.setattr("whisperq_edge._audio.containers._READ_BYTES", n_bytes)
     assert len(parts_of(io.BytesIO(ogg * 3))) == len(parts_of(io.BytesIO(flac * 3))) == 3
+    assert len(parts_of(io.BytesIO(ogg + flac + encoded(noise(0.2)) + ogg))) == 4
 
 
 @pytest.mark.parametrize("header", [True, False])
@@ -223,11 +289,134 @@ def test_a_single_mp3_frame(capfd: Any) -> None:
 
 
 def test_bytes_that_look_like_frames_for_ever_are_given_up(monkeypatch: pytest.MonkeyPatch, said: Any) -> None:
-    monkeypatch.setattr("whisperq_edge._mp3._MOST_TRIES", 100)
+    monkeypatch.setattr("whisperq_edge._audio.mp3._MOST_TRIES", 100)
     content = mp3(1, header=False) + b"\xff\xfb\x90\x44" * 1000 + mp3(1, header=False)
     assert to_pcm(content).duration_s == to_pcm(mp3(1, header=False)).duration_s
     n_bytes = len(content) - len(mp3(1))
     assert said() == [f"the given bytes is damaged: {n_bytes} bytes in it are no MP3 frames and were left out"]
+
+
+def frame_places(content: bytes) -> list[int]:
+    places, place = [], 0
+    while (frame := _mp3._frame(content[place : place + 4])) is not None:
+        places.append(place)
+        place += frame.n_bytes
+    return places
+
+
+def with_damaged_frame(content: bytes, index: int) -> bytes:
+    """A file whose frame of this index has a whole header and no sense in it."""
+    first, behind = frame_places(content)[index : index + 2]
+    return content[: first + 4] + b"\x5a" * (behind - first - 4) + content[behind:]
+
+
+@pytest.mark.parametrize("header", [True, False])
+def test_damage_within_an_mp3_frame_is_told_with_its_place(header: bool, said: Any, capfd: Any) -> None:
+    content = mp3(4, header=header)
+    damaged = with_damaged_frame(content, 70)  # 36 ms each
+    expected, pcm = to_pcm(content).samples, to_pcm(damaged).samples
+    assert pcm.size == expected.size
+    assert np.array_equal(pcm[: 2 * RATE], expected[: 2 * RATE])
+    assert np.allclose(pcm[3 * RATE :], expected[3 * RATE :], atol=1e-4)
+    [message] = said()
+    found = re.search(r"is damaged at (\S+) s: what MP3 frames held there is not whole \(mpg123: [^\[]+\)", message)
+    assert found is not None and float(found[1]) == pytest.approx(70 * 0.036, abs=0.4)
+    assert capfd.readouterr().err == ""
+
+
+def test_all_damage_within_mp3_frames_is_one_warning(said: Any, capfd: Any) -> None:
+    content = mp3(4)
+    to_pcm(content + with_damaged_frame(with_damaged_frame(content, 20), 70))
+    [message] = said()
+    assert " and at 1 later place: " in message
+    assert 4.0 <= float(message.split(" damaged at ")[1].split()[0]) <= 4.9
+    assert capfd.readouterr().err == ""
+
+
+def test_mp3_in_a_wav_file_prints_nothing_either(said: Any, capfd: Any) -> None:
+    content = with_damaged_frame(mp3(4), 70)
+    layout = struct.pack("<HHIIHHHIHHH", 0x55, 1, RATE, 8000, 1, 0, 12, 1, 288, 1, 1393)
+    chunks = [(b"fmt ", layout), (b"fact", struct.pack("<I", 4 * RATE)), (b"data", content)]
+    body = b"WAVE" + b"".join(name + struct.pack("<I", len(chunk)) + chunk for name, chunk in chunks)
+    assert to_pcm(b"RIFF" + struct.pack("<I", len(body)) + body).duration_s == 4.0
+    assert "is damaged at " in said()[0] and capfd.readouterr().err == ""
+
+
+def test_less_than_a_frame_of_mp3_is_refused(capfd: Any) -> None:
+    content = mp3(1, header=False)
+    for length in (4, 50, frame_places(content)[1] - 1):
+        with pytest.raises(AudioFormatError, match="cannot be decoded as audio"):
+            to_pcm(content[:length])
+    assert capfd.readouterr().err == ""
+
+
+@pytest.mark.parametrize("program", ["", "/no/such/program", shutil.which("true") or ""])
+def test_mp3_is_decoded_without_a_process_where_none_can_be_had(
+    program: str, monkeypatch: pytest.MonkeyPatch, said: Any
+) -> None:
+    content = mp3(2)
+    expected = to_pcm(content).samples
+    monkeypatch.setattr(sys, "executable", program)
+    assert np.array_equal(to_pcm(content).samples, expected)
+    assert said() == []
+
+
+@pytest.fixture
+def mp3_processes(monkeypatch: pytest.MonkeyPatch) -> list[_mp3_process.Mp3Process]:
+    """Those that are started from now on."""
+    started: list[_mp3_process.Mp3Process] = []
+
+    class Noted(_mp3_process.Mp3Process):
+        def __init__(self) -> None:
+            super().__init__()
+            started.append(self)
+
+    monkeypatch.setattr(decoding, "Mp3Process", Noted)
+    return started
+
+
+def test_a_decoder_that_crashes_ends_the_audio_and_nothing_else(mp3_processes: Any, said: Any) -> None:
+    opened = _audio.open_samples(mp3(60))
+    opened.read(0, 1)
+    mp3_processes[0]._process.kill()
+    assert RATE < opened.whole().size < 60 * RATE
+    assert "is damaged or cut off" in said()[0] and "its process ended with code " in said()[0]
+
+
+def test_the_process_of_a_decoder_ends_with_its_audio(mp3_processes: Any) -> None:
+    content = mp3(60)
+    to_pcm(content)
+    _audio.first_samples(content, RATE)
+    _audio.open_samples(content).close()
+    assert len(mp3_processes) == 2 and all(file._process.returncode is not None for file in mp3_processes)
+
+
+def test_one_process_decodes_all_streams_of_a_file(mp3_processes: Any, said: Any) -> None:
+    content = mp3(1)
+    assert to_pcm((content + b"\5" * 100) * 30).duration_s == 30.0
+    assert len(mp3_processes) == 1 and len(said()) == 1
+
+
+def test_a_stream_behind_the_one_on_which_a_decoder_crashed_is_read(mp3_processes: Any, said: Any) -> None:
+    opened = _audio.open_samples(mp3(60) + mp3(2))
+    opened.read(0, 1)
+    mp3_processes[0]._process.kill()
+    assert 3 * RATE < opened.whole().size < 60 * RATE
+    assert len(mp3_processes) == 2 and len(said()) == 1
+
+
+def test_an_error_of_the_disk_ends_an_mp3_file_with_that_error() -> None:
+    class Failing(io.BytesIO):
+        def read(self, count: Optional[int] = -1) -> bytes:
+            if self.tell() > 100_000:
+                raise OSError(5, "Input/output error")
+            return super().read(count)
+
+    content = mp3(60)
+    state = decoding.Decoding("talk")
+    with pytest.raises(OSError, match="Input/output error"):
+        list(from_parts([_spliced.Part(Failing(content), tells_length=True)], state))
+    state.close()
 
 
 def test_where_the_first_of_several_streams_is_cut(said: Any) -> None:
@@ -247,8 +436,14 @@ def test_a_stream_that_cannot_be_decoded_is_told_with_its_place(said: Any) -> No
         to_pcm(unknown + content)
 
 
+def test_a_stream_without_samples_is_told_with_its_place(said: Any) -> None:
+    content = encoded(noise(2))
+    assert to_pcm(content + content[:20]).duration_s == 2.0
+    assert said()[0].startswith("the given bytes was not read from 2.00 s on, where stream 2 of the 2 ")
+
+
 def test_all_streams_together_are_no_longer_than_a_day(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(_audio, "MAX_DURATION_S", 3)
+    monkeypatch.setattr(mono, "MAX_DURATION_S", 3)
     content = encoded(noise(2), "FLAC")
     with pytest.raises(AudioError, match="longer than"):
         to_pcm(content + content)
@@ -341,7 +536,7 @@ def test_a_jump_of_hours_is_not_believed(said: Any) -> None:
 
 
 def test_times_that_jitter_or_go_back_cost_no_sample_and_no_time() -> None:
-    holes = _audio._Holes(0.0)
+    holes = _Holes(0.0)
     dice = np.random.default_rng(0)
     filled = sum(holes.before(0.1 * i + float(dice.uniform(-0.15, 0.15)), 0.1) for i in range(1000))
     assert filled < 0.5
@@ -406,6 +601,26 @@ def test_times_of_a_transcript_begin_where_the_audio_of_a_video_does(
     assert late.segments[0].start >= 5.0
     if "vad_filter" not in options and "batch_size" not in options:
         assert [s.start for s in late] == pytest.approx([s.start + 5 for s in at_once], abs=0.021)
+
+
+@pytest.mark.parametrize("clips", [[0], [2, 15.5], "0,3,4,30"])
+@pytest.mark.parametrize("batch_size", [None, 2])
+def test_a_clip_begins_no_earlier_than_the_audio_of_a_video(
+    nano_edge: WhisperModel, sample_pcm: Floats, clips: Any, batch_size: Optional[int]
+) -> None:
+    content = container([sample_pcm], starts_s=5.0, rate=SAMPLE_RATE)
+    options = {"batch_size": batch_size, "beam_size": 1, "temperature": 0}
+    late = nano_edge.transcribe(content, clip_timestamps=clips, **options)
+    at_once = nano_edge.transcribe(sample_pcm, clip_timestamps=[0, 10.5], **options)
+    assert late.text == at_once.text
+    if clips != [0] or batch_size is None:
+        assert [s.start for s in late] == pytest.approx([s.start + 5 for s in at_once], abs=0.021)
+    assert late.options.clip_timestamps == (clips if isinstance(clips, str) else tuple(clips))
+
+
+def test_a_clip_before_the_audio_of_a_video_says_nothing(nano_edge: WhisperModel, sample_pcm: Floats) -> None:
+    content = container([sample_pcm], starts_s=5.0, rate=SAMPLE_RATE)
+    assert nano_edge.transcribe(content, clip_timestamps=[0, 4], beam_size=1).segments == []
 
 
 def test_the_start_of_a_video_s_audio_holds_on_the_other_engine(nano: WhisperModel, sample_pcm: Floats) -> None:

@@ -20,8 +20,8 @@ from whisperq_edge._convert.plan import Recipe, read_recipe, write_recipe
 from whisperq_edge._convert.report import sidecar_path
 from whisperq_edge._core import read_model_file
 from whisperq_edge._errors import ConversionError, ModelFormatError, OptionError, UnsupportedModelError
-from whisperq_edge._native import load_ggml
-from whisperq_edge._types import TYPES
+from whisperq_edge._system.native import load_ggml
+from whisperq_edge._whisper.types import TYPES
 
 UPSTREAM_TYPES = ("q8_0", "q5_1", "q5_0", "q4_1", "q4_0", "q6_k", "q5_k", "q4_k", "q3_k", "q2_k")
 FOUR_HEADS = Dims(80, 1500, 256, 4, 1, 448, 256, 4, 1, 51864)  # rows that k-quants' blocks of 256 fit
@@ -208,7 +208,8 @@ def test_whisper_cpp_refuses_mixed_files(micro: Path, tmp_path: Path) -> None:
     """q4_0 and iq4_nl take the same bytes: it would read one for the other. The number of the file's type, which it
     has no type for, ends it before that (by an assertion, hence the process of its own)."""
     report = convert(micro, tmp_path / "mixed.bin", type="q4_0", tensor_types=["mlp=iq4_nl"])
-    code = "import sys; from whisperq_edge._native import load_ggml; load_ggml().Engine(sys.argv[1], False, 0, True)"
+    load = "from whisperq_edge._system.native import load_ggml; load_ggml().Engine(sys.argv[1], False, 0, True)"
+    code = f"import sys; {load}"
     environment = {**os.environ, "GGML_NO_BACKTRACE": "1"}  # or it starts a debugger that waits for ever on sanitizers
     command = [sys.executable, "-c", code, str(report.path)]
     run = subprocess.run(command, capture_output=True, text=True, check=False, env=environment)

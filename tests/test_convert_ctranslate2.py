@@ -14,11 +14,13 @@ import numpy.typing as npt
 import pytest
 from make_model import Dims, write_random_model
 from whisperq_edge import ModelError, ModelFormatError, ModelNotFoundError, UnsupportedModelError
-from whisperq_edge._convert.ctranslate2 import is_ctranslate2, open_ctranslate2
-from whisperq_edge._convert.open_source import open_source
-from whisperq_edge._convert.source import Source, SourceTensor, expected_shapes
-from whisperq_edge._convert.vocabulary import known_vocabulary, mel_filters
-from whisperq_edge._tokenizer import special_names
+from whisperq_edge._convert.readers.ctranslate2 import is_ctranslate2, open_ctranslate2
+from whisperq_edge._convert.readers.open_source import open_source
+from whisperq_edge._convert.readers.source import Source, SourceTensor
+from whisperq_edge._whisper.mel_filters import mel_filters
+from whisperq_edge._whisper.shapes import expected_shapes
+from whisperq_edge._whisper.tokenizer import special_names
+from whisperq_edge._whisper.vocabulary import known_vocabulary
 
 # Small but for the embeddings, whose number of rows Whisper fixes.
 DIMS = Dims(80, 12, 64, 1, 2, 8, 64, 1, 2, 51865)

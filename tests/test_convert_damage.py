@@ -33,8 +33,8 @@ from sanitizers import SANITIZERS, SLOWDOWN
 from torch_files import Raw, Tensor, dump, random_state, write_checkpoint, write_torch_zip
 from whisperq_edge import _errors
 from whisperq_edge._convert.convert import convert_model
-from whisperq_edge._convert.vocabulary import known_vocabulary
 from whisperq_edge._core import read_model_file
+from whisperq_edge._whisper.vocabulary import known_vocabulary
 
 DIMS = Dims(80, 24, 64, 1, 1, 16, 64, 1, 1, 51864)
 """The smallest Whisper there is but for the number of its tokens."""
@@ -681,7 +681,7 @@ import json, resource, shutil, sys
 from pathlib import Path
 from test_convert_damage import damaged_copies, put_copy, read_files, restore
 from whisperq_edge._convert.convert import convert_model
-from whisperq_edge._convert.open_source import open_source
+from whisperq_edge._convert.readers.open_source import open_source
 
 def peak_bytes():
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
@@ -749,7 +749,7 @@ def test_each_is_refused_and_the_process_survives(format: str, model: Path, tmp_
 _OPEN = """
 import sys
 from pathlib import Path
-from whisperq_edge._convert.open_source import open_source
+from whisperq_edge._convert.readers.open_source import open_source
 print(open_source(Path(sys.argv[1])).format)
 """
 

@@ -15,15 +15,17 @@ from huggingface_folders import MICRO, Stored, raw_safetensors, spelled, weights
 from make_model import PRESETS, real_vocabulary, write_random_model
 from torch_files import write_checkpoint
 from whisperq_edge import ModelError, ModelFormatError, UnsupportedModelError, WhisperModel
-from whisperq_edge._convert import hub
 from whisperq_edge._convert.convert import convert_model
-from whisperq_edge._convert.huggingface import open_huggingface
-from whisperq_edge._convert.openai import open_openai
-from whisperq_edge._convert.safetensors import read_safetensors
-from whisperq_edge._convert.source import Dims, Source, expected_shapes
-from whisperq_edge._convert.vocabulary import known_vocabulary
+from whisperq_edge._convert.readers.huggingface import open_huggingface
+from whisperq_edge._convert.readers.openai import open_openai
+from whisperq_edge._convert.readers.safetensors import read_safetensors
+from whisperq_edge._convert.readers.source import Source
 from whisperq_edge._core import read_model_file
-from whisperq_edge._tokenizer import special_names
+from whisperq_edge._store import snapshots
+from whisperq_edge._whisper.dims import Dims
+from whisperq_edge._whisper.shapes import expected_shapes
+from whisperq_edge._whisper.tokenizer import special_names
+from whisperq_edge._whisper.vocabulary import known_vocabulary
 
 EMBEDDING = "decoder.embed_tokens.weight"
 ENGLISH, MULTILINGUAL, LARGE_V3 = 51864, 51865, 51866
@@ -395,7 +397,7 @@ def test_a_ggml_file_of_english_text_and_a_multilingual_size_is_refused(tmp_path
 
 def test_the_hub_is_asked_for_every_file_that_decides() -> None:
     names = {"config.json", "generation_config.json", "vocab.json", "added_tokens.json", "tokenizer.json"}
-    assert {*names, "tokenizer_config.json"} <= set(hub._SMALL_FILES)
+    assert {*names, "tokenizer_config.json"} <= set(snapshots._SMALL_FILES)
 
 
 # ---- From the folder to the text -------------------------------------------------------------------------------------

@@ -8,12 +8,12 @@ import numpy as np
 import pytest
 from make_model import NANO, PRESETS, TYPES, Dims, mel_filters, real_vocabulary, write_random_model
 from whisperq_edge import ModelError, ModelFormatError, ModelNotFoundError, UnsupportedModelError
-from whisperq_edge._convert.ggml import is_ggml, open_ggml
-from whisperq_edge._convert.open_source import open_source
-from whisperq_edge._convert.source import expected_shapes
-from whisperq_edge._convert.vocabulary import known_vocabulary
-from whisperq_edge._convert.vocabulary import mel_filters as whisper_mel_filters
+from whisperq_edge._convert.readers.ggml import is_ggml, open_ggml
+from whisperq_edge._convert.readers.open_source import open_source
 from whisperq_edge._core import read_model_file
+from whisperq_edge._whisper.mel_filters import mel_filters as whisper_mel_filters
+from whisperq_edge._whisper.shapes import expected_shapes
+from whisperq_edge._whisper.vocabulary import known_vocabulary
 
 FLOATS = {"f32": "<f4", "f16": "<f2"}
 BLOCK_BYTES = {"f32": 128, "f16": 64, "q8_0": 34, "q5_1": 24, "q5_0": 22, "q4_1": 20, "q4_0": 18}  # of 32 values

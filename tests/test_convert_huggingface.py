@@ -34,11 +34,13 @@ from whisperq_edge import (
     UnsafeModelError,
     UnsupportedModelError,
 )
-from whisperq_edge._convert.huggingface import is_huggingface, open_huggingface, write_huggingface
-from whisperq_edge._convert.rows import floats
-from whisperq_edge._convert.safetensors import read_safetensors, write_safetensors
-from whisperq_edge._convert.source import Source, SourceTensor, expected_shapes, sinusoids
-from whisperq_edge._convert.vocabulary import known_vocabulary, mel_filters
+from whisperq_edge._convert.readers.huggingface import is_huggingface, open_huggingface, write_huggingface
+from whisperq_edge._convert.readers.rows import floats
+from whisperq_edge._convert.readers.safetensors import read_safetensors, write_safetensors
+from whisperq_edge._convert.readers.source import Source, SourceTensor, sinusoids
+from whisperq_edge._whisper.mel_filters import mel_filters
+from whisperq_edge._whisper.shapes import expected_shapes
+from whisperq_edge._whisper.vocabulary import known_vocabulary
 
 EMBEDDING = "decoder.embed_tokens.weight"
 
@@ -796,7 +798,7 @@ def test_an_error_of_the_disk_names_what_was_asked_for(
     def full(stream: Any, n_bytes: int, path: Any) -> None:
         raise OSError(errno.ENOSPC, f"{n_bytes} needed", str(path))
 
-    monkeypatch.setattr("whisperq_edge._convert.safetensors.reserve", full)
+    monkeypatch.setattr("whisperq_edge._convert.readers.safetensors.reserve", full)
     with pytest.raises(OSError, match="needed") as caught:
         write_huggingface(open_huggingface(folder_with_nothing_else), tmp_path / "back")
     assert caught.value.filename == str(tmp_path / "back" / "model.safetensors")

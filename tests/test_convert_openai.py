@@ -28,10 +28,10 @@ from torch_files import (
     write_checkpoint,
     write_torch_zip,
 )
-from whisperq_edge._convert.openai import is_torch_file, open_openai, write_openai
-from whisperq_edge._convert.pickle_reader import PickledTensor, StorageRef, read_pickle
-from whisperq_edge._convert.source import Source, SourceTensor
-from whisperq_edge._convert.torch_file import TorchTensor, read_torch_file
+from whisperq_edge._convert.readers.openai import is_torch_file, open_openai, write_openai
+from whisperq_edge._convert.readers.pickle_reader import PickledTensor, StorageRef, read_pickle
+from whisperq_edge._convert.readers.source import Source, SourceTensor
+from whisperq_edge._convert.readers.torch_file import TorchTensor, read_torch_file
 from whisperq_edge._errors import (
     ModelError,
     ModelFormatError,
@@ -462,7 +462,7 @@ def test_many_threads_read_compressed_values(tmp_path: Path) -> None:
 
 
 def test_what_is_held_in_memory_is_bounded(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("whisperq_edge._convert.torch_file._HELD_BYTES", 1000)
+    monkeypatch.setattr("whisperq_edge._convert.readers.torch_file._HELD_BYTES", 1000)
     values = np.arange(600, dtype="<f4").reshape(3, 200)
     tree = {str(i): contiguous(str(i), "f32", (1, 200)) for i in range(3)}
     path = write_torch_zip(tmp_path / "a.pt", tree, {str(i): values[i].tobytes() for i in range(3)}, deflate=True)
@@ -919,7 +919,7 @@ def test_the_written_zip_is_sound_and_so_is_its_pickle(micro_pt: Path, tmp_path:
 def test_zip64_is_written_where_it_is_needed(
     micro_pt: Path, micro_state: dict[str, Floats], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("whisperq_edge._convert.openai._ZIP64_FROM", 1000)
+    monkeypatch.setattr("whisperq_edge._convert.readers.openai._ZIP64_FROM", 1000)
     monkeypatch.setattr(zipfile, "ZIP64_LIMIT", 1000)
     write_openai(open_openai(micro_pt), tmp_path / "a.pt")
     again = open_openai(tmp_path / "a.pt")

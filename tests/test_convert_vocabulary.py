@@ -11,16 +11,16 @@ import numpy as np
 import pytest
 from make_model import NANO, UPSTREAM_MODELS, vocabulary_of
 from whisperq_edge import InternalError, UnsupportedModelError
-from whisperq_edge._convert import vocabulary
-from whisperq_edge._convert.vocabulary import (
+from whisperq_edge._core import read_model_file
+from whisperq_edge._whisper import vocabulary
+from whisperq_edge._whisper.mel_filters import mel_filters
+from whisperq_edge._whisper.vocabulary import (
     check_vocabulary,
     describe_difference,
     known_vocabulary,
-    mel_filters,
     token_bytes,
     vocabulary_name,
 )
-from whisperq_edge._core import read_model_file
 
 N_VOCABS = {51864: "english", 51865: "multilingual", 51866: "multilingual"}
 

@@ -15,9 +15,9 @@ from pathlib import Path
 import pytest
 from model_layout import HPARAMS, N_FFT_AT, N_MEL_AT, hparam_at, put_i32, tensor_fields, token_offsets
 from sanitizers import SANITIZERS
-from whisperq_edge._catalog import resolve_model
 from whisperq_edge._core import ModelFile, read_model_file
 from whisperq_edge._errors import ModelFormatError
+from whisperq_edge._store.catalog import resolve_model
 
 Copy = tuple[str, bytes]
 

@@ -16,8 +16,8 @@ import pytest
 from make_model import Dims, write_random_model
 from scripted_model import native_options
 from whisperq_edge import _core
-from whisperq_edge._convert.ggml import open_ggml
-from whisperq_edge._convert.rows import floats
+from whisperq_edge._convert.readers.ggml import open_ggml
+from whisperq_edge._convert.readers.rows import floats
 from whisperq_edge._errors import InferenceError, InternalError
 
 Floats = npt.NDArray[np.float32]

@@ -17,9 +17,9 @@ from make_model import PRESETS, Dims, mel_filters, write_random_model
 from sanitizers import not_with_sanitizers
 from whisperq_edge import WhisperModel, _core, log_mel_spectrogram
 from whisperq_edge._convert.convert import convert_model
-from whisperq_edge._edge import EdgeEncoder
+from whisperq_edge._engines.encoder import EdgeEncoder
 from whisperq_edge._errors import AudioError, OptionError, UnknownIsaError, UnsupportedModelError
-from whisperq_edge._native import load_ggml
+from whisperq_edge._system.native import load_ggml
 
 Floats = npt.NDArray[np.float32]
 
@@ -255,7 +255,7 @@ _PEAK = """
 import sys
 import numpy as np
 from whisperq_edge import _core
-from whisperq_edge._process import peak_rss_bytes
+from whisperq_edge._system.process import peak_rss_bytes
 file_bytes = _core.read_model_file(sys.argv[1]).file_bytes
 model = _core.EdgeModel(sys.argv[1], "auto", 2)
 model.encode(np.zeros((80, 3000), np.float32), 1500)

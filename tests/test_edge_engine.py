@@ -10,13 +10,13 @@ import numpy as np
 import pytest
 from make_model import NANO, write_random_model
 from whisperq_edge import _core
-from whisperq_edge._audio import to_pcm
+from whisperq_edge._audio.pcm import to_pcm
 from whisperq_edge._convert.convert import convert_model
-from whisperq_edge._edge_engine import EdgeEngine, EdgeResult
-from whisperq_edge._edge_native import CoreModel
+from whisperq_edge._engines.core_model import CoreModel
+from whisperq_edge._engines.edge import EdgeEngine, EdgeResult
+from whisperq_edge._engines.word_times import WordTiming, steady_words
 from whisperq_edge._options import TranscribeOptions
 from whisperq_edge._result import Segment
-from whisperq_edge._word_times import WordTiming, steady_words
 
 WEIGHTS = Path(__file__).resolve().parents[1] / "scripts" / "train_nano" / "weights" / "nano.en.pt"
 SAMPLE = NANO.parent / "sample.flac"

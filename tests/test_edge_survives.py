@@ -102,7 +102,7 @@ _INTERRUPTED = """
 import sys, time
 import numpy as np
 from whisperq_edge import InterruptedByUser, WhisperModel
-from whisperq_edge._audio import to_pcm
+from whisperq_edge._audio.pcm import to_pcm
 samples = np.tile(to_pcm(sys.argv[1]).samples, 60)
 model = WhisperModel(sys.argv[2], device="cpu", engine="edge", cpu_threads=1)
 print("begins", flush=True)

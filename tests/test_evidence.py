@@ -10,10 +10,11 @@ import numpy.typing as npt
 import pytest
 from cli_runner import cli_runner
 from scripted_windows import VOCABULARY, Answer, NumberedMel, Script, transcribe
-from whisperq_edge import WhisperModel, _edge_engine
-from whisperq_edge._evidence import ENOUGH, SpeechMarks, loud_windows_of_speech, why_not_believed
-from whisperq_edge._vad import speech_probabilities
+from whisperq_edge import WhisperModel
+from whisperq_edge._engines import first_pass
+from whisperq_edge._engines.evidence import ENOUGH, LONG, SpeechMarks, loud_windows_of_speech, why_not_believed
 from whisperq_edge.cli import main
+from whole_audio import speech_probabilities
 
 Floats = npt.NDArray[np.float32]
 RATE = 16_000
@@ -57,10 +58,17 @@ def test_nonsense_is_not_believed_where_little_is_heard(text: str, avg_logprob: 
     assert why(ENOUGH, text, avg_logprob) is None
 
 
+def test_long_babble_is_not_believed() -> None:
+    """A short word in noise may be as unlikely."""
+    assert why(LONG, "Who knows", avg_logprob=-2.9) == "the model was unsure (average log-probability -2.90): Who knows"
+    assert why(LONG - 1, "Who knows", avg_logprob=-2.9) is None
+    assert why_not_believed(LONG, "Who knows", -2.9, 0.1, needs_fallback=True, believes_doubts=True) is None
+
+
 def test_a_model_that_is_unsure_and_expects_no_speech_is_not_believed() -> None:
     reason = "the model was unsure and expects no speech (probability 0.56): Applause."
     assert why(200, "Applause.", avg_logprob=-2.34, no_speech_prob=0.56) == reason
-    assert why(200, "Applause.", avg_logprob=-2.34, no_speech_prob=0.3) is None
+    assert why(200, "Applause.", avg_logprob=-1.34, no_speech_prob=0.3) is None
     assert why(200, "Applause.", avg_logprob=-0.9, no_speech_prob=0.56) is None
 
 
@@ -132,7 +140,7 @@ def test_marks_come_in_pieces() -> None:
 
 @pytest.fixture(autouse=True)
 def numbered_mel(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(_edge_engine, "WindowMel", NumberedMel)
+    monkeypatch.setattr(first_pass, "WindowMel", NumberedMel)
 
 
 class Saying(Script):

@@ -16,7 +16,7 @@ PREPARE = """
 import atexit, gc, multiprocessing, os, signal, sys, threading, time
 import numpy as np
 from whisperq_edge import WhisperModel
-from whisperq_edge._audio import to_pcm
+from whisperq_edge._audio.pcm import to_pcm
 samples = to_pcm(sys.argv[1]).samples
 endless = np.tile(samples, 20)
 model = WhisperModel("nano", device="cpu", engine=sys.argv[2], cpu_threads=2)

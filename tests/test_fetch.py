@@ -15,18 +15,21 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import click
 import pytest
 from cli_runner import cli_runner
 from hub_server import Hub, Repository, serve
 from make_model import write_random_model
-from whisperq_edge import ModelError, ModelFormatError, ModelNotFoundError, WhisperModel, _fetch, _published
-from whisperq_edge._cache import clear_cache, list_cache, prune_cache
-from whisperq_edge._catalog import MODELS
+from whisperq_edge import ModelError, ModelFormatError, ModelNotFoundError, WhisperModel
 from whisperq_edge._convert import convert as converter
 from whisperq_edge._core import read_model_file
-from whisperq_edge._hub import hub_cache
-from whisperq_edge._locate import locate_model
-from whisperq_edge._published import PUBLISHED, REPOSITORY, PublishedFile, published_type
+from whisperq_edge._store import fetch
+from whisperq_edge._store import published as _published
+from whisperq_edge._store.cache import clear_cache, list_cache, prune_cache
+from whisperq_edge._store.catalog import MODELS
+from whisperq_edge._store.hub import hub_cache
+from whisperq_edge._store.locate import locate_model
+from whisperq_edge._store.published import PUBLISHED, REPOSITORY, PublishedFile, published_type
 from whisperq_edge.cli import main
 from whisperq_edge.compat import faster_whisper
 
@@ -44,8 +47,8 @@ def hub(data: bytes, monkeypatch: pytest.MonkeyPatch) -> Iterator[Hub]:
     sha1 = hashlib.sha1(data).hexdigest()
     published = (PublishedFile("base", "q8_0", len(data), sha1), *PUBLISHED)
     monkeypatch.setattr(_published, "PUBLISHED", published)
-    monkeypatch.setattr(_fetch, "_PAUSE_S", 0.0)
-    monkeypatch.setattr(_fetch, "_PIECE", 4096)
+    monkeypatch.setattr(fetch, "_PAUSE_S", 0.0)
+    monkeypatch.setattr(fetch, "_PIECE", 4096)
     with serve({REPOSITORY: Repository({NAME: data})}) as running:
         monkeypatch.setenv("HF_ENDPOINT", running.endpoint)
         yield running
@@ -142,7 +145,7 @@ def test_an_explicit_type_wins(hub: Hub, data: bytes, monkeypatch: pytest.Monkey
         asked.append(repo_id)
         raise ModelNotFoundError("not here")
 
-    monkeypatch.setattr("whisperq_edge._convert.hub.download_model", download)
+    monkeypatch.setattr("whisperq_edge._store.snapshots.download_model", download)
     locate_model("base")
     for compute_type in ("f16", "int4"):
         with pytest.raises(ModelNotFoundError, match="not here"):
@@ -232,12 +235,12 @@ def test_what_a_broken_download_left_is_pruned_after_a_day(hub: Hub, folder: Pat
 
 def test_a_server_that_is_unwell_for_a_moment(hub: Hub, data: bytes, monkeypatch: pytest.MonkeyPatch) -> None:
     hub.failing = 503
-    monkeypatch.setattr(_fetch.time, "sleep", lambda seconds: setattr(hub, "failing", None))
+    monkeypatch.setattr(fetch.time, "sleep", lambda seconds: setattr(hub, "failing", None))
     assert locate_model("base").read_bytes() == data and len(hub.requests) == 2
 
 
 def test_nobody_listens(monkeypatch: pytest.MonkeyPatch, folder: Path) -> None:
-    monkeypatch.setattr(_fetch, "_PAUSE_S", 0.0)
+    monkeypatch.setattr(fetch, "_PAUSE_S", 0.0)
     with pytest.raises(ModelNotFoundError, match="check the network, HF_ENDPOINT and proxies") as caught:
         locate_model("base")
     assert "127.0.0.1:9" in str(caught.value) and "refused" in str(caught.value)
@@ -299,7 +302,7 @@ def test_a_damaged_entry_is_fetched_again(hub: Hub, data: bytes) -> None:
 
 def test_a_full_disk_is_told_before(hub: Hub, monkeypatch: pytest.MonkeyPatch, folder: Path) -> None:
     usage = namedtuple("usage", "total used free")
-    monkeypatch.setattr(_fetch.shutil, "disk_usage", lambda path: usage(1, 1, 1000))
+    monkeypatch.setattr(fetch.shutil, "disk_usage", lambda path: usage(1, 1, 1000))
     with pytest.raises(OSError, match=r"MB are needed and 0\.0 MB are free") as caught:
         locate_model("base")
     assert caught.value.errno == errno.ENOSPC and hub.requests == [] and names(folder) == []
@@ -464,8 +467,10 @@ def test_a_variable_names_the_model(hub: Hub, sample_path: Path, sample_text: st
     ("command", "option"), [("transcribe", "--model"), ("bench", "--model"), ("eval", "--models"), ("tune", "model")]
 )
 def test_commands_without_a_model_take_the_same(command: str, option: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    [parameter] = [each for each in main.commands[command].params if option in each.opts]
-    context = main.commands[command].context_class(main.commands[command])
+    chosen = main.get_command(click.Context(main), command)
+    assert chosen is not None
+    [parameter] = [each for each in chosen.params if option in each.opts]
+    context = chosen.context_class(chosen)
     monkeypatch.delenv("WHISPERQ_MODEL", raising=False)
     assert parameter.consume_value(context, {})[0] == "base"
     monkeypatch.setenv("WHISPERQ_MODEL", "tiny.en")
@@ -480,7 +485,7 @@ def test_model_dir_is_where_models_are_fetched_to(hub: Hub, sample_path: Path, t
 
 
 def test_a_model_that_cannot_be_had_is_exit_status_3(sample_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(_fetch, "_PAUSE_S", 0.0)
+    monkeypatch.setattr(fetch, "_PAUSE_S", 0.0)
     result = cli_runner().invoke(main, ["transcribe", str(sample_path)])
     assert result.exit_code == 3 and "cannot be fetched" in result.stderr and result.stdout == ""
 

@@ -15,8 +15,8 @@ import numpy.typing as npt
 import pytest
 from sanitizers import FLAGS, SLOWDOWN, TOOLS
 from whisperq_edge import OptionError, WhisperModel, WhisperqError
-from whisperq_edge._ggml_engine import _choose_device
-from whisperq_edge._native import data_file, load_ggml
+from whisperq_edge._engines.ggml import _choose_device
+from whisperq_edge._system.native import data_file, load_ggml
 
 Samples = npt.NDArray[np.float32]
 ROOT = Path(__file__).resolve().parents[1]

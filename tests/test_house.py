@@ -3,17 +3,19 @@
 from __future__ import annotations
 
 import ast
+import functools
 import inspect as python_inspect
 import re
 import shutil
 import subprocess
 import sys
 from pathlib import Path
+from typing import NamedTuple
 
 import pytest
 import whisperq_edge
 from whisperq_edge import _core, _errors
-from whisperq_edge._native import build_info, check_version, load_ggml
+from whisperq_edge._system.native import build_info, check_version, load_ggml
 
 ROOT = Path(__file__).resolve().parents[1]
 CSRC = ROOT / "csrc"
@@ -108,33 +110,151 @@ def test_the_cpu_is_asked_once(tmp_path: Path) -> None:
     assert done.returncode == 0, done.stderr
 
 
-def imports(path: Path) -> set[str]:
-    """Modules of the package that a file imports, as paths below the package."""
-    package = ("whisperq_edge", *path.relative_to(PACKAGE).parts[:-1])
-    found = set()
-    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
-        if isinstance(node, ast.ImportFrom) and node.level:
-            base = ".".join((*package[: len(package) - node.level + 1], *([node.module] if node.module else [])))
-            found.add(base)
-            found.update(f"{base}.{alias.name}" for alias in node.names)
+# ---- Floors of the Python package ------------------------------------------------------------------------------------
+
+# Rooms (a folder, or a file beside the folders) from the top floor to the bottom. A file imports from its own room and
+# from lower floors only. Rooms on one floor do not know each other. docs/architecture.md draws it.
+FLOORS = (
+    {"__init__", "__main__"},
+    {"cli", "compat", "_workers"},
+    {"_study"},
+    {"_bench", "_eval"},
+    {"_model"},
+    {"_store"},
+    {"_convert"},
+    {"_convert.readers", "_engines"},
+    {"_audio"},
+    {"_options"},
+    {"_vad_options", "_writers"},
+    {"_whisper"},
+    {"_system"},
+    {"_errors"},
+    {"_result", "_version", "_core", "_ggml"},
+)
+FLOOR_OF = {room: len(FLOORS) - index for index, rooms in enumerate(FLOORS) for room in rooms}
+
+# Files that import ours inside of functions, and why.
+LATE_IMPORTS = {
+    "_store.converter": "most calls convert nothing, and `import whisperq_edge` is a fifth faster without it",
+    "_bench.peers": "the graphs of other runtimes need packages that may not be installed",
+}
+
+needs_package = pytest.mark.skipif(not (PACKAGE / "_system").is_dir(), reason="the sources are not here")
+
+
+class Import(NamedTuple):
+    """An import of ours: a file by its dotted name below the package, and where the statement stands."""
+
+    target: str
+    line: int
+    is_in_function: bool
+
+
+@functools.cache
+def package_files() -> dict[str, Path]:
+    """Return the files of the package by their dotted names; a folder's ``__init__.py`` has the folder's name."""
+    names = {path: ".".join(path.relative_to(PACKAGE).with_suffix("").parts) for path in PACKAGE.rglob("*.py")}
+    return {name[: -len(".__init__")] if name.endswith(".__init__") else name: path for path, name in names.items()}
+
+
+@functools.cache
+def imports(file: str) -> list[Import]:
+    """Return each import of ours in a file, those inside functions and those for type checkers included."""
+    path = package_files()[file]
+    package = path.relative_to(PACKAGE).parts[:-1]
+    tree = ast.parse(path.read_text(encoding="utf-8"))
+    within = {
+        id(child)
+        for node in ast.walk(tree)
+        if isinstance(node, (ast.FunctionDef, ast.AsyncFunctionDef))
+        for child in ast.walk(node)
+    }
+    found = []
+    for node in ast.walk(tree):
+        if isinstance(node, ast.ImportFrom):
+            found += [Import(target, node.lineno, id(node) in within) for target in targets(node, package)]
+        elif isinstance(node, ast.Import):
+            names = [alias.name for alias in node.names if alias.name.split(".")[0] == "whisperq_edge"]
+            found += [Import(name.partition(".")[2], node.lineno, id(node) in within) for name in names]
     return found
 
 
-@pytest.mark.skipif(not PACKAGE.is_dir(), reason="the sources are not here")
-def test_imports_run_one_way() -> None:
+def targets(node: ast.ImportFrom, package: tuple[str, ...]) -> list[str]:
+    """Return the files that an import statement in ``package`` loads names from."""
+    module = node.module.split(".") if node.module else []
+    if node.level == 0:
+        if module[:1] != ["whisperq_edge"]:
+            return []
+        base = module[1:]
+    else:
+        base = [*package[: len(package) - node.level + 1], *module]
+    files = {*package_files(), "_core", "_ggml"}
+    of_names = [".".join([*base, alias.name]) for alias in node.names]
+    return [name if name in files else ".".join(base) or "__init__" for name in of_names]
+
+
+def room_of(file: str) -> str:
+    """Return the innermost room of a file."""
+    parts = file.split(".")
+    rooms = [".".join(parts[:n]) for n in range(len(parts), 0, -1)]
+    return next((room for room in rooms if room in FLOOR_OF), file)
+
+
+@needs_package
+def test_every_file_has_a_floor() -> None:
+    assert sorted({room_of(file) for file in package_files()} - {*FLOOR_OF}) == []
+
+
+@needs_package
+def test_imports_go_down() -> None:
     wrong = []
-    for path in sorted(PACKAGE.rglob("*.py")):
-        top = path.relative_to(PACKAGE).parts[0]
-        for module in imports(path):
-            outer = module.startswith(("whisperq_edge.cli", "whisperq_edge.compat"))
-            if outer and top not in ("cli", "compat", "__main__.py"):
-                wrong.append(f"{path.relative_to(ROOT)} imports {module}")
-            measures = module.startswith(("whisperq_edge._eval", "whisperq_edge._bench", "whisperq_edge._study"))
-            counts_words = top == "_study" and module.startswith("whisperq_edge._eval")  # a study is a run of `eval`
-            if measures and not counts_words and top not in ("cli", module.split(".")[1]):
-                wrong.append(f"{path.relative_to(ROOT)} imports {module}: what runs does not need what measures it")
-            if module == "whisperq_edge._ggml":
-                wrong.append(f"{path.relative_to(ROOT)} imports _ggml before the CPU was asked")
+    for file in package_files():
+        room = room_of(file)
+        for each in imports(file):
+            target = room_of(each.target)
+            if target != room and FLOOR_OF.get(target, 99) >= FLOOR_OF.get(room, 99):
+                wrong.append(f"{file}:{each.line} imports {each.target}")
+    assert wrong == []
+
+
+@needs_package
+def test_no_files_import_each_other_in_a_circle() -> None:
+    assert in_circles({file: {each.target for each in imports(file)} for file in package_files()}) == set()
+
+
+def in_circles(graph: dict[str, set[str]]) -> set[str]:
+    """Return the nodes that can be reached from themselves."""
+
+    def reached(start: str) -> set[str]:
+        seen: set[str] = set()
+        todo = [*graph[start]]
+        while todo:
+            node = todo.pop()
+            if node not in seen:
+                seen.add(node)
+                todo += graph.get(node, ())
+        return seen
+
+    return {node for node in graph if node in reached(node)}
+
+
+def test_a_circle_is_found() -> None:
+    assert in_circles({"a": {"b"}, "b": {"c"}, "c": {"b"}, "d": {"a"}}) == {"b", "c"}
+
+
+@needs_package
+def test_imports_of_ours_stand_at_the_top_of_files() -> None:
+    assert {file for file in package_files() for each in imports(file) if each.is_in_function} == {*LATE_IMPORTS}
+
+
+@needs_package
+def test_nobody_imports_the_mains_of_subprocesses_or_the_late_extension() -> None:
+    wrong = [
+        f"{file}:{each.line} imports {each.target}"
+        for file in package_files()
+        for each in imports(file)
+        if each.target == "_ggml" or (room_of(each.target) == "_workers" and room_of(file) != "_workers")
+    ]
     assert wrong == []
 
 
@@ -190,7 +310,8 @@ def test_a_cpu_that_lacks_something_gets_an_error(monkeypatch: pytest.MonkeyPatc
 
 def test_import_is_light() -> None:
     code = (
-        "import sys, whisperq_edge; heavy = {'soundfile', 'soxr', 'rich', 'click', 'whisperq_edge._ggml', 'av'};"
+        "import sys, whisperq_edge; heavy = {'soundfile', 'soxr', 'rich', 'click', 'av', 'whisperq_edge._ggml',"
+        " 'whisperq_edge._convert'};"
         "print(sorted(heavy & set(sys.modules)))"
     )
     run = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)

@@ -16,13 +16,13 @@ from typing import NamedTuple, Optional
 import pytest
 from hub_server import Hub, Repository, serve
 from huggingface_folders import MICRO, weights, write_folder
-from whisperq_edge._convert.hub import is_repo_id
-from whisperq_edge._convert.huggingface import open_huggingface
+from whisperq_edge._convert.readers.huggingface import open_huggingface
+from whisperq_edge._store.snapshots import is_repo_id
 
 PROGRAM = """
 import json, sys
 from whisperq_edge import WhisperqError
-from whisperq_edge._convert.hub import download_model
+from whisperq_edge._store.snapshots import download_model
 for repo_id, revision, cache in json.loads(sys.argv[1]):
     try:
         answer = {"folder": str(download_model(repo_id, revision=revision, cache_dir=cache))}

@@ -9,7 +9,7 @@ import pytest
 from cli_runner import cli_runner
 from make_model import PRESETS, write_random_model
 from whisperq_edge._errors import ModelFormatError
-from whisperq_edge._languages import LANGUAGES
+from whisperq_edge._whisper.languages import LANGUAGES
 from whisperq_edge.cli.inspect import inspect_command
 
 

@@ -18,15 +18,14 @@ from whisperq_edge import (
     OptionError,
     UnsupportedModelError,
     WhisperModel,
-    _locate,
 )
-from whisperq_edge._cache import list_cache
-from whisperq_edge._catalog import resolve_model
 from whisperq_edge._convert import convert as converter
-from whisperq_edge._convert import hub
 from whisperq_edge._core import read_model_file
-from whisperq_edge._locate import locate_model
-from whisperq_edge._published import PublishedFile
+from whisperq_edge._store import locate, snapshots
+from whisperq_edge._store.cache import list_cache
+from whisperq_edge._store.catalog import resolve_model
+from whisperq_edge._store.locate import locate_model
+from whisperq_edge._store.published import PublishedFile
 from whisperq_edge.cli import main
 from whisperq_edge.compat import faster_whisper
 
@@ -70,7 +69,7 @@ class _Hub:
 def base_en(models: Path, monkeypatch: pytest.MonkeyPatch) -> _Hub:
     """A hub that has openai/whisper-base.en (of other dimensions, which nobody minds)."""
     stand_in = _Hub("openai/whisper-base.en", models / "whisper-micro")
-    monkeypatch.setattr(hub, "download_model", stand_in.download_model)
+    monkeypatch.setattr(snapshots, "download_model", stand_in.download_model)
     return stand_in
 
 
@@ -83,7 +82,7 @@ def fetched(models: Path, base_en: _Hub, monkeypatch: pytest.MonkeyPatch) -> lis
         asked.append(file.name)
         return models / f"micro-{file.type}.bin"
 
-    monkeypatch.setattr(_locate, "fetched_model", fetched_model)
+    monkeypatch.setattr(locate, "fetched_model", fetched_model)
     return asked
 
 
@@ -375,7 +374,7 @@ def test_a_user_who_does_not_exist(base_en: _Hub) -> None:
 
 def test_any_hub_id(models: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     stand_in = _Hub("somebody/whisper-fine", models / "whisper-micro")
-    monkeypatch.setattr(hub, "download_model", stand_in.download_model)
+    monkeypatch.setattr(snapshots, "download_model", stand_in.download_model)
     path = locate_model("somebody/whisper-fine", "int8")
     assert path.name.startswith("ggml-fine-q8_0-") and ftype(path) == "q8_0"
     assert locate_model("somebody/whisper-fine", "int8") == path and len(stand_in.asked) == 1

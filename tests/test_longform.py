@@ -13,11 +13,12 @@ import numpy as np
 import pytest
 import scripted_windows
 from scripted_windows import VOCABULARY, Answer, NumberedMel, Script, ScriptedModel, random_case, transcribe
-from whisperq_edge import OptionError, _edge_engine
+from whisperq_edge import OptionError
+from whisperq_edge._engines import edge, first_pass
+from whisperq_edge._engines.word_times import WordTiming, steady_words
 from whisperq_edge._options import TranscribeOptions
 from whisperq_edge._result import Dropped, Segment
-from whisperq_edge._tokenizer import Tokenizer
-from whisperq_edge._word_times import WordTiming, steady_words
+from whisperq_edge._whisper.tokenizer import Tokenizer
 
 GOLDEN = Path(__file__).parent / "data" / "longform" / "segments.json"
 FIELDS = ("id", "seek", "start", "end", "text", "tokens", "temperature", "avg_logprob", "no_speech_prob")
@@ -26,7 +27,7 @@ TIME = VOCABULARY.special("<|0.00|>")
 
 @pytest.fixture(autouse=True)
 def numbered_mel(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(_edge_engine, "WindowMel", NumberedMel)
+    monkeypatch.setattr(first_pass, "WindowMel", NumberedMel)
 
 
 # ---- openai/whisper says the same ------------------------------------------------------------------------------------
@@ -79,6 +80,8 @@ def assert_equal_words(mine: Segment, other: dict[str, Any], duration_s: float, 
 def test_equal_to_openai_whisper_on_golden_data() -> None:
     for case in json.loads(GOLDEN.read_text(encoding="utf-8")):
         duration_s, options = random_case(case["seed"])
+        if options.get("clip_timestamps"):  # openai/whisper listens to what is behind the end of a clip
+            options["language"] = case["language"]
         rankings: list[Any] = []
         segments, _ = transcribe(Script(case["seed"]), duration_s, options, on_languages=rankings.append)
         assert [ranking[0][0] for ranking in rankings] == [case["language"]]
@@ -344,13 +347,85 @@ def test_a_region_that_is_cut_amid_speech_hears_its_rest() -> None:
     assert [segment.start for segment in segments] == sorted(segment.start for segment in segments)
 
 
+class Stretched(Recorder):
+    """Aligns the n-th word with the n-th of the spans given (seconds in the window), in turn for each alignment."""
+
+    def __init__(self, answers: Sequence[Answer], *spans_s: Sequence[tuple[float, float]]) -> None:
+        super().__init__(answers)
+        self._spans_s = list(spans_s)
+
+    def _align(self, audio: Any, request: Any) -> Any:
+        starts_s = [start for start, _ in self._spans_s[0]]
+        end_s = self._spans_s.pop(0)[-1][1]
+        text = np.arange(len(request.text_tokens) + 1)
+        assert len(text) == len(starts_s) + 1  # a token is a word here
+        times = np.array([*starts_s, end_s]) * 50
+        return scripted_windows._Aligned(text, times.astype(np.int64), [0.9] * len(request.text_tokens))
+
+
+TEXT_ONLY = {"batch_size": 2, "without_timestamps": True}
+
+
+def is_timed(model: Recorder) -> list[bool]:
+    return [VOCABULARY.special("<|notimestamps|>") not in tokens for _, tokens in model.requests]
+
+
 def test_without_timestamps_a_batch_goes_on_behind_the_last_word() -> None:
-    """The script's alignment spreads the words over the window: the last one ends before the window does."""
-    model = Recorder([said(" Hello world"), said(" two")])
-    segments, _ = run(model, 20, batch_size=2, without_timestamps=True)
-    first, second = [window for window, _ in model.requests][:2]
-    assert first == (0, 2000) and 0 < second[0] < 1850 and sum(second) == 2000
-    assert segments[0].end == segments[1].start == second[0] / 100
+    model = Stretched([said(" one two"), said(" one")], [(0, 1), (1, 2)], [(0, 1)])
+    segments, _ = run(model, 4, **TEXT_ONLY)
+    assert [window for window, _ in model.requests] == [(0, 400), (200, 200)]
+    assert segments[0].end == segments[1].start == 2
+
+
+def test_a_word_over_much_speech_is_decoded_again_with_timestamps() -> None:
+    model = Stretched([said(" one two"), said(0, " one two one", 450, 450)], [(0, 1), (1, 9)])
+    segments, _ = run(model, 9, **TEXT_ONLY)
+    assert [window for window, _ in model.requests] == [(0, 900), (0, 900)] and is_timed(model) == [False, True]
+    assert [(segment.start, segment.end, segment.text) for segment in segments] == [(0, 9, " one two one")]
+    assert all(token < TIME for token in segments[0].tokens)
+
+
+def test_what_timestamps_leave_of_such_a_window_is_heard_next() -> None:
+    answers = [said(" one two"), said(0, " one two one", 350, 350), said(" two")]
+    model = Stretched(answers, [(0, 1), (1, 9)], [(0, 1.5)])
+    segments, _ = run(model, 9, **TEXT_ONLY)
+    assert [window for window, _ in model.requests] == [(0, 900), (0, 900), (700, 200)]
+    assert [(segment.start, segment.end) for segment in segments] == [(0, 7), (7, 9)]
+
+
+@pytest.mark.parametrize("again", [said(0, " one", 300), said(0, " one two one one", 300, avg_logprob=-3)])
+def test_where_timestamps_do_not_help_the_text_ends_before_what_is_skipped(again: Answer) -> None:
+    model = Stretched(
+        [said(" one two one"), again, said(" two two two two")],
+        [(0, 1), (1, 4.6), (4.6, 6)],
+        [(0, 1.2), (1.2, 2.5), (2.5, 3.8), (3.8, 5)],
+    )
+    segments, _ = run(model, 6, temperature=0.0, **TEXT_ONLY)
+    assert [window for window, _ in model.requests] == [(0, 600), (0, 600), (100, 500)]
+    assert [segment.text for segment in segments] == [" one", " two two two two"]
+    assert segments[0].end == segments[1].start == 1
+
+
+def test_a_pause_is_no_skipped_speech() -> None:
+    model = Stretched([said(" one two")], [(0, 1), (1, 8.5)])
+    options = {"language": "en", "beam_size": 1, "vad_parameters": {"speech_pad_ms": 0}, **TEXT_ONLY}
+    transcribe(Script(0), 9, options, model=model, hear_speech=speech_in((0, 2), (8.3, 9)))
+    assert [window for window, _ in model.requests] == [(0, 900)] and is_timed(model) == [False]
+
+
+def test_a_segment_that_skips_much_speech_ends_the_answer_before_it() -> None:
+    """The second segment has two words for seven seconds of speech, of which the first word covers six."""
+    answers = [said(0, " one", 50, 50, " two two", 400, 400), said(0, " two" * 9, 350, 350)]
+    model = Stretched(answers, [(0, 1), (1, 7), (7, 8)])
+    segments, _ = run(model, 8, batch_size=2, temperature=0.0)
+    assert [window for window, _ in model.requests] == [(0, 800), (100, 700)]
+    assert [segment.text for segment in segments] == [" one", " two" * 9]
+
+
+def test_a_first_segment_that_skips_speech_stands() -> None:
+    model = Stretched([said(0, " two two", 400, 400)], [(0, 7), (7, 8)])
+    segments, _ = run(model, 8, batch_size=2)
+    assert [window for window, _ in model.requests] == [(0, 800)] and [s.text for s in segments] == [" two two"]
 
 
 def test_answers_that_keep_ending_early_end_in_a_warning(caplog: pytest.LogCaptureFixture) -> None:
@@ -543,21 +618,24 @@ def test_multilingual_asks_every_window() -> None:
 @pytest.mark.parametrize(
     ("speech_s", "silence_s", "clips", "heard"),
     [
-        ((70, 80), (0, 65), [0], 6000),  # the first windows are dropped
-        ((70, 80), (0, 0), [0], 6000),  # they hold noise, which is no silence
-        ((0, 0), (0, 40), [0], 3000),  # nothing sounds like speech
-        ((0, 0), (0, 0), [0], 0),
-        ((0, 90), (0, 0), [45, 80], 4500),
+        ((70, 80), (0, 65), [0], (6000, 3000)),  # the first windows are dropped
+        ((70, 80), (0, 0), [0], (6000, 3000)),  # they hold noise, which is no silence
+        ((0, 0), (0, 40), [0], (3000, 3000)),  # nothing sounds like speech
+        ((0, 0), (0, 0), [0], (0, 3000)),
+        ((0, 90), (0, 0), [45, 80], (4500, 3000)),
+        ((0, 90), (0, 0), [45, 50], (4500, 500)),  # no further than the clip
+        ((60, 90), (0, 0), [45, 50, 52, 87], (5200, 3000)),
+        ((85, 90), (0, 0), [45, 50, 52, 87], (8200, 500)),
     ],
 )
 def test_the_language_is_that_of_the_first_window_with_speech(
-    speech_s: Any, silence_s: Any, clips: list[float], heard: int, batch_size: Any
+    speech_s: Any, silence_s: Any, clips: list[float], heard: tuple[int, int], batch_size: Any
 ) -> None:
     rankings: list[Any] = []
     tools = {**silent(silence_s), "hear_speech": speech_in(speech_s)}
     options = {"batch_size": batch_size, "clip_timestamps": clips}
     transcribe(Script(0), 90, options, model=Recorder(), on_languages=rankings.append, **tools)
-    expected = int(np.argmax(Script(0).language_logits((heard, 3000))))
+    expected = int(np.argmax(Script(0).language_logits(heard)))
     assert rankings[0][0][0] == Tokenizer(VOCABULARY).language_codes[expected - 50259]
 
 
@@ -622,5 +700,5 @@ def test_options_that_make_no_sense(options: dict[str, Any], field: str) -> None
 
 
 def test_all_options_have_defaults_that_pass() -> None:
-    engine = _edge_engine.EdgeEngine(ScriptedModel(Script(0)), scripted_windows.real_vocabulary(51865))
+    engine = edge.EdgeEngine(ScriptedModel(Script(0)), scripted_windows.real_vocabulary(51865))
     engine.check(TranscribeOptions())

@@ -15,7 +15,7 @@ import pytest
 from instruction_sets import each_isa
 from sanitizers import TOOLS
 from whisperq_edge import AudioError, OptionError, UnknownIsaError, _core, log_mel_spectrogram
-from whisperq_edge._convert.vocabulary import mel_filters
+from whisperq_edge._whisper.mel_filters import mel_filters
 
 Floats = npt.NDArray[np.float32]
 

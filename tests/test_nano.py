@@ -12,7 +12,7 @@ import numpy as np
 import numpy.typing as npt
 import pytest
 from whisperq_edge import WhisperModel
-from whisperq_edge._audio import to_pcm
+from whisperq_edge._audio.pcm import to_pcm
 
 pytestmark = pytest.mark.data
 

@@ -18,7 +18,7 @@ from interrupted import start_interruptible
 from make_model import Dims, write_random_model
 from whisperq_edge._convert.convert import convert_model
 from whisperq_edge._core import read_model_file
-from whisperq_edge._files import atomic_write, reserve, temporary_beside
+from whisperq_edge._system.files import atomic_write, reserve, temporary_beside
 
 SHAPE = Dims(80, 1500, 256, 4, 2, 448, 256, 4, 2, 51864)
 N_KILLS = 100

@@ -14,8 +14,8 @@ import pytest
 from make_model import write_random_model
 from whisperq_edge import WhisperModel, _core
 from whisperq_edge._convert.convert import convert_model
-from whisperq_edge._window_mel import WindowMel
-from whisperq_edge._word_times import WordTiming, steady_words
+from whisperq_edge._engines.word_times import WordTiming, steady_words
+from whole_audio import window_mel
 
 Floats = npt.NDArray[np.float32]
 
@@ -87,7 +87,7 @@ def test_random_weights_find_openais_tokens_and_language(
         for name in GOLDEN["nano"]:
             expected = GOLDEN["random"][f"{preset} {seed} {name}"]
             samples = audio(name, sample_pcm)
-            mel = WindowMel(samples, 80)
+            mel = window_mel(samples, 80)
             heard = model.listen(model.encode(mel.padded_window(0, min(3000, mel.n_frames)), 1500))
             request = _core.WindowRequest(SOT[preset], 0)
             for beam_size in (0, 5):
@@ -102,9 +102,9 @@ def test_random_weights_find_openais_tokens_and_language(
 def options(preset: str, beam_size: int) -> _core.DecodeOptions:
     """openai/whisper's defaults, with 16 tokens at most."""
     from make_model import PRESETS, real_vocabulary
-    from whisperq_edge._edge_engine import _decode_options
+    from whisperq_edge._engines.windows import _decode_options
     from whisperq_edge._options import TranscribeOptions
-    from whisperq_edge._tokenizer import Tokenizer, Vocabulary
+    from whisperq_edge._whisper.tokenizer import Tokenizer, Vocabulary
 
     n_vocab = PRESETS[preset].n_vocab
     tokenizer = Tokenizer(Vocabulary(real_vocabulary(n_vocab), n_vocab), "en", "transcribe")

@@ -15,8 +15,8 @@ from cli_runner import cli_runner
 from make_model import write_random_model
 from whisperq_edge import OutOfMemoryError, WhisperModel, WhisperqError, _core
 from whisperq_edge._bench.random_model import random_dims, write_random
-from whisperq_edge._memory import Available, BatchCheck, available_memory, check_fits, plan_memory
-from whisperq_edge._word_times import alignment_heads
+from whisperq_edge._engines.memory import Available, BatchCheck, available_memory, check_fits, plan_memory
+from whisperq_edge._engines.word_times import alignment_heads
 from whisperq_edge.cli import main
 
 TYPES = ("f32", "f16", "q8_0", "q5_1", "q5_0", "q4_1", "q4_0")
@@ -90,7 +90,7 @@ def test_word_times_that_do_not_fit_are_an_error(monkeypatch: pytest.MonkeyPatch
         def with_little(self: BatchCheck, *given: int) -> None:
             asked.append(given)
             with monkeypatch.context() as patch:
-                patch.setattr("whisperq_edge._memory.available_memory", lambda: Available(1_000_000, "a limit"))
+                patch.setattr("whisperq_edge._engines.memory.available_memory", lambda: Available(1_000_000, "a limit"))
                 check(self, *given)
 
         monkeypatch.setattr(BatchCheck, "alignment", with_little)
@@ -116,8 +116,8 @@ _MEASURED = """
 import json, sys
 import numpy as np
 from whisperq_edge import WhisperModel
-from whisperq_edge._bench.worker import _forced_tokens
-from whisperq_edge._process import peak_rss_bytes
+from whisperq_edge._bench.worker import forced_tokens
+from whisperq_edge._system.process import peak_rss_bytes
 
 def now():
     with open("/proc/self/status") as status:
@@ -128,7 +128,7 @@ before = now()
 samples = (np.random.default_rng(0).standard_normal(480000, np.float32) * 0.1).astype(np.float32)
 model = WhisperModel(path, device="cpu", engine="edge", cpu_threads=n_threads)
 eot = 50257 if model.is_multilingual else 50256
-options = _forced_tokens(n_tokens, eot, model.dims["n_vocab"])
+options = forced_tokens(n_tokens, eot, model.dims["n_vocab"])
 options.update(language="en", beam_size=1, temperature=0.0, drop_silence=False, no_speech_threshold=None)
 model.transcribe(samples, word_timestamps=bool(sys.argv[4:]), **options)
 print(json.dumps(peak_rss_bytes() - before))
@@ -318,7 +318,7 @@ def test_memory_that_is_not_there_is_an_error_and_leaves_everything_usable(tmp_p
 def test_a_model_that_does_not_fit_ends_the_command_with_a_line(
     monkeypatch: pytest.MonkeyPatch, sample_path: Path
 ) -> None:
-    monkeypatch.setattr("whisperq_edge._memory.available_memory", lambda: Available(1_000_000, "a limit"))
+    monkeypatch.setattr("whisperq_edge._engines.memory.available_memory", lambda: Available(1_000_000, "a limit"))
     with pytest.raises(MemoryError):
         WhisperModel("nano", device="cpu", engine="edge")
     result = cli_runner().invoke(main, ["transcribe", "-m", "nano", "--engine", "edge", str(sample_path)])
@@ -362,7 +362,7 @@ def test_plan_with_word_times() -> None:
 
 
 def test_plan_as_a_table(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("whisperq_edge._memory.available_memory", lambda: Available(150_000_000, "a limit"))
+    monkeypatch.setattr("whisperq_edge._engines.memory.available_memory", lambda: Available(150_000_000, "a limit"))
     result = cli_runner().invoke(main, ["plan", "base", "--threads", "2", "--beam-size", "1"])
     assert result.exit_code == 0, result.stderr
     rows = [line.split() for line in result.stdout.splitlines()]

@@ -29,8 +29,9 @@ from whisperq_edge import (
     WhisperModel,
     _core,
 )
-from whisperq_edge._convert.probe import end_of_text, probe_statistics, prompt_tokens, run_probe
-from whisperq_edge._native import data_file, load_ggml
+from whisperq_edge._convert.probe import probe_statistics, run_probe
+from whisperq_edge._system.native import data_file, load_ggml
+from whisperq_edge._whisper.dims import end_of_text, prompt_tokens
 
 Floats = npt.NDArray[np.float32]
 

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 import whisperq_edge
-from whisperq_edge._process import child_environment
+from whisperq_edge._system.process import child_environment
 
 PACKAGE_FOLDER = Path(whisperq_edge.__file__).resolve().parents[1]
 TRAPS = ("json", "numpy", "runpy", "importlib", "shutil", "whisperq_edge", "sitecustomize", "soundfile")
@@ -17,20 +17,20 @@ TRAPS = ("json", "numpy", "runpy", "importlib", "shutil", "whisperq_edge", "site
 # Each begins a process from the folder of traps, as a program does whose modules were loaded before.
 CHILDREN = {
     "self-test": """
-from whisperq_edge import _self_test
+from whisperq_edge._system import self_test
 os.chdir(sys.argv[1])
-found = _self_test._run_apart("scalar")
+found = self_test._run_apart("scalar")
 assert found.state == "passed", found
 """,
     "probe": """
 from whisperq_edge._convert.probe import run_probe
-from whisperq_edge._native import data_file
+from whisperq_edge._system.native import data_file
 os.chdir(sys.argv[1])
 run_probe(data_file("assets/ggml-nano.en.bin"), np.zeros(16000, np.float32), [[50257, 50362]], n_threads=1, repeats=1)
 """,
     "eval": """
 from whisperq_edge._eval.worker import answers
-from whisperq_edge._native import data_file
+from whisperq_edge._system.native import data_file
 os.chdir(sys.argv[1])
 task = {"model": str(data_file("assets/ggml-nano.en.bin")), "engine": "edge", "device": "cpu", "n_threads": 1,
         "options": {"beam_size": 1}, "activations": None, "utterances": []}

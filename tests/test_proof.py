@@ -23,7 +23,7 @@ from whisperq_edge._convert.proof import (
     verdict,
     wilson_interval,
 )
-from whisperq_edge._native import data_file
+from whisperq_edge._system.native import data_file
 
 Floats = npt.NDArray[np.float32]
 

@@ -13,9 +13,9 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 import pytest
-from whisperq_edge._catalog import MODELS
 from whisperq_edge._convert.convert import convert_model
-from whisperq_edge._types import TYPES
+from whisperq_edge._store.catalog import MODELS
+from whisperq_edge._whisper.types import TYPES
 
 ROOT = Path(__file__).resolve().parents[1]
 SCRIPT = ROOT / "scripts" / "measure_quantisation.py"

@@ -55,7 +55,7 @@ def test_real_models_give_every_word_its_time(heard: Transcript) -> None:
 @pytest.mark.real
 @pytest.mark.parametrize("name", ["tiny.en", "base"])
 def test_real_models_have_the_sizes_of_the_published_files(name: str, real_model: Callable[..., Path]) -> None:
-    from whisperq_edge._catalog import MODELS
+    from whisperq_edge._store.catalog import MODELS
 
     assert real_model(name).stat().st_size == MODELS[name].file_bytes("q8_0")
 

@@ -10,9 +10,9 @@ import numpy as np
 import pytest
 from make_model import PRESETS, write_random_model
 from whisperq_edge._convert.convert import convert_model
-from whisperq_edge._convert.ggml import open_ggml
-from whisperq_edge._convert.huggingface import write_huggingface
-from whisperq_edge._convert.openai import write_openai
+from whisperq_edge._convert.readers.ggml import open_ggml
+from whisperq_edge._convert.readers.huggingface import write_huggingface
+from whisperq_edge._convert.readers.openai import write_openai
 
 MICRO = ("micro.en", "micro")
 SMALL = ("tiny", "base")

@@ -17,11 +17,20 @@ from typing import Any, Optional
 import numpy as np
 import numpy.typing as npt
 import pytest
-from whisperq_edge import AudioError, CancelledError, CancelToken, WhisperModel, _audio, _samples
-from whisperq_edge._audio import open_samples, to_pcm
-from whisperq_edge._samples import BLOCK_SAMPLES, ArraySamples, DecodedSamples, StoppedError, cut_samples
-from whisperq_edge._spliced import Part
-from whisperq_edge._vad import NO_SOUND, STEADY_NOISE, SilenceScan, SpeechScan, SpeechTimeline, VadOptions, speech_spans
+from whisperq_edge import AudioError, CancelledError, CancelToken, WhisperModel
+from whisperq_edge._audio import encoded as _encoded
+from whisperq_edge._audio import pcm
+from whisperq_edge._audio import samples as _samples
+from whisperq_edge._audio.decoders import from_parts
+from whisperq_edge._audio.decoding import Decoding
+from whisperq_edge._audio.pcm import open_samples, to_pcm
+from whisperq_edge._audio.samples import BLOCK_SAMPLES, ArraySamples, DecodedSamples, StoppedError, cut_samples
+from whisperq_edge._audio.silence import NO_SOUND, STEADY_NOISE, SilenceScan
+from whisperq_edge._audio.speech import SpeechScan
+from whisperq_edge._audio.spliced import Part
+from whisperq_edge._audio.timeline import SpeechTimeline
+from whisperq_edge._vad_options import VadOptions
+from whole_audio import speech_spans
 
 soundfile = pytest.importorskip("soundfile")
 
@@ -126,7 +135,7 @@ def test_arrays_are_served_as_they_are() -> None:
 def test_speech_that_is_cut_out(of_array: bool) -> None:
     expected = noise(6 * BLOCK_SAMPLES)
     spans = [(0, 5), (400, 400_000), (400_001, 400_002), (600_000, expected.size)]
-    whole = SpeechTimeline(spans, expected.size).cut(expected)
+    whole = np.concatenate([expected[start:end] for start, end in SpeechTimeline(spans, expected.size).spans])
     samples: Any = ArraySamples(expected) if of_array else DecodedSamples(decoder_of(expected), "talk")
     first_pass(samples)
     cut = cut_samples(samples, spans)
@@ -154,8 +163,8 @@ def test_every_way_to_give_a_file_gives_the_same_twice(
     path = tmp_path / "talk.flac"
     path.write_bytes(content)
     expected = to_pcm(path).samples
-    monkeypatch.setattr(_audio, "_MOST_BYTES_IN_MEMORY", 100_000)
-    monkeypatch.setattr(_audio, "_READ_BYTES", 30_000)
+    monkeypatch.setattr(_encoded, "_MOST_BYTES_IN_MEMORY", 100_000)
+    monkeypatch.setattr(_encoded, "_READ_BYTES", 30_000)
     for given in (path, content, io.BytesIO(content), Pipe(content)):
         samples = open_samples(given)  # type: ignore[arg-type]
         assert np.array_equal(first_pass(samples), expected)
@@ -257,7 +266,7 @@ def test_ctrl_c_within_libsndfile_is_not_lost(place: int, heeds_ctrl_c: None) ->
 
     stream = Interrupted(encoded(noise(60 * RATE), format="WAV"))
     with pytest.raises(KeyboardInterrupt):
-        list(_audio._from_parts([Part(stream)], _audio._Decoding("talk")))
+        list(from_parts([Part(stream)], Decoding("talk")))
     assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
 
 
@@ -467,20 +476,20 @@ def test_the_first_samples_are_those_of_the_whole_and_the_rest_is_not_decoded(
     content = encoded(noise(60 * rate), rate)
     expected = to_pcm(content).samples
     stream = Counted(content)
-    monkeypatch.setattr(_audio, "_kept", lambda given, should_stop: given)
-    assert np.array_equal(_audio.first_samples(stream, 200_000), expected[:200_000])
+    monkeypatch.setattr(pcm, "kept", lambda given, should_stop: given)
+    assert np.array_equal(pcm.first_samples(stream, 200_000), expected[:200_000])
     assert stream.n_read < 0.6 * len(content)
-    assert np.array_equal(_audio.first_samples(content, 10**9), expected)
-    assert _audio.first_samples(noise(5), 3).size == 3 and _audio.first_samples(noise(0), 3).size == 0
+    assert np.array_equal(pcm.first_samples(content, 10**9), expected)
+    assert pcm.first_samples(noise(5), 3).size == 3 and pcm.first_samples(noise(0), 3).size == 0
 
 
 def test_the_first_samples_of_an_array_are_checked() -> None:
     wrong = noise(1_000_000)
     wrong[100] = np.nan
     with pytest.raises(AudioError, match="nan at sample 100 "):
-        _audio.first_samples(wrong, 10)
+        pcm.first_samples(wrong, 10)
     with pytest.raises(AudioError, match="dtype"):
-        _audio.first_samples(np.zeros(100, np.int64), 10)
+        pcm.first_samples(np.zeros(100, np.int64), 10)
 
 
 def test_a_first_pass_that_has_begun_goes_on() -> None:
@@ -501,9 +510,9 @@ class FullFile(io.BytesIO):
 
 @pytest.mark.parametrize("temporary", [full_disk, FullFile])
 def test_a_full_disk_is_said(temporary: Any, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(_audio, "_MOST_BYTES_IN_MEMORY", 100_000)
-    monkeypatch.setattr(_audio, "_READ_BYTES", 50_000)
-    monkeypatch.setattr(_audio.tempfile, "TemporaryFile", temporary)
+    monkeypatch.setattr(_encoded, "_MOST_BYTES_IN_MEMORY", 100_000)
+    monkeypatch.setattr(_encoded, "_READ_BYTES", 50_000)
+    monkeypatch.setattr(_encoded.tempfile, "TemporaryFile", temporary)
     with pytest.raises(OSError, match="No space left on device") as caught:
         to_pcm(Pipe(bytes(300_000)))  # type: ignore[arg-type]
     assert caught.value.errno == errno.ENOSPC
@@ -513,13 +522,13 @@ def test_a_full_disk_is_said(temporary: Any, monkeypatch: pytest.MonkeyPatch) ->
 def test_a_file_that_may_not_grow_is_said() -> None:
     program = """
 import io, resource, signal, sys
-from whisperq_edge import _audio
+from whisperq_edge._audio.pcm import to_pcm
 signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
 resource.setrlimit(resource.RLIMIT_FSIZE, (1_000_000, 1_000_000))
 class Pipe(io.BytesIO):
     seekable = lambda self: False
 try:
-    _audio.to_pcm(Pipe(bytes(40 * 2**20)))
+    to_pcm(Pipe(bytes(40 * 2**20)))
 except OSError as error:
     print(error.errno)
 """

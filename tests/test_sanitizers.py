@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 from sanitizers import FLAGS, SANITIZERS, TOOLS
 from whisperq_edge import _core
-from whisperq_edge._native import load_ggml
+from whisperq_edge._system.native import load_ggml
 
 pytestmark = pytest.mark.skipif(not SANITIZERS, reason="an ordinary run")
 

@@ -30,8 +30,9 @@ from test_kernels import (
     run,
     supported,
 )
-from whisperq_edge import CpuError, OptionError, WhisperModel, _core, _self_test
-from whisperq_edge._self_test import SelfTestWarning, known_self_test, trusted_isa
+from whisperq_edge import CpuError, OptionError, WhisperModel, _core
+from whisperq_edge._system import self_test
+from whisperq_edge._system.self_test import SelfTestWarning, known_self_test, trusted_isa
 from whisperq_edge.cli import main
 
 BEST = runnable_isas()[-1]
@@ -46,14 +47,14 @@ def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
     """A new process on a new machine, as far as the self-test can see."""
     monkeypatch.setenv("WHISPERQ_CACHE", str(tmp_path))
     monkeypatch.delenv("WHISPERQ_ISA", raising=False)
-    monkeypatch.delenv(_self_test.VARIABLE, raising=False)
+    monkeypatch.delenv(self_test.VARIABLE, raising=False)
     new_process(monkeypatch)
     yield tmp_path
 
 
 def new_process(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(_self_test, "_of_this_process", {})
-    monkeypatch.setattr(_self_test, "_warned", set())
+    monkeypatch.setattr(self_test, "_of_this_process", {})
+    monkeypatch.setattr(self_test, "_warned", set())
 
 
 @pytest.fixture
@@ -167,7 +168,7 @@ def test_it_runs_once_for_a_machine(folder: Path, runs: list[str], monkeypatch: 
     assert known_self_test().ms is not None
     assert trusted_isa() == BEST and runs == [BEST]
 
-    monkeypatch.setenv(_self_test.VARIABLE, "always")
+    monkeypatch.setenv(self_test.VARIABLE, "always")
     new_process(monkeypatch)
     assert trusted_isa() == BEST and runs == [BEST, BEST]
 
@@ -182,17 +183,17 @@ def test_another_cpu_and_another_build_are_tested_too(
         trusted_isa()
     new_process(monkeypatch)
     with monkeypatch.context() as patch:
-        patch.setattr(_self_test, "__version__", "9.9.9")
+        patch.setattr(self_test, "__version__", "9.9.9")
         trusted_isa()
     assert len(runs) == len(notes(folder)) == 3
 
 
 def test_it_can_be_left_out(folder: Path, runs: list[str], monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv(_self_test.VARIABLE, "never")
+    monkeypatch.setenv(self_test.VARIABLE, "never")
     assert known_self_test().state == "skipped"
     assert trusted_isa() == BEST and runs == [] and notes(folder) == []
     new_process(monkeypatch)
-    monkeypatch.setenv(_self_test.VARIABLE, "perhaps")
+    monkeypatch.setenv(self_test.VARIABLE, "perhaps")
     with pytest.raises(OptionError, match="auto, always or never"):
         trusted_isa()
 
@@ -265,7 +266,7 @@ def test_a_failure_is_said_and_remembered(
     assert known_self_test().state == "failed"
 
     new_process(monkeypatch)
-    monkeypatch.setenv(_self_test.VARIABLE, "always")
+    monkeypatch.setenv(self_test.VARIABLE, "always")
     assert trusted_isa() == BEST
     assert known_self_test().state == "passed"
 
@@ -284,8 +285,8 @@ def test_everything_runs_on_scalar_then(monkeypatch: pytest.MonkeyPatch, sample_
         expected = model.transcribe(samples, **options).text
         assert expected
     new_process(monkeypatch)
-    monkeypatch.setenv(_self_test.VARIABLE, "always")
-    monkeypatch.setattr("whisperq_edge._vad._network", None)
+    monkeypatch.setenv(self_test.VARIABLE, "always")
+    monkeypatch.setattr("whisperq_edge._audio.speech._network", None)
     used = []
     for name in ("EdgeModel", "Vad"):
         real = getattr(_core, name)
@@ -298,11 +299,12 @@ def test_everything_runs_on_scalar_then(monkeypatch: pytest.MonkeyPatch, sample_
 
 CRASHES = """
 import os, signal, sys
-from whisperq_edge import _core, _self_test
+from whisperq_edge import _core
+from whisperq_edge._system import self_test
 def crash(isa):
     os.kill(os.getpid(), signal.SIGILL)
 _core.self_test = crash
-_self_test.trusted_isa()
+self_test.trusted_isa()
 """
 
 
@@ -311,7 +313,7 @@ _self_test.trusted_isa()
 def test_a_crash_is_not_repeated(folder: Path, runs: list[str], monkeypatch: pytest.MonkeyPatch) -> None:
     done = subprocess.run([sys.executable, "-c", CRASHES], capture_output=True, timeout=60, check=False)
     assert done.returncode < 0 and known_self_test().state == "started"
-    monkeypatch.setattr(_self_test, "_APART", "import os, signal; os.kill(os.getpid(), signal.SIGILL)")
+    monkeypatch.setattr(self_test, "_APART", "import os, signal; os.kill(os.getpid(), signal.SIGILL)")
     with pytest.warns(SelfTestWarning, match="does not come to its end .SIGILL."):
         assert trusted_isa() == "scalar"
     new_process(monkeypatch)
@@ -319,7 +321,7 @@ def test_a_crash_is_not_repeated(folder: Path, runs: list[str], monkeypatch: pyt
         assert trusted_isa() == "scalar"
     assert runs == [] and known_self_test().state == "failed"
     new_process(monkeypatch)
-    monkeypatch.setenv(_self_test.VARIABLE, "always")
+    monkeypatch.setenv(self_test.VARIABLE, "always")
     assert trusted_isa() == BEST and known_self_test().state == "passed"
 
 
@@ -337,20 +339,21 @@ def test_a_fork_while_another_thread_tests_does_not_hang() -> None:
     code = """
 import os, threading, time, warnings
 warnings.simplefilter("ignore")
-from whisperq_edge import _core, _self_test
+from whisperq_edge import _core
+from whisperq_edge._system import self_test
 real, begun = _core.self_test, threading.Event()
 def slow(isa):
     begun.set()
     time.sleep(0.5)
     return real(isa)
 _core.self_test = slow
-thread = threading.Thread(target=_self_test.trusted_isa)
+thread = threading.Thread(target=self_test.trusted_isa)
 thread.start()
 begun.wait()
 child = os.fork()
 if child == 0:
     _core.self_test = real
-    os._exit(0 if _self_test.trusted_isa() == _core.chosen_isa() else 1)
+    os._exit(0 if self_test.trusted_isa() == _core.chosen_isa() else 1)
 thread.join()
 assert os.waitpid(child, 0)[1] == 0
 """
@@ -379,7 +382,7 @@ def test_info_shows_it(monkeypatch: pytest.MonkeyPatch) -> None:
     assert report["self_test"]["ms"] > 0 and " ms" in line
 
     new_process(monkeypatch)
-    monkeypatch.setenv(_self_test.VARIABLE, "always")
+    monkeypatch.setenv(self_test.VARIABLE, "always")
     break_kernels(monkeypatch, "gelu")
     with pytest.warns(SelfTestWarning):
         trusted_isa()

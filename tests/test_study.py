@@ -14,7 +14,7 @@ import soundfile
 from cli_runner import cli_runner
 from make_model import write_random_model
 from whisperq_edge import DatasetError, OptionError
-from whisperq_edge._audio import to_pcm
+from whisperq_edge._audio.pcm import to_pcm
 from whisperq_edge._eval.data import Utterance
 from whisperq_edge._study.noise import Noises, active_power, mix, mixed_utterances
 from whisperq_edge._study.report import pairs_along_axes

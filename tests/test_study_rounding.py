@@ -11,8 +11,8 @@ import numpy.typing as npt
 import pytest
 from make_model import write_random_model
 from whisperq_edge import OptionError
-from whisperq_edge._convert.open_source import open_source
-from whisperq_edge._convert.rows import floats
+from whisperq_edge._convert.readers.open_source import open_source
+from whisperq_edge._convert.readers.rows import floats
 from whisperq_edge._study.rounding import NF4_LEVELS, limits, round_e4m3, round_weights
 from whisperq_edge._study.schemes import (
     WeightScheme,

@@ -9,8 +9,8 @@ import pytest
 from make_model import real_vocabulary
 from tokenizer_texts import MODELS, TEXTS, describe
 from whisperq_edge import OptionError, UnsupportedModelError
-from whisperq_edge._languages import LANGUAGES
-from whisperq_edge._tokenizer import Tokenizer, Vocabulary
+from whisperq_edge._whisper.languages import LANGUAGES
+from whisperq_edge._whisper.tokenizer import Tokenizer, Vocabulary
 
 GOLDEN = Path(__file__).parent / "data" / "longform" / "tokenizer.json"
 VOCABULARIES = {n_vocab: Vocabulary(real_vocabulary(n_vocab), n_vocab) for n_vocab in (51864, 51865, 51866)}

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import logging
+import time
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any, Optional
 
@@ -11,7 +13,7 @@ import numpy as np
 import pytest
 from cli_runner import cli_runner
 from make_model import write_random_model
-from whisperq_edge import OptionError, WhisperModel, _core, _profile
+from whisperq_edge import OptionError, WhisperModel, _core
 from whisperq_edge._bench.random_model import random_dims, write_random
 from whisperq_edge._bench.run import measure
 from whisperq_edge._bench.statistics import ratio_of_pairs
@@ -26,10 +28,20 @@ from whisperq_edge._bench.tune import (
     thread_counts,
     tune,
 )
-from whisperq_edge._cache import cache_folder, clear_cache
-from whisperq_edge._locate import locate_model
-from whisperq_edge._memory import Available
-from whisperq_edge._profile import Profile, Setting, find_profile, load_profiles, machine_key, shape_key, store_profile
+from whisperq_edge._engines.memory import Available
+from whisperq_edge._store import profile as _profile
+from whisperq_edge._store.cache import clear_cache
+from whisperq_edge._store.locate import locate_model
+from whisperq_edge._store.profile import (
+    Profile,
+    Setting,
+    find_profile,
+    load_profiles,
+    machine_key,
+    shape_key,
+    store_profile,
+)
+from whisperq_edge._system.folders import cache_folder
 from whisperq_edge.cli import main
 
 ACCURATE = ("f16", "q8_0")
@@ -141,6 +153,22 @@ def test_a_profile_is_kept_and_found(caplog: pytest.LogCaptureFixture) -> None:
     find_profile(hparams)
     assert [record.getMessage() for record in caplog.records] == ["tuned: q8_0 with 1 thread: because"]
     assert path in [removed.path for removed in clear_cache()] and load_profiles() == []
+
+
+def test_two_tunes_at_once_lose_no_profile(monkeypatch: pytest.MonkeyPatch) -> None:
+    read = _profile.load_profiles
+
+    def read_slowly() -> list[Profile]:
+        found = read()
+        time.sleep(0.2)  # the other one would write meanwhile
+        return found
+
+    monkeypatch.setattr(_profile, "load_profiles", read_slowly)
+    shapes = [MICRO, "128x2+128x2", "192x3+192x3"]
+    made = [profile_of(setting("q8_0", 1, 0.1), shape=shape) for shape in shapes]
+    with ThreadPoolExecutor(len(made)) as pool:
+        list(pool.map(store_profile, made))
+    assert sorted(each.shape for each in read()) == sorted(shapes)
 
 
 @pytest.mark.parametrize(
@@ -256,7 +284,7 @@ def test_tune_prints_a_table(monkeypatch: pytest.MonkeyPatch) -> None:
         asked.append(arguments)
         return profile
 
-    monkeypatch.setattr("whisperq_edge._bench.tune.tune", fake)
+    monkeypatch.setattr("whisperq_edge.cli.tune.tune", fake)
     result = cli_runner().invoke(main, ["tune", "tiny", "--threads", "1,2", "--allow", "int5"])
     assert result.exit_code == 0, result.stderr
     rows = [line.split() for line in result.stdout.splitlines()]
@@ -287,7 +315,7 @@ def test_tune_refuses(arguments: list[str], says: str) -> None:
 
 def test_what_does_not_fit_side_by_side_is_measured_in_parts(monkeypatch: pytest.MonkeyPatch) -> None:
     def leave(n_bytes: int) -> None:
-        for module in ("_memory", "_bench.tune"):
+        for module in ("_engines.memory", "_bench.tune"):
             monkeypatch.setattr(f"whisperq_edge.{module}.available_memory", lambda: Available(n_bytes, "a limit"))
 
     grid = candidates(["f16", "q8_0"], [1, 2], ["auto"])

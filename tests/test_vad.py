@@ -10,9 +10,11 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from whisperq_edge._audio.timeline import SpeechTimeline
 from whisperq_edge._errors import InternalError, OptionError
 from whisperq_edge._result import Segment, Word
-from whisperq_edge._vad import SpeechTimeline, VadOptions, speech_spans
+from whisperq_edge._vad_options import VadOptions
+from whole_audio import speech_spans
 
 W = 512  # samples in a window
 BARE = {"speech_pad_ms": 0, "min_silence_duration_ms": 96}  # 96 ms are three windows
@@ -237,7 +239,7 @@ TIMELINE = SpeechTimeline([(1 * S, 2 * S), (5 * S, 7 * S), (7 * S, 8 * S), (20 *
 
 def test_cut() -> None:
     samples = np.arange(22 * S, dtype=np.float32)
-    cut = TIMELINE.cut(samples)
+    cut = np.concatenate([samples[start:end] for start, end in TIMELINE.spans])
     assert cut.dtype == np.float32
     assert cut.size == 5 * S == TIMELINE.duration_s * S
     assert cut[::S].tolist() == [1 * S, 5 * S, 6 * S, 7 * S, 20 * S]
@@ -294,7 +296,7 @@ def test_restore_keeps_a_word_within_one_span() -> None:
 
 def test_no_speech() -> None:
     nothing = SpeechTimeline([], 10)
-    assert nothing.cut(np.ones(10, np.float32)).tolist() == []
+    assert nothing.spans == [] and nothing.duration_s == 0.0
     assert nothing.to_original(1.0) == 0.0
     assert nothing.restore([]) == []
     assert nothing.duration_s == 0.0

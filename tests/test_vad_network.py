@@ -14,10 +14,11 @@ import numpy.typing as npt
 import pytest
 from instruction_sets import each_isa, runnable_isas
 from whisperq_edge import _core
-from whisperq_edge._audio import to_pcm
+from whisperq_edge._audio.pcm import to_pcm
+from whisperq_edge._audio.silence import NO_SOUND, STEADY_NOISE
 from whisperq_edge._errors import AudioError, InternalError, ModelFormatError, ModelNotFoundError, UnknownIsaError
-from whisperq_edge._native import data_file, load_ggml
-from whisperq_edge._vad import NO_SOUND, STEADY_NOISE, silent_spans, speech_probabilities
+from whisperq_edge._system.native import data_file, load_ggml
+from whole_audio import silent_spans, speech_probabilities
 
 Samples = npt.NDArray[np.float32]
 

@@ -3,7 +3,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 from whisperq_edge import log_mel_spectrogram
-from whisperq_edge._window_mel import WindowMel
+from whole_audio import window_mel
 
 
 def audio(n_samples: int) -> np.ndarray:
@@ -20,7 +20,7 @@ def test_the_bits_are_those_of_the_whole_spectrogram(n_samples: int, n_mels: int
     whole = (
         log_mel_spectrogram(samples, n_mels, padding=480000) if n_samples else np.full((n_mels, 3000), -1.5, np.float32)
     )
-    mel = WindowMel(samples, n_mels)
+    mel = window_mel(samples, n_mels)
     last = mel.n_frames
     assert last == whole.shape[1] - 3000
     for seek in {0, 1, 2, 3, 77, last // 2, last - 3000, last - 3, last} & set(range(last + 1)):
@@ -31,12 +31,13 @@ def test_the_bits_are_those_of_the_whole_spectrogram(n_samples: int, n_mels: int
         assert padded.shape == (n_mels, 3000) and not padded[:, n_frames:].any()
 
 
-def test_the_first_pass_can_be_ended() -> None:
-    asked = []
-
-    def should_stop() -> bool:
-        asked.append(1)
-        return len(asked) == 2
-
-    WindowMel(audio(16000 * 200), 80, should_stop=should_stop)
-    assert len(asked) == 2
+@pytest.mark.parametrize("seek", [0, 500])
+def test_a_window_that_ends_early_is_followed_by_silence(seek: int) -> None:
+    samples = audio(16000 * 60)
+    ended = np.concatenate([samples[: (seek + 700) * 160], np.zeros(16000 * 30, np.float32)])
+    mel, expected = window_mel(samples, 80), window_mel(ended, 80)
+    expected._largest = mel._largest
+    found = mel.window(seek, 700)
+    # The last frames of the window reach behind its end.
+    assert np.array_equal(found[:, :697], expected.window(seek)[:, :697])
+    assert np.array_equal(found[:, 703:], expected.window(seek)[:, 703:])

@@ -7,8 +7,8 @@ from typing import Any
 
 import numpy as np
 import pytest
+from whisperq_edge._engines.word_times import WordTiming, alignment_heads, merge_punctuation, steady_words
 from whisperq_edge._options import APPEND_PUNCTUATIONS, PREPEND_PUNCTUATIONS
-from whisperq_edge._word_times import WordTiming, alignment_heads, merge_punctuation, steady_words
 
 # n_text_layer, n_text_head, n_vocab
 MODELS = {

@@ -1,8 +1,8 @@
 from __future__ import annotations
 
+from whisperq_edge._engines.ggml_words import Piece, group_words
 from whisperq_edge._options import APPEND_PUNCTUATIONS, PREPEND_PUNCTUATIONS
 from whisperq_edge._result import Word
-from whisperq_edge._words import Piece, group_words
 
 
 def group(*texts: str, language: str = "en") -> list[Word]:

@@ -13,8 +13,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from whisperq_edge._errors import OptionError
-from whisperq_edge._files import atomic_write
 from whisperq_edge._result import Segment, Timings, Transcript, Word, join_text
+from whisperq_edge._system.files import atomic_write
 from whisperq_edge._writers import FORMATS, render, write, write_all
 
 GOLDEN = Path(__file__).parent / "data" / "writers"

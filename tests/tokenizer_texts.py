@@ -1,4 +1,4 @@
-"""Texts in many scripts, and what a tokenizer makes of them: for ``_tokenizer`` and openai/whisper's alike."""
+"""Texts in many scripts, and what a tokenizer makes of them: for ``_whisper.tokenizer`` and openai/whisper's alike."""
 
 from __future__ import annotations
 

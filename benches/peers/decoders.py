@@ -14,9 +14,9 @@ from typing import Any, Callable, NamedTuple
 import numpy as np
 import numpy.typing as npt
 from whisperq_edge import _core
-from whisperq_edge._convert.vocabulary import known_vocabulary
-from whisperq_edge._native import drain_log, load_ggml
-from whisperq_edge._tokenizer import Tokenizer, Vocabulary
+from whisperq_edge._system.native import drain_log, load_ggml
+from whisperq_edge._whisper.tokenizer import Tokenizer, Vocabulary
+from whisperq_edge._whisper.vocabulary import known_vocabulary
 
 __all__ = ["CTranslate2Decoder", "EdgeDecoder", "GgmlDecoder"]
 

@@ -136,7 +136,7 @@ def _all_but_text() -> list[int]:
 
     Everyone drops a segment that has no other, and its tokens with it.
     """
-    from whisperq_edge._convert.vocabulary import known_vocabulary
+    from whisperq_edge._whisper.vocabulary import known_vocabulary
 
     words = known_vocabulary(N_VOCAB)
     return [token for token in range(N_VOCAB) if token >= len(words) or not words[token].strip()]

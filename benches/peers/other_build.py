@@ -84,7 +84,7 @@ class OtherBuild:
 
 def main(folder: str, model: str, pcm: str, n_threads: str, flash_attention: str) -> None:
     sys.path.insert(0, folder)
-    from whisperq_edge._native import build_info, load_ggml
+    from whisperq_edge._system.native import build_info, load_ggml
 
     engine = load_ggml().Engine(model, False, 0, bool(int(flash_attention)))
     samples = np.load(pcm)

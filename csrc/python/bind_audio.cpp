@@ -22,7 +22,7 @@ namespace py = pybind11;
 namespace whisperq::python {
 namespace {
 
-constexpr int64_t kMostPadding = int64_t{24} * 3600 * audio::kSampleRate;  // a day, as for audio (_audio.py)
+constexpr int64_t kMostPadding = int64_t{24} * 3600 * audio::kSampleRate;  // a day, as for audio (_audio/pcm.py)
 
 Floats checked_filters(const py::array& filters) {
     constexpr py::ssize_t kMostMels = 4096;

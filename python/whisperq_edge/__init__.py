@@ -8,6 +8,7 @@
 import logging
 
 from . import _core
+from ._audio.mel import log_mel_spectrogram
 from ._errors import (
     AudioError,
     AudioFormatError,
@@ -31,12 +32,11 @@ from ._errors import (
     UnsupportedModelError,
     WhisperqError,
 )
-from ._mel import log_mel_spectrogram
 from ._model import CancelToken, WhisperModel
-from ._native import check_version
 from ._options import TranscribeOptions
 from ._result import Segment, StageTime, Timings, Transcript, Word
-from ._vad import VadOptions
+from ._system.native import check_version
+from ._vad_options import VadOptions
 from ._version import __version__
 from ._writers import render, write, write_all
 

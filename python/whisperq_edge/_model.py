@@ -17,17 +17,18 @@ from typing import Any, Callable, NoReturn, Optional, Union
 import numpy as np
 
 from . import _core
-from ._audio import SAMPLE_RATE, AudioLike, Floats, first_samples, open_samples
-from ._edge import EdgeEncoder
-from ._edge_engine import EdgeEngine
-from ._edge_native import CoreModel
+from ._audio.mel import log_mel_spectrogram
+from ._audio.pcm import AudioLike, first_samples, open_samples
+from ._audio.samples import Samples, StoppedError, cut_samples
+from ._audio.silence import SilenceScan
+from ._audio.speech import SpeechScan, speech_stream
+from ._audio.timeline import SpeechTimeline
+from ._engines.core_model import CoreModel
+from ._engines.edge import EdgeEngine
+from ._engines.encoder import EdgeEncoder
+from ._engines.face import Engine
+from ._engines.ggml import GgmlEngine
 from ._errors import CancelledError, InferenceError, InterruptedByUser, OptionError, UnsupportedModelError
-from ._ggml_engine import GgmlEngine
-from ._languages import LANGUAGES
-from ._locate import locate_model
-from ._locks import ThreadLock
-from ._mel import log_mel_spectrogram
-from ._native import build_info, load_ggml
 from ._options import (
     APPEND_PUNCTUATIONS,
     DEFAULT_TEMPERATURES,
@@ -35,20 +36,24 @@ from ._options import (
     TranscribeOptions,
     given_options,
 )
-from ._profile import find_profile
-from ._progress import ShowProgress, progress_bar
 from ._result import Dropped, EngineResult, Segment, StageTime, Timings, Transcript, join_text
-from ._samples import Samples, StoppedError, cut_samples
-from ._vad import SilenceScan, SpeechScan, SpeechTimeline, VadOptions, speech_stream
+from ._store.locate import locate_model
+from ._store.profile import find_profile
+from ._system.arrays import Floats
+from ._system.checks import as_number, check, check_one_of, check_whole
+from ._system.locks import ThreadLock
+from ._system.native import build_info, load_ggml
+from ._system.progress import ShowProgress, progress_bar
+from ._vad_options import VadOptions
+from ._whisper.languages import LANGUAGES
+from ._whisper.units import SAMPLE_RATE, WINDOW_SAMPLES
 
 __all__ = ["CancelToken", "WhisperModel"]
 
 _LOG = logging.getLogger("whisperq_edge")
 ENGINES = ("auto", "edge", "ggml")
-_WINDOW_SAMPLES = 30 * SAMPLE_RATE
 DEVICES = ("auto", "cpu", "gpu", "cuda", "metal", "vulkan")
 
-Engine = Union[EdgeEngine, GgmlEngine]
 OnStart = Callable[[list[tuple[str, float]], float, float], None]
 
 
@@ -119,10 +124,10 @@ class WhisperModel:
         flash_attention: bool = True,
     ) -> None:
         began_us = _core.now_us()
-        _check_one_of("engine", engine, ENGINES)
-        _check_one_of("device", device, DEVICES)
-        _check_whole("cpu_threads", cpu_threads, 512, "0 (automatic) to 512")
-        _check_whole("device_index", device_index, 255, "0 to 255")
+        check_one_of("engine", engine, ENGINES)
+        check_one_of("device", device, DEVICES)
+        cpu_threads = check_whole("cpu_threads", cpu_threads, 0, 512, "0 (automatic) to 512")
+        device_index = check_whole("device_index", device_index, 0, 255, "0 to 255")
         self.model_path: Path = locate_model(
             model_size_or_path,
             compute_type,
@@ -302,8 +307,8 @@ class WhisperModel:
         n_mels = self._file.hparams["n_mels"]
         if isinstance(audio, np.ndarray) and audio.ndim == 2 and audio.shape[0] == n_mels:
             return encoder.encode(audio, audio_ctx)
-        window = np.zeros(_WINDOW_SAMPLES, np.float32)
-        samples = first_samples(audio, _WINDOW_SAMPLES)
+        window = np.zeros(WINDOW_SAMPLES, np.float32)
+        samples = first_samples(audio, WINDOW_SAMPLES)
         window[: len(samples)] = samples
         return encoder.encode(log_mel_spectrogram(window, n_mels), audio_ctx)
 
@@ -336,17 +341,17 @@ class WhisperModel:
         if chosen.vad_filter and chosen.is_clipped:
             raise OptionError("vad_filter", True, "not together with clip_timestamps: both choose the parts to hear")
         listeners = _Listeners(on_start, on_segment, on_progress, cancel, timeout_s, began_us)
-        samples = open_samples(
+        opened = open_samples(
             audio, sampling_rate=sampling_rate, audio_track=audio_track, should_stop=listeners.should_stop
         )
-        call = _Call(self, engine, chosen, vad, samples, began_us, listeners)
-        try:
-            with progress_bar(_label(audio)) if chosen.log_progress else nullcontext() as bar:
-                return call.run(bar)
-        finally:
-            samples.close()
-            with self._lock:
-                self._timings = self._timings + call.timings()
+        with opened as samples:
+            call = _Call(self, engine, chosen, vad, samples, began_us, listeners)
+            try:
+                with progress_bar(_label(audio)) if chosen.log_progress else nullcontext() as bar:
+                    return call.run(bar)
+            finally:
+                with self._lock:
+                    self._timings = self._timings + call.timings()
 
     def _opened_encoder(self) -> EdgeEncoder:
         with self._lock:
@@ -447,11 +452,12 @@ class _Call:
             return True
         try:
             audio = self._speech() if self._cuts_first else self._behind_lead()
+            options = self._options.with_clips_from(self._lead_s() if self._options.is_clipped else 0.0)
         except StoppedError:
             return True
         result: EngineResult = self._engine.transcribe(
             audio,
-            self._options,
+            options,
             on_languages=self._hear_languages,
             on_segment=self._hear_segment,
             on_progress=self._hear_progress,
@@ -489,14 +495,16 @@ class _Call:
         self._stages["vad"] = StageTime(max(vad_ms, 0.0), 1)
         return cut_samples(audio, self._timeline.spans, self._should_stop)
 
+    def _lead_s(self) -> float:
+        """Seconds of silence before audio that begins later than its video."""
+        self._audio.read(0, 1)
+        return self._audio.n_lead / SAMPLE_RATE
+
     def _behind_lead(self) -> Samples:
         """The samples without the silence before audio that begins later than its video. A window's first timestamp is
-        at most one second, so that the text would begin in that silence. Clips and batches choose their own begin."""
+        at most one second, so that the text would begin in that silence. Clips are moved, and batches choose."""
         audio = self._audio
-        if self._options.is_clipped or self._options.batch_size is not None:
-            return audio
-        audio.read(0, 1)
-        if not audio.n_lead:
+        if self._options.is_clipped or self._options.batch_size is not None or not self._lead_s():
             return audio
         for _ in audio.blocks():
             pass
@@ -564,25 +572,14 @@ def _label(audio: AudioLike) -> str:
 
 
 def _check_timeout(timeout_s: Optional[float]) -> None:
-    is_number = isinstance(timeout_s, (int, float)) and not isinstance(timeout_s, bool)
-    if timeout_s is not None and not (is_number and 0 < timeout_s < math.inf):
-        raise OptionError("timeout_s", timeout_s, "seconds above 0, or None")
+    holds = timeout_s is None or 0 < as_number(timeout_s) < math.inf
+    check("timeout_s", timeout_s, holds, "seconds above 0, or None")
 
 
 def _check_listeners(**listeners: Any) -> None:
     for name, listener in listeners.items():
         if listener is not None and not callable(listener):
             raise OptionError(name, listener, "something to call, or None")
-
-
-def _check_whole(field: str, value: Any, most: int, allowed: str) -> None:
-    if not isinstance(value, int) or isinstance(value, bool) or not 0 <= value <= most:
-        raise OptionError(field, value, allowed)
-
-
-def _check_one_of(field: str, value: str, allowed: tuple[str, ...]) -> None:
-    if value not in allowed:
-        raise OptionError(field, value, f"one of {', '.join(allowed)}")
 
 
 def _open_engine(

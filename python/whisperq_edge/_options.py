@@ -5,19 +5,17 @@ from __future__ import annotations
 import dataclasses
 import difflib
 import math
-import numbers
 import operator
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Callable, NamedTuple, Optional, Union
+from typing import Any, Callable, NamedTuple, Optional, Union
 
 import numpy as np
 
 from ._errors import OptionError
-from ._languages import LANGUAGES
-
-if TYPE_CHECKING:
-    from ._vad import VadOptions
+from ._system.checks import is_number, is_whole
+from ._vad_options import VadOptions
+from ._whisper.languages import LANGUAGES
 
 __all__ = [
     "APPEND_PUNCTUATIONS",
@@ -197,6 +195,16 @@ class TranscribeOptions:
         pairs = list(zip(times[::2], times[1::2]))
         return [(start, min(end, duration_s)) for start, end in pairs if start < duration_s]
 
+    def with_clips_from(self, start_s: float) -> TranscribeOptions:
+        """These options, whose clips begin no earlier than ``start_s``. Clips that end before it stay as they are."""
+        if not self.is_clipped or start_s <= 0:
+            return self
+        times = _clip_times(self.clip_timestamps)
+        ends = [*times[1::2], *([math.inf] if len(times) % 2 else [])]
+        for i, end in enumerate(ends):
+            times[2 * i] = max(times[2 * i], start_s) if end > start_s else times[2 * i]
+        return dataclasses.replace(self, clip_timestamps=tuple(times))
+
     def _check_vad_parameters(self) -> None:
         """Refuse parameters that would do nothing. Batches are cut by voice detection unless clips cut them."""
         cuts_batches = self.batch_size is not None and not self.is_clipped
@@ -275,7 +283,7 @@ def _is_flag(value: object) -> bool:
 
 def _flag(value: Any) -> bool:
     """0 and 1 are what a switch is in many a configuration."""
-    _require(_is_flag(value) or (isinstance(value, numbers.Integral) and value in (0, 1)), value)
+    _require(_is_flag(value) or (is_whole(value) and value in (0, 1)), value)
     return bool(value)
 
 
@@ -310,7 +318,7 @@ def _number(lowest: float, highest: float, allowed: str) -> _Rule:
     """NaN lies nowhere."""
 
     def plain(value: Any) -> float:
-        _require(isinstance(value, numbers.Real) and not _is_flag(value), value)
+        _require(is_number(value), value)
         try:
             number = float(value)
         except OverflowError:
@@ -350,7 +358,7 @@ def _temperature(value: Any) -> Union[float, tuple[float, ...]]:
         _require(temperature == 0 or temperature >= _LEAST_FLOAT, item)
         return temperature
 
-    if isinstance(value, numbers.Real):
+    if is_number(value):
         return one(value)
     several = tuple(one(item) for item in _items(value))
     _require(bool(several), several)

@@ -14,8 +14,9 @@ from pathlib import Path
 from typing import IO, Any, Optional, Union
 
 from ._errors import OptionError
-from ._files import atomic_write
 from ._result import Segment, Transcript, Word
+from ._system.checks import check_whole
+from ._system.files import atomic_write
 
 __all__ = ["FORMATS", "render", "write", "write_all"]
 
@@ -121,10 +122,11 @@ def _write_file(path: Union[str, os.PathLike[str]], text: str) -> None:
         stream.write(text.encode("utf-8", errors="replace"))  # a lone surrogate has no UTF-8
 
 
+_MOST = 2**31 - 1
+
+
 def _limit(field: str, value: Optional[int]) -> Optional[int]:
-    if value is None or (isinstance(value, int) and not isinstance(value, bool) and value >= 1):
-        return value
-    raise OptionError(field, value, "a whole number of at least 1, or None")
+    return None if value is None else check_whole(field, value, 1, _MOST, "a whole number of at least 1, or None")
 
 
 def _vtt(transcript: Transcript, cues: CueLayout) -> str:

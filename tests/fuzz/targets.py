@@ -24,14 +24,15 @@ from huggingface_folders import config_of, their_shapes
 from make_model import Dims
 from torch_files import Tensor, dump, pickle_of
 from whisperq_edge import ModelError, ModelFormatError
-from whisperq_edge._convert.ctranslate2 import is_ctranslate2, open_ctranslate2
-from whisperq_edge._convert.huggingface import is_huggingface, open_huggingface
-from whisperq_edge._convert.open_source import open_source
-from whisperq_edge._convert.openai import open_openai
-from whisperq_edge._convert.pickle_reader import PickledTensor, read_pickle
-from whisperq_edge._convert.safetensors import read_safetensors
-from whisperq_edge._convert.source import Source, expected_shapes
-from whisperq_edge._convert.torch_file import TorchTensor, read_torch_file
+from whisperq_edge._convert.readers.ctranslate2 import is_ctranslate2, open_ctranslate2
+from whisperq_edge._convert.readers.huggingface import is_huggingface, open_huggingface
+from whisperq_edge._convert.readers.open_source import open_source
+from whisperq_edge._convert.readers.openai import open_openai
+from whisperq_edge._convert.readers.pickle_reader import PickledTensor, read_pickle
+from whisperq_edge._convert.readers.safetensors import read_safetensors
+from whisperq_edge._convert.readers.source import Source
+from whisperq_edge._convert.readers.torch_file import TorchTensor, read_torch_file
+from whisperq_edge._whisper.shapes import expected_shapes
 
 from .pieces import Piece, edit_all, write
 

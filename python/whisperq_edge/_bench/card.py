@@ -10,8 +10,8 @@ from pathlib import Path
 from typing import Any, Optional
 
 from .. import _core
-from .._native import build_info
-from .._self_test import trusted_isa
+from .._system.native import build_info
+from .._system.self_test import trusted_isa
 from .._version import __version__
 
 __all__ = ["Watch", "card_differences", "machine_card", "package_version"]

@@ -7,17 +7,17 @@ from pathlib import Path
 from typing import Any, Callable
 
 import numpy as np
-import numpy.typing as npt
 
-from .._convert.ggml import open_ggml
-from .._convert.rows import floats
-from .._convert.source import Dims, Source
-from .._convert.vocabulary import known_vocabulary, token_spelling
-from .._tokenizer import special_names
+from .._convert.readers.ggml import open_ggml
+from .._convert.readers.rows import floats
+from .._convert.readers.source import Source
+from .._system.arrays import Floats
+from .._whisper.dims import Dims, end_of_text
+from .._whisper.tokenizer import special_names
+from .._whisper.vocabulary import known_vocabulary, token_spelling
 
 __all__ = ["write_ctranslate2"]
 
-Floats = npt.NDArray[np.float32]
 Weights = Callable[[str], Floats]
 
 _SPACE = 220  # what GPT-2's vocabulary calls a single blank
@@ -69,7 +69,7 @@ def _reader(source: Source) -> Weights:
 
 
 def _n_text_tokens(dims: Dims) -> int:
-    return 50257 if dims.n_vocab > 51864 else 50256
+    return end_of_text(dims.n_vocab)
 
 
 def _n_languages(dims: Dims) -> int:

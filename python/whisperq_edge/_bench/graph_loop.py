@@ -13,15 +13,14 @@ from typing import Any, Optional, Protocol
 
 import numpy as np
 
-from .._convert.source import Dims
-from .._convert.vocabulary import known_vocabulary
-from .._mel import log_mel_spectrogram
-from .._tokenizer import Tokenizer, Vocabulary
-from .graph_weights import Floats
+from .._audio.mel import log_mel_spectrogram
+from .._system.arrays import Floats
+from .._whisper.dims import Dims
+from .._whisper.tokenizer import Tokenizer, Vocabulary
+from .._whisper.units import HOP_SAMPLES
+from .._whisper.vocabulary import known_vocabulary
 
 __all__ = ["GraphDecoder", "GraphEncoder", "GraphTranscriber"]
-
-_SAMPLES_A_FRAME = 160
 
 
 class GraphEncoder(Protocol):
@@ -69,7 +68,7 @@ class GraphTranscriber:
 
     def _pieces(self, samples: Floats) -> Iterator[Floats]:
         """Of one window each, the last one with silence behind it."""
-        size = 2 * self._dims.n_audio_ctx * _SAMPLES_A_FRAME
+        size = 2 * self._dims.n_audio_ctx * HOP_SAMPLES
         for first in range(0, max(len(samples), 1), size):
             piece = samples[first : first + size]
             yield np.pad(piece, (0, size - len(piece)))

@@ -8,13 +8,12 @@ from typing import NamedTuple
 import numpy as np
 import numpy.typing as npt
 
-from .._convert.ggml import open_ggml
-from .._convert.rows import floats
-from .._convert.source import Dims
+from .._convert.readers.ggml import open_ggml
+from .._convert.readers.rows import floats
+from .._system.arrays import Floats
+from .._whisper.dims import Dims
 
 __all__ = ["Floats", "GraphWeights", "int8_rows", "read_weights"]
-
-Floats = npt.NDArray[np.float32]
 
 
 class GraphWeights(NamedTuple):

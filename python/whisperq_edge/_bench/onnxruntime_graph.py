@@ -20,7 +20,8 @@ import onnxruntime
 from onnx import TensorProto, helper, numpy_helper
 from onnxruntime.quantization import QuantType, quantize_dynamic
 
-from .graph_weights import Floats, GraphWeights
+from .._system.arrays import Floats
+from .graph_weights import GraphWeights
 
 __all__ = ["MOST_BYTES", "OnnxruntimeDecoder", "OnnxruntimeEncoder", "write_onnxruntime"]
 

@@ -16,7 +16,8 @@ import numpy as np
 import openvino as ov
 from openvino import opset13 as op
 
-from .graph_weights import Floats, GraphWeights, int8_rows
+from .._system.arrays import Floats
+from .graph_weights import GraphWeights, int8_rows
 
 __all__ = ["OpenvinoDecoder", "OpenvinoEncoder", "write_openvino"]
 

@@ -14,9 +14,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Callable
 
-from .._convert.source import Dims
+from .._convert.convert import convert_model
 from .._errors import WhisperqError
+from .._whisper.dims import Dims, n_text_tokens
 from .card import package_version
+from .ctranslate2_folder import write_ctranslate2
 from .graph_loop import GraphTranscriber
 from .graph_weights import GraphWeights, read_weights
 from .worker import count_text
@@ -121,8 +123,6 @@ def _timed(hear: Callable[[], int]) -> Turn:
 
 
 def _write_openai(model: Path, folder: Path) -> list[Path]:
-    from .._convert.convert import convert_model
-
     path = folder / "model.pt"
     convert_model(model, path, to="openai", type="f16", proof="tensors")
     return [path]
@@ -134,7 +134,7 @@ def _openai(task: Mapping[str, Any], samples: Any) -> Turn:
 
     torch.set_num_threads(task["n_threads"])
     model = whisper.load_model(task["model"], device="cpu")
-    eot = 50257 if model.is_multilingual else 50256
+    eot = n_text_tokens(model.is_multilingual)
     options = _options(task, eot, model.dims.n_vocab)
     if options["beam_size"] == 1:
         options["beam_size"] = None  # greedy, which is something else there than one beam
@@ -152,8 +152,6 @@ def _openai(task: Mapping[str, Any], samples: Any) -> Turn:
 
 
 def _write_ctranslate2(model: Path, folder: Path) -> list[Path]:
-    from .ctranslate2_folder import write_ctranslate2
-
     path = folder / "ctranslate2"
     write_ctranslate2(model, path)
     return [path, path]  # it makes them int8 as it loads
@@ -170,7 +168,7 @@ def _faster_whisper(task: Mapping[str, Any], samples: Any) -> Turn:
         num_workers=1,
         local_files_only=True,
     )
-    eot = 50257 if model.model.is_multilingual else 50256
+    eot = n_text_tokens(model.model.is_multilingual)
     options = _options(task, eot, task["n_vocab"])
     if task["n_tokens"] is not None:
         options["max_new_tokens"] = _ctranslate2_tokens(task["n_tokens"], 4 if model.model.is_multilingual else 2)

@@ -7,8 +7,8 @@ from pathlib import Path
 from typing import Any
 
 from .._errors import OptionError
-from .._files import atomic_write
-from .._matplotlib import load_matplotlib
+from .._system.files import atomic_write
+from .._system.matplotlib import load_matplotlib
 from .report import STAGE_LABELS
 
 __all__ = ["draw_stages"]

@@ -8,13 +8,16 @@ from typing import Callable, Union
 
 import numpy as np
 
-from .._catalog import ALIASES, MODELS, find_model
 from .._convert.plan import Recipe, plan_types
-from .._convert.source import Dims, Source, SourceTensor, expected_shapes, rows_of, sinusoids
-from .._convert.vocabulary import known_vocabulary, mel_filters
+from .._convert.readers.source import Source, SourceTensor, rows_of, sinusoids
 from .._convert.writer import write_ggml
 from .._errors import OptionError
-from .._files import atomic_write
+from .._store.catalog import ALIASES, MODELS, find_model
+from .._system.files import atomic_write
+from .._whisper.dims import Dims
+from .._whisper.mel_filters import mel_filters
+from .._whisper.shapes import expected_shapes
+from .._whisper.vocabulary import known_vocabulary
 
 __all__ = ["random_dims", "write_random"]
 

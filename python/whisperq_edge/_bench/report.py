@@ -11,6 +11,7 @@ from typing import Any, Optional
 import numpy as np
 
 from .._errors import OptionError
+from .._system.markdown import markdown_table
 from .card import card_differences
 from .run import Measured, SystemRounds
 from .statistics import (
@@ -251,17 +252,12 @@ def settings_line(report: Mapping[str, Any]) -> str:
 def markdown(report: Mapping[str, Any]) -> str:
     """Both tables, the machine and the command, to paste into a page."""
     parts = [f"{settings_line(report)}. {card_line(report)}."]
-    parts += [_markdown_table(header, rows) for header, rows in stage_tables(report)]
-    parts.append(_markdown_table(SUMMARY_HEADER, summary_rows(report)))
+    parts += [markdown_table(header, rows, right=True) for header, rows in stage_tables(report)]
+    parts.append(markdown_table(SUMMARY_HEADER, summary_rows(report), right=True))
     parts += report["notes"]
     parts += [f"{each['name']} was left out: {each['reason']}." for each in report["skipped"]]
     parts.append(f"```sh\n{report['command']}\n```")
     return "\n\n".join(parts) + "\n"
-
-
-def _markdown_table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
-    lines = [header, ["---", *["---:"] * (len(header) - 1)], *rows]
-    return "\n".join("| " + " | ".join(row) + " |" for row in lines)
 
 
 # ---- Against an earlier run ------------------------------------------------------------------------------------------

@@ -13,7 +13,7 @@ from typing import Any, Callable, Optional
 
 import numpy as np
 
-from .._audio import Floats
+from .._system.arrays import Floats
 from .card import Watch
 from .systems import BenchSystem
 from .worker import Worker

@@ -13,6 +13,8 @@ from typing import NamedTuple, Optional
 import numpy as np
 import numpy.typing as npt
 
+from .._system.arrays import Doubles
+
 __all__ = [
     "CONFIDENCE",
     "Estimate",
@@ -25,7 +27,6 @@ __all__ = [
 
 CONFIDENCE = 0.95
 
-Doubles = npt.NDArray[np.float64]
 Counts = npt.NDArray[np.object_]  # whole numbers of any size
 
 

@@ -7,13 +7,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Callable, Optional
 
-from .._catalog import shape_of
 from .._core import read_model_file, usable_cpus
 from .._errors import OptionError
-from .._locate import locate_model
 from .._model import ENGINES
-from .._native import build_info
-from .._types import resolve_type
+from .._store.catalog import shape_of
+from .._store.locate import locate_model
+from .._system.native import build_info
+from .._whisper.types import resolve_type
 from .peers import PEERS, prepare_peer
 from .random_model import random_dims, write_random
 

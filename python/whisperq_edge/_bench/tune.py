@@ -14,11 +14,12 @@ from typing import Callable, NamedTuple, Optional
 import numpy as np
 
 from .. import _core
-from .._convert.source import Dims
+from .._engines.memory import available_memory, check_fits, plan_memory
 from .._errors import OptionError
-from .._memory import available_memory, check_fits, plan_memory
-from .._profile import Profile, Setting, machine_key, shape_key
-from .._types import TYPES
+from .._store.profile import Profile, Setting, machine_key, shape_key
+from .._whisper.dims import Dims
+from .._whisper.types import TYPES
+from .._whisper.units import WINDOW_SAMPLES
 from .random_model import write_random
 from .run import SystemRounds, measure
 from .systems import BenchSystem
@@ -29,7 +30,6 @@ _FIRST_ROUNDS = 3
 _CLEARLY_SLOWER = 1.3  # in its best round than the fastest in the median one
 _ALIKE = 1.02
 _PROCESS_BYTES = 60_000_000  # before it loads anything: Python and numpy
-_WINDOW_SAMPLES = 30 * 16000
 
 OnProgress = Callable[[str, float], None]
 
@@ -191,7 +191,7 @@ def _measured(
     rounds: int,
     on_progress: OnProgress,
 ) -> dict[Candidate, list[float]]:
-    noise = np.random.default_rng(0).standard_normal(_WINDOW_SAMPLES, np.float32) * np.float32(0.1)
+    noise = np.random.default_rng(0).standard_normal(WINDOW_SAMPLES, np.float32) * np.float32(0.1)
     options = {
         "language": "en",
         "beam_size": 1,

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import json
 import os
 import re
 import time
@@ -14,14 +13,19 @@ from pathlib import Path
 from typing import Any, Callable, Optional, Union
 
 from .. import _core
-from .._audio import to_pcm
+from .._audio.pcm import to_pcm
 from .._errors import ConversionError, ModelNotFoundError, OptionError
-from .._files import atomic_write, sha256_of_files, temporary_beside
-from .._types import MIXED, TYPES, resolve_type
+from .._system.files import atomic_write, sha256_of_files, temporary_beside
+from .._system.json_files import write_json
+from .._whisper.types import MIXED, TYPES, resolve_type
 from .plan import Choice, Recipe, file_type, parse_patterns, plan_types, read_recipe, write_recipe
+from .proof import activation_statistics, prove, verdict
+from .readers.huggingface import write_huggingface
+from .readers.open_source import open_source
+from .readers.openai import write_openai
+from .readers.source import Source
 from .report import Report, file_entry, sidecar_path
 from .sensitivity import choose_types, scan
-from .source import Source
 from .writer import TensorCost, write_ggml
 
 __all__ = ["FORMATS", "PROOFS", "convert_model", "parse_size"]
@@ -31,6 +35,8 @@ PROOFS = ("full", "tensors")
 
 PathLike = Union[str, "os.PathLike[str]"]
 OnProgress = Callable[[str, float], None]
+Step = Callable[[str], object]
+FindSource = Callable[[str, Step], Path]
 
 _UNITS = {"": 1, "B": 1, "KB": 10**3, "MB": 10**6, "GB": 10**9, "KIB": 2**10, "MIB": 2**20, "GIB": 2**30}
 
@@ -42,6 +48,10 @@ def parse_size(text: Union[str, int]) -> int:
     if match is None or unit not in _UNITS:
         raise OptionError("target_size", text, "a number with a unit, such as 40MB, 38MiB or 1.5GB")
     return int(float(match.group(1)) * _UNITS[unit])
+
+
+def _refuse_name(name: str, step: Step) -> Path:
+    raise ModelNotFoundError(f"there is no file or folder {name!r}: give one that exists")
 
 
 def convert_model(
@@ -58,14 +68,13 @@ def convert_model(
     min_agreement: Optional[float] = None,
     overwrite: bool = False,
     n_threads: int = 0,
-    revision: Optional[str] = None,
+    find: FindSource = _refuse_name,
     on_progress: Optional[OnProgress] = None,
 ) -> Report:
     """Converts a Whisper model. Nothing is left behind by an error, Ctrl-C or a killed process.
 
     Args:
-        source: an OpenAI ``.pt``, a Hugging Face or CTranslate2 folder, a ggml ``.bin``, a published name
-            (``base.en``) or a hub id (``openai/whisper-base.en``).
+        source: an OpenAI ``.pt``, a Hugging Face or CTranslate2 folder, a ggml ``.bin``, or a name that ``find`` knows.
         destination: the file (a folder for ``to="safetensors"``). None: ``ggml-<name>-<type>.bin`` in the current
             folder.
         type: what the matrices become: ``f32 f16 q8_0 q5_1 q5_0 q4_1 q4_0 q6_k q5_k q4_k q3_k q2_k iq4_nl`` or
@@ -79,7 +88,8 @@ def convert_model(
         min_agreement: the least share of decoder tokens that must be the source's; below it there is no file.
         overwrite: replace what is there.
         n_threads: 0 takes every CPU that the process may use.
-        revision: of a hub id.
+        find: gives the file or folder that a name means which is no path here, and is told how to report a stage.
+            ``_store.locate.find_source`` knows published names and the hub. By default names are refused.
         on_progress: called with a stage (``download scan convert verify proof``) and the fraction of it that is done.
 
     Raises:
@@ -99,7 +109,7 @@ def convert_model(
     if calibrate and target_size is None:
         raise OptionError("calibrate", list(calibrate), "with target_size: calibration weighs the choice of types")
     budget = None if target_size is None else parse_size(target_size)
-    model = job.open(source, revision)
+    model = job.open(source, find)
     path = Path(os.fspath(destination)) if destination is not None else default_name(source, to, wanted, target_size)
     _check_destination(path, model, to, overwrite)
     if to != "ggml":
@@ -142,36 +152,13 @@ class _Job:
         self.on_progress(stage, 0.0)
         return lambda fraction: self.on_progress(stage, fraction)
 
-    def open(self, source: PathLike, revision: Optional[str]) -> Source:
-        from .open_source import open_source
-
-        return open_source(self.locate(source, revision))
-
-    def locate(self, source: PathLike, revision: Optional[str]) -> Path:
-        """The file or folder that a path, a name or a hub id means."""
-        from .._catalog import BUNDLED_MODELS, hub_id, resolve_model
-        from .hub import download_model, is_repo_id
-
+    def open(self, source: PathLike, find: FindSource) -> Source:
         path = Path(source).expanduser()
-        if path.exists():
-            return path
-        name = os.fspath(source)
-        if name in BUNDLED_MODELS:
-            return resolve_model(name)
-        repository = hub_id(name) or (name if is_repo_id(name) else None)
-        if repository is None:
-            raise ModelNotFoundError(
-                f"there is no model {name!r}: give a file or folder that exists, a published name (whisperq-edge models"
-                " lists them) or a hub id such as openai/whisper-base.en"
-            )
-        self.step("download")
-        return download_model(repository, revision=revision)
+        return open_source(path if path.exists() else find(os.fspath(source), self.step))
 
     def choose(self, model: Source, budget: int, calibrate: Sequence[Any], reference: _Reference) -> Recipe:
         statistics = None
         if calibrate:
-            from .proof import activation_statistics
-
             pcms = [to_pcm(audio).samples for audio in calibrate]
             statistics = activation_statistics(reference.path(), pcms, self.n_threads)
         measured = scan(model, statistics, n_threads=self.n_threads, on_progress=self.step("scan"))
@@ -217,8 +204,6 @@ class _Job:
             if self.min_agreement is not None and type_name == "f32":
                 raise OptionError("min_agreement", self.min_agreement, f"a type that the engine runs; {reason}")
             return
-        from .proof import prove, verdict
-
         proof = prove(reference.path(), written, n_threads=self.n_threads, on_progress=self.step("proof"))
         report.proof, report.verdict = proof.to_dict(), verdict(proof)
         if reference.is_temporary:
@@ -237,13 +222,9 @@ class _Job:
         with _source_sha256(model.files) as source_sha256:
             began = time.perf_counter()
             if self.to == "openai":
-                from .openai import write_openai
-
                 write_openai(model, path, type_name, self.step("convert"))
                 files = [path]
             else:
-                from .huggingface import write_huggingface
-
                 write_huggingface(model, path, type_name, self.step("convert"))
                 files = sorted(file for file in path.iterdir() if file.is_file())
             seconds = {"convert": time.perf_counter() - began}
@@ -350,9 +331,7 @@ def _write_recipe(path: Path, recipe: Recipe) -> Path:
 
 
 def _write_sidecar(report: Report) -> None:
-    with atomic_write(sidecar_path(report.path)) as stream:
-        json.dump(report.to_dict(), stream, indent=1)
-        stream.write("\n")
+    write_json(sidecar_path(report.path), report.to_dict())
 
 
 # ---- Identity of the source ------------------------------------------------------------------------------------------

@@ -15,8 +15,8 @@ from pathlib import Path
 from typing import Any, Union
 
 from .._errors import OptionError
-from .._types import TYPES, common_type, fitting_type, resolve_type
-from .source import Source, SourceTensor
+from .._whisper.types import TYPES, common_type, fitting_type, resolve_type
+from .readers.source import Source, SourceTensor
 
 __all__ = ["Choice", "Recipe", "file_type", "plan_types", "read_recipe", "write_recipe"]
 

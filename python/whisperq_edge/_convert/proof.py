@@ -14,19 +14,18 @@ from dataclasses import dataclass
 from typing import Any, Callable, Optional, Union
 
 import numpy as np
-import numpy.typing as npt
 
 from .. import _core
-from .._audio import to_pcm
+from .._audio.pcm import to_pcm
 from .._errors import OptionError
-from .._native import build_info, data_file
-from .probe import ProbeResult, probe_statistics, prompt_tokens, run_probe
+from .._system.arrays import Doubles, Floats
+from .._system.native import build_info, data_file
+from .._whisper.dims import prompt_tokens
+from .probe import ProbeResult, probe_statistics, run_probe
 from .report import versions
 
 __all__ = ["SENTENCES", "Measurement", "Proof", "Side", "activation_statistics", "proof_rows", "prove", "verdict"]
 
-Floats = npt.NDArray[np.float32]
-Doubles = npt.NDArray[np.float64]
 PathLike = Union[str, "os.PathLike[str]"]
 
 # Our own words, of several kinds: narration, numbers, names, speech, lists, abbreviations.

@@ -8,9 +8,9 @@ from pathlib import Path
 from typing import Any, Optional
 
 from .. import _core
-from .._native import build_info, load_ggml
-from .._types import TYPES
+from .._system.native import build_info, load_ggml
 from .._version import __version__
+from .._whisper.types import TYPES
 from .writer import TensorCost
 
 __all__ = ["GROUPS", "Report", "sidecar_path"]

@@ -21,10 +21,11 @@ import numpy.typing as npt
 
 from .. import _core
 from .._errors import OptionError
-from .._types import TYPES
+from .._whisper.dims import Dims
+from .._whisper.types import TYPES
 from .plan import Recipe, plan_types
-from .rows import convert_rows
-from .source import Dims, Source, SourceTensor
+from .readers.rows import convert_rows
+from .readers.source import Source, SourceTensor
 from .writer import ggml_bytes, stored_bytes
 
 __all__ = ["Sensitivity", "choose_types", "importance", "scan"]

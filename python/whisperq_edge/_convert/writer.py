@@ -15,17 +15,17 @@ import numpy as np
 
 from .. import _core
 from .._errors import InternalError
-from .._files import reserve
-from .._types import MIXED, TYPES
+from .._system.files import reserve
+from .._whisper.types import MIXED, TYPES
+from .._whisper.units import N_FFT_BINS
 from .plan import Choice, file_type
 from .read_back import ReadBack
-from .rows import chunks, convert_rows
-from .source import VALUE_BYTES, Source, SourceTensor
+from .readers.rows import chunks, convert_rows
+from .readers.source import VALUE_BYTES, Source, SourceTensor
 
 __all__ = ["TensorCost", "ggml_bytes", "header_bytes", "stored_bytes", "tensor_bytes", "write_ggml"]
 
 _MAGIC = 0x67676D6C
-_N_FFT = 201
 _QUANTIZATION_VERSION = 2
 _MIXED_FTYPE = 4
 
@@ -94,7 +94,7 @@ def _file_header(source: Source, type_name: str) -> bytes:
     numbers = (
         *(_MAGIC, dims.n_vocab, dims.n_audio_ctx, dims.n_audio_state, dims.n_audio_head, dims.n_audio_layer),
         *(dims.n_text_ctx, dims.n_text_state, dims.n_text_head, dims.n_text_layer, dims.n_mels),
-        *(_ftype_number(type_name), dims.n_mels, _N_FFT),
+        *(_ftype_number(type_name), dims.n_mels, N_FFT_BINS),
     )
     parts = [struct.pack(f"<{len(numbers)}i", *numbers), np.ascontiguousarray(filters, "<f4").tobytes()]
     parts.append(struct.pack("<i", len(vocabulary)))

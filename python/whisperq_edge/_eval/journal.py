@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any, Optional
 
 from .._errors import DatasetError, OptionError
-from .._locks import lock_if_free
+from .._system.locks import lock_if_free
 
 __all__ = ["Journal", "journal_path"]
 

@@ -10,10 +10,10 @@ from typing import Any, Callable, Optional
 
 from .._core import read_model_file, usable_cpus
 from .._errors import OptionError
-from .._locate import locate_model
-from .._native import build_info
-from .._types import resolve_type
+from .._store.locate import locate_model
+from .._system.native import build_info
 from .._version import __version__
+from .._whisper.types import resolve_type
 from .data import Utterance
 from .journal import Journal
 from .worker import answers

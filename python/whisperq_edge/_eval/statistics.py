@@ -14,6 +14,8 @@ from typing import Optional
 import numpy as np
 import numpy.typing as npt
 
+from .._system.arrays import Doubles
+
 __all__ = [
     "CONFIDENCE",
     "FEW",
@@ -46,7 +48,6 @@ _SHARE_THAT_CHANGES, _CORRELATION = 0.02, 0.1
 """What :func:`detectable_difference` takes for granted before anything was heard: two types of one model get another
 outcome on 2 % of the words, and within an utterance these outcomes are correlated by 0.1."""
 
-Doubles = npt.NDArray[np.float64]
 _NORMAL = NormalDist()
 
 

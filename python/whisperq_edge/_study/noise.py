@@ -13,15 +13,15 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
-import numpy.typing as npt
 
-from .._audio import SAMPLE_RATE, to_pcm
+from .._audio.pcm import to_pcm
 from .._errors import DatasetError
 from .._eval.data import AUDIO_SUFFIXES, Utterance, load_dataset
+from .._system.arrays import Floats
+from .._whisper.units import SAMPLE_RATE
 
 __all__ = ["Noises", "active_power", "mix", "mixed_utterances", "write_wave"]
 
-Floats = npt.NDArray[np.float32]
 
 FRAME_SAMPLES = SAMPLE_RATE // 50
 ACTIVE_BELOW_LOUDEST_DB = 30.0

@@ -15,6 +15,7 @@ from .._eval.data import Dataset
 from .._eval.report import bounds, percent
 from .._eval.report import make_report as make_eval_report
 from .._eval.statistics import Difference, bootstrap_rate, compare, holm, is_claimed, signed_points
+from .._system.markdown import markdown_table
 from .run import CLEAN, Condition, EncoderNoise, RowResult, StudyModel
 from .schemes import Row
 
@@ -24,7 +25,6 @@ __all__ = [
     "axes_rows",
     "make_report",
     "markdown",
-    "markdown_table",
     "noise_header",
     "noise_rows",
     "sentences",
@@ -179,7 +179,6 @@ def _notes(evals: Mapping[str, Report]) -> list[str]:
 
 _GRANULARITIES = ("tensor", "channel", "group")
 _KINDS = ("float", "block", "token", "tensor", "static")
-_SAME_BITS = {"nf4": 4, "fp8": 8}
 
 
 def pairs_along_axes(rows: Sequence[Row]) -> list[tuple[str, Row, Row]]:
@@ -504,16 +503,13 @@ def _noise_sentence(report: Report) -> str:
 
 def markdown(report: Report) -> str:
     """The tables and sentences for a page."""
-    parts = [markdown_table(table_header(report), table_rows(report))]
+    parts = [_table(table_header(report), table_rows(report))]
     if len(report["conditions"]) > 1:
-        parts.append(markdown_table(noise_header(report), noise_rows(report)))
+        parts.append(_table(noise_header(report), noise_rows(report)))
     if report["axes"]:
-        parts.append(markdown_table(AXES_HEADER, axes_rows(report)))
+        parts.append(_table(AXES_HEADER, axes_rows(report)))
     return "\n".join([*parts, *(f"{line}\n" for line in sentences(report))])
 
 
-def markdown_table(header: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
-    """A table for a page, with a line end behind it."""
-    lines = ["| " + " | ".join(header) + " |", "| " + " | ".join("---" for _ in header) + " |"]
-    lines += ["| " + " | ".join(row) + " |" for row in rows]
-    return "\n".join(lines) + "\n"
+def _table(header: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
+    return markdown_table(header, rows) + "\n"

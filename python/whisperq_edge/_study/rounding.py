@@ -9,12 +9,11 @@ from typing import Optional
 import numpy as np
 import numpy.typing as npt
 
+from .._system.arrays import Doubles, Floats
 from .schemes import WeightScheme
 
 __all__ = ["E4M3_MAX", "NF4_LEVELS", "limits", "round_e4m3", "round_weights"]
 
-Floats = npt.NDArray[np.float32]
-Doubles = npt.NDArray[np.float64]
 Limits = tuple[float, float]
 
 E4M3_MAX = 448.0

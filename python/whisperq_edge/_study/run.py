@@ -12,33 +12,32 @@ from pathlib import Path
 from typing import Any, Callable, Optional
 
 import numpy as np
-import numpy.typing as npt
 
-from .._audio import SAMPLE_RATE, to_pcm
-from .._catalog import find_model
-from .._convert.open_source import open_source
-from .._convert.source import Source
+from .._audio.pcm import to_pcm
+from .._convert.readers.open_source import open_source
+from .._convert.readers.source import Source
 from .._errors import InferenceError, OptionError
 from .._eval.data import Dataset, Utterance
 from .._eval.journal import Journal
 from .._eval.run import System, SystemRun, is_all_heard, run_systems
 from .._eval.worker import edge_model, round_activations
-from .._files import sha256_of_file
-from .._locate import locate_model
 from .._model import WhisperModel
-from .._native import data_file
+from .._store.catalog import find_model
+from .._store.locate import locate_model
+from .._system.arrays import Floats
+from .._system.files import sha256_of_file
+from .._system.native import data_file
+from .._whisper.dims import is_multilingual
+from .._whisper.units import FRAMES_PER_TOKEN, HOP_SAMPLES, WINDOW_SAMPLES
 from .noise import Noises, mixed_utterances
 from .schemes import Row
 from .scope import Scope, WeightNoise, choose_scope, weight_noise, write_rounded
 
 __all__ = ["CLEAN", "Condition", "EncoderNoise", "RowResult", "Study", "StudyModel", "open_model"]
 
-Floats = npt.NDArray[np.float32]
 OnProgress = Callable[[str, float], None]
 
 CLEAN = "clean"
-_WINDOW_S = 30
-_TOKEN_SAMPLES = SAMPLE_RATE // 50
 
 
 @dataclass(frozen=True)
@@ -73,8 +72,7 @@ def open_model(name: str, scope: Sequence[str], *, n_threads: int = 0) -> StudyM
     path = locate_model(name, "f16" if find_model(name) else "default", n_threads=n_threads)
     source = open_source(path)
     chosen = choose_scope(source, scope, path.stat().st_size)
-    is_multilingual = source.dims.n_vocab >= 51865
-    return StudyModel(name, path, sha256_of_file(path), source, chosen, is_multilingual)
+    return StudyModel(name, path, sha256_of_file(path), source, chosen, is_multilingual(source.dims.n_vocab))
 
 
 @dataclass(frozen=True)
@@ -375,8 +373,8 @@ def _digest(value: Any) -> str:
 
 def _tokens_of(clip: Path) -> int:
     """Audio tokens that a recording fills."""
-    n_samples = min(to_pcm(clip).samples.size, _WINDOW_S * SAMPLE_RATE)
-    return max(1, -(-n_samples // _TOKEN_SAMPLES))
+    n_samples = min(to_pcm(clip).samples.size, WINDOW_SAMPLES)
+    return max(1, -(-n_samples // (HOP_SAMPLES * FRAMES_PER_TOKEN)))
 
 
 def _sqnr_db(before: Floats, after: Floats) -> Optional[float]:

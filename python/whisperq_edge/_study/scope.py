@@ -11,20 +11,18 @@ from pathlib import Path
 from typing import Any, Optional
 
 import numpy as np
-import numpy.typing as npt
 
 from .._convert.plan import Recipe, plan_types
-from .._convert.rows import chunks, floats
-from .._convert.source import Source, SourceTensor, rows_of
+from .._convert.readers.rows import chunks, floats
+from .._convert.readers.source import Source, SourceTensor, rows_of
 from .._convert.writer import stored_bytes, write_ggml
 from .._errors import OptionError
-from .._files import atomic_write
+from .._system.files import atomic_write
 from .rounding import Limits, limits, round_weights
 from .schemes import WeightScheme
 
 __all__ = ["SCOPES", "Scope", "WeightNoise", "choose_scope", "rounded_model", "weight_noise", "write_rounded"]
 
-Floats = npt.NDArray[np.float32]
 
 SCOPES = {
     "blocks": "encoder and decoder blocks: attention (query, key, value, out), cross attention and MLP",

@@ -2,24 +2,14 @@
 
 from __future__ import annotations
 
-from typing import Any
+import importlib
+from typing import Any, Optional
 
 import click
 
 from .._errors import CancelledError, CpuError, DatasetError, ModelError, OptionError, WhisperqError
 from .._version import __version__
-from .bench import bench_command
-from .cache import cache_command
-from .convert import convert_command
-from .eval import eval_command
-from .info import info_command
-from .inspect import inspect_command
 from .messages import encodable_stdout, in_words_of, reason, shown_warnings, tell
-from .models import models_command
-from .plan import plan_command
-from .study import study_command
-from .transcribe import transcribe_command
-from .tune import tune_command
 
 __all__ = ["main"]
 
@@ -35,8 +25,36 @@ def exit_code(error: BaseException) -> int:
     return EXIT_USAGE if isinstance(error, (OptionError, DatasetError, CpuError)) else EXIT_SOME_FAILED
 
 
+COMMANDS = {
+    "transcribe": "Transcribe audio files; - reads one from stdin.",
+    "convert": "Convert SOURCE into a small model file, and report what that cost.",
+    "eval": "Measure word error rates on DATA, and say which differences can be claimed.",
+    "bench": "Time every stage of a transcription: types beside each other, engines, threads, other runtimes.",
+    "tune": 'Measure types and threads on this machine and keep the best for compute_type="auto" and --threads 0.',
+    "plan": "Tell what MODEL (a file, a folder or a name such as base) takes in memory on the engine `edge` before"
+    " it loads.",
+    "study": "Measure what rounding MODEL's weights and activations costs: the axes of arXiv 2511.08093, one at a"
+    " time.",
+    "inspect": "Show the dimensions, languages, types and tensors of MODEL, a name or the path of a ggml file.",
+    "info": "Show CPU features (found, missing, built for), engines, devices, versions and threads.",
+    "models": "List the models known by name: size on disk by type, memory, where they come from, and what is here.",
+    "cache": "Models that were fetched or converted once: list them, make room.",
+}
+"""Each command and how its help begins. ``cli/<name>.py`` has the command, and is imported when it is chosen."""
+
+
 class _Group(click.Group):
     """Turns our errors into a line on stderr and the documented exit code; anything else is a bug and shows itself."""
+
+    def get_command(self, ctx: click.Context, cmd_name: str) -> Optional[click.Command]:
+        if cmd_name not in COMMANDS:
+            return None
+        command: click.Command = getattr(importlib.import_module(f".{cmd_name}", __name__), f"{cmd_name}_command")
+        return command
+
+    def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        """Write the list of commands without an import of any."""
+        click.Group(commands=_stand_ins()).format_commands(ctx, formatter)
 
     def invoke(self, ctx: click.Context) -> Any:
         try:
@@ -55,6 +73,11 @@ class _Group(click.Group):
         return reason(error)
 
 
+def _stand_ins() -> dict[str, click.Command]:
+    """Return commands that only have a name and a help."""
+    return {name: click.Command(name, help=text) for name, text in COMMANDS.items()}
+
+
 def _dashes(token: str) -> str:
     """openai/whisper spells options with underscores; both work."""
     return token.replace("_", "-")
@@ -62,6 +85,7 @@ def _dashes(token: str) -> str:
 
 @click.group(
     cls=_Group,
+    commands=_stand_ins(),  # click looks here for names that are near
     context_settings={"help_option_names": ["-h", "--help"], "token_normalize_func": _dashes, "max_content_width": 100},
 )
 @click.version_option(__version__, "--version", prog_name="whisperq-edge")
@@ -71,16 +95,3 @@ def main() -> None:
     Exit status: 0 all done, 1 some inputs failed, 2 wrong usage (options, environment, output folder), 3 something
     about the model, 130 Ctrl-C.
     """
-
-
-main.add_command(transcribe_command)
-main.add_command(convert_command)
-main.add_command(eval_command)
-main.add_command(bench_command)
-main.add_command(tune_command)
-main.add_command(plan_command)
-main.add_command(study_command)
-main.add_command(inspect_command)
-main.add_command(info_command)
-main.add_command(models_command)
-main.add_command(cache_command)

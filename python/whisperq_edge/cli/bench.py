@@ -12,7 +12,29 @@ from typing import Any, Optional
 
 import click
 
+from .._audio.pcm import to_pcm
+from .._bench.card import machine_card
+from .._bench.plot import draw_stages
+from .._bench.report import (
+    SUMMARY_HEADER,
+    card_line,
+    check_comparable,
+    compare_reports,
+    load_report,
+    make_report,
+    markdown,
+    rounds_to_judge,
+    settings_line,
+    stage_tables,
+    summary_rows,
+)
+from .._bench.run import LEAST_ROUNDS, measure
+from .._bench.systems import RANDOM, choose_bench_systems
 from .._errors import OptionError
+from .._options import language_code
+from .._system.matplotlib import load_matplotlib
+from .._system.native import data_file
+from .._whisper.units import SAMPLE_RATE
 from .reports import DEFAULT_MODEL, MODEL_VARIABLE, print_json, save_report, split_list
 from .tables import print_table, stage_progress
 
@@ -80,12 +102,6 @@ def bench_command(**options: Any) -> None:
 
 def _bench(options: dict[str, Any]) -> bool:
     """True when a system is slower than in the run that it was compared with."""
-    from .._bench.card import machine_card
-    from .._bench.report import check_comparable, compare_reports, load_report, make_report
-    from .._bench.run import measure
-    from .._bench.systems import choose_bench_systems
-    from .._matplotlib import load_matplotlib
-
     fail_over = _share(options["fail_over"])
     _check_places(options)
     if options["plot"] is not None:
@@ -158,16 +174,12 @@ def _check_places(options: dict[str, Any]) -> None:
 
 def _rounds(options: dict[str, Any]) -> Optional[int]:
     """None: as many as judging needs."""
-    from .._bench.run import LEAST_ROUNDS
-
     is_judged = options["save"] is not None or options["compare"] is not None
     given: Optional[int] = options["rounds"]
     return given if given is not None or is_judged else LEAST_ROUNDS
 
 
 def _check_rounds(options: dict[str, Any], n_systems: int, then: Optional[dict[str, Any]]) -> None:
-    from .._bench.report import rounds_to_judge
-
     least = rounds_to_judge(n_systems)
     rounds = _rounds(options)
     if then is not None and rounds is not None and rounds < least:
@@ -176,11 +188,6 @@ def _check_rounds(options: dict[str, Any], n_systems: int, then: Optional[dict[s
 
 def _settings(options: dict[str, Any]) -> tuple[dict[str, Any], Any]:
     """What decides what is done, and the samples."""
-    from .._audio import SAMPLE_RATE, to_pcm
-    from .._bench.systems import RANDOM
-    from .._native import data_file
-    from .._options import language_code
-
     model = options["model"] if options["shape"] is None else RANDOM + options["shape"]
     audio: Optional[Path] = options["audio"]
     samples = to_pcm(data_file("assets/sample.flac") if audio is None else audio).samples
@@ -208,9 +215,6 @@ def _change_entry(change: Any) -> dict[str, Any]:
 
 
 def _deliver(report: dict[str, Any], options: dict[str, Any]) -> None:
-    from .._bench.plot import draw_stages
-    from .._bench.report import markdown
-
     if options["save"] is not None:
         save_report(report, options["save"])
     if options["plot"] is not None:
@@ -229,8 +233,6 @@ def _deliver(report: dict[str, Any], options: dict[str, Any]) -> None:
 
 
 def _print_report(report: dict[str, Any]) -> None:
-    from .._bench.report import SUMMARY_HEADER, card_line, settings_line, stage_tables, summary_rows
-
     click.echo(f"{settings_line(report)}\n{card_line(report)}\n")
     for header, rows in stage_tables(report):
         print_table(rows, header, right=header[1:])

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import re
 import time
 from collections.abc import Sequence
@@ -10,8 +9,11 @@ from typing import Any, Optional
 
 import click
 
-from .._cache import CacheEntry, Removed, cache_folder, clear_cache, list_cache, prune_cache
+from .._convert.convert import parse_size
 from .._errors import OptionError
+from .._store.cache import CacheEntry, Removed, clear_cache, list_cache, prune_cache
+from .._system.folders import cache_folder
+from .reports import print_json
 from .tables import print_table
 
 __all__ = ["cache_command"]
@@ -34,7 +36,10 @@ def cache_command() -> None:
 @_json_option
 def path_command(as_json: bool) -> None:
     """Print the folder."""
-    click.echo(json.dumps({"path": str(cache_folder())}) if as_json else str(cache_folder()))
+    if as_json:
+        print_json({"path": str(cache_folder())}, indent=None)
+    else:
+        click.echo(str(cache_folder()))
 
 
 @cache_command.command("list")
@@ -45,7 +50,7 @@ def list_command(as_json: bool) -> None:
     total = sum(entry.n_bytes for entry in entries)
     if as_json:
         rows = [_entry_report(entry) for entry in entries]
-        click.echo(json.dumps({"path": str(cache_folder()), "bytes": total, "entries": rows}, indent=2))
+        print_json({"path": str(cache_folder()), "bytes": total, "entries": rows})
         return
     if entries:
         print_table(list(map(_entry_row, entries)), ("model", "type", "MB", "last used", "file"), right=("MB",))
@@ -97,7 +102,7 @@ def _print_removed(removed: Sequence[Removed], as_json: bool) -> None:
     total = sum(each.n_bytes for each in removed)
     if as_json:
         rows = [{"path": str(each.path), "bytes": each.n_bytes} for each in removed]
-        click.echo(json.dumps({"bytes": total, "removed": rows}, indent=2))
+        print_json({"bytes": total, "removed": rows})
         return
     for each in removed:
         click.echo(each.path)
@@ -109,8 +114,6 @@ def _count(number: int, noun: str) -> str:
 
 
 def _bytes(text: str) -> int:
-    from .._convert.convert import parse_size
-
     try:
         return parse_size(text)
     except OptionError as error:

@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
-import json
+import functools
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Optional
+from typing import Any, Optional
 
 import click
 
+from .._convert.convert import convert_model
+from .._convert.proof import proof_rows
+from .._convert.report import Report
+from .._store.locate import find_source
+from .reports import print_json
 from .tables import print_table, stage_progress
-
-if TYPE_CHECKING:
-    from .._convert.report import Report
 
 __all__ = ["convert_command"]
 
@@ -82,8 +84,6 @@ def _print_report(report: Report, all_tensors: bool) -> None:
         click.echo()
         print_table(_tensor_rows(report), _TENSOR_HEADER, right=(*_NUMBERS, "group"))
     if report.proof is not None:
-        from .._convert.proof import proof_rows
-
         click.echo()
         print_table(proof_rows(report.proof), ("whole model", "before", "after", "how"), right=_NUMBERS)
     for line in [*([report.verdict] if report.verdict else []), *report.notes]:
@@ -148,6 +148,7 @@ def convert_command(
     type_name: Optional[str],
     tensor_types: tuple[str, ...],
     threads: int,
+    revision: Optional[str],
     all_tensors: bool,
     as_json: bool,
     **options: Any,
@@ -157,8 +158,6 @@ def convert_command(
     SOURCE is an OpenAI .pt, a Hugging Face or CTranslate2 folder, a ggml .bin, a published name such as base.en, or a
     hub id such as openai/whisper-base.en. The report is also written beside the model, as <file>.json.
     """
-    from .._convert.convert import convert_model
-
     with stage_progress() as advance:
         report = convert_model(
             source,
@@ -166,10 +165,11 @@ def convert_command(
             type=type_name,
             tensor_types=tensor_types,
             n_threads=threads,
+            find=functools.partial(find_source, revision=revision),
             on_progress=advance,
             **options,
         )
     if as_json:
-        click.echo(json.dumps(report.to_dict(), indent=2))
+        print_json(report.to_dict())
     else:
         _print_report(report, all_tensors)

@@ -5,13 +5,32 @@ from __future__ import annotations
 import shlex
 import sys
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Optional
+from typing import Any, Optional
 
 import click
 
 from .._errors import OptionError
-from .._files import atomic_write
+from .._eval.counts import compare_counts, read_counts
+from .._eval.data import Dataset, load_dataset
+from .._eval.journal import Journal, journal_path
+from .._eval.normalise import choose_normaliser, load_extra, normaliser
+from .._eval.page import render_page
+from .._eval.report import (
+    ACCURACY_HEADER,
+    COMPARISON_HEADER,
+    SPEED_HEADER,
+    accuracy_rows,
+    bounds,
+    comparison_rows,
+    make_report,
+    percent,
+    speed_rows,
+    what_can_be_seen,
+)
+from .._eval.run import System, choose_systems, run_settings, run_systems
 from .._model import DEVICES
+from .._options import TranscribeOptions
+from .._system.files import atomic_write
 from .reports import (
     DEFAULT_MODEL,
     MODEL_VARIABLE,
@@ -22,10 +41,6 @@ from .reports import (
     split_list,
 )
 from .tables import print_table, stage_progress
-
-if TYPE_CHECKING:
-    from .._eval.data import Dataset
-    from .._eval.run import System
 
 __all__ = ["eval_command"]
 
@@ -106,9 +121,6 @@ def eval_command(data: Optional[Path], counts: Optional[Path], **options: Any) -
 
 
 def _judge_counts(path: Path, options: dict[str, Any]) -> None:
-    from .._eval.counts import compare_counts, read_counts
-    from .._eval.report import bounds, percent
-
     for name in ("html", "resume", "types", "limit", "split", "language"):
         if options[name]:
             raise OptionError(name, options[name], "not together with --counts: nothing is heard")
@@ -134,13 +146,6 @@ def _judge_counts(path: Path, options: dict[str, Any]) -> None:
 
 def _measure(data: Path, options: dict[str, Any]) -> bool:
     """True when an utterance failed."""
-    from .._eval.data import load_dataset
-    from .._eval.journal import Journal, journal_path
-    from .._eval.normalise import choose_normaliser, load_extra, normaliser
-    from .._eval.report import make_report, what_can_be_seen
-    from .._eval.run import choose_systems, run_settings, run_systems
-    from .._options import TranscribeOptions
-
     output = options["output"]
     options["language"] = language_or_none(options["language"])
     _check_places(options)
@@ -212,8 +217,6 @@ def _announce(dataset: Dataset, what_can_be_seen: str) -> None:
 
 
 def _deliver(report: dict[str, Any], options: dict[str, Any]) -> None:
-    from .._eval.page import render_page
-
     if options["output"] is not None:
         _write_json(options["output"], report, overwrite=True)
     if options["html"] is not None:
@@ -234,15 +237,6 @@ def _write_json(path: Path, report: dict[str, Any], overwrite: bool) -> None:
 
 
 def _print_report(report: dict[str, Any]) -> None:
-    from .._eval.report import (
-        ACCURACY_HEADER,
-        COMPARISON_HEADER,
-        SPEED_HEADER,
-        accuracy_rows,
-        comparison_rows,
-        speed_rows,
-    )
-
     print_table(accuracy_rows(report), ACCURACY_HEADER, right=_NUMBERS)
     click.echo()
     print_table(speed_rows(report), SPEED_HEADER, right=_NUMBERS)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import platform
 from typing import Any
 
@@ -10,9 +9,10 @@ import click
 
 from .. import _core
 from .._errors import CpuError
-from .._native import build_info, load_ggml
-from .._self_test import known_self_test
+from .._system.native import build_info, load_ggml
+from .._system.self_test import known_self_test
 from .._version import __version__
+from .reports import print_json
 
 __all__ = ["collect", "info_command"]
 
@@ -96,7 +96,7 @@ def info_command(as_json: bool) -> None:
     """Show CPU features (found, missing, built for), engines, devices, versions and threads."""
     report = collect()
     if as_json:
-        click.echo(json.dumps(report, indent=2))
+        print_json(report)
         return
     for label, value in _lines(report):
         click.echo(f"{label:<18}{value}")

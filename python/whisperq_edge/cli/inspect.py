@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-import json
 from typing import Any
 
 import click
 
-from .._catalog import resolve_model, shape_of
 from .._core import ModelFile, read_model_file
-from .._languages import LANGUAGES
+from .._store.catalog import resolve_model, shape_of
+from .._whisper.languages import LANGUAGES
+from .reports import print_json
 from .tables import print_table
 
 __all__ = ["inspect_command"]
@@ -98,6 +98,6 @@ def inspect_command(model: str, as_json: bool) -> None:
     """
     report = _report(read_model_file(resolve_model(model)))
     if as_json:
-        click.echo(json.dumps(report, indent=2))
+        print_json(report)
     else:
         _print_report(report)

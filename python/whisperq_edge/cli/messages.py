@@ -16,8 +16,8 @@ from typing import Union
 import click
 
 from .._errors import OptionError, WhisperqError
-from .._fetch import FETCH_LOG
-from .._self_test import SelfTestWarning
+from .._store.fetch import FETCH_LOG
+from .._system.self_test import SelfTestWarning
 
 __all__ = ["encodable_stdout", "in_words_of", "reason", "shown_warnings", "tell"]
 

@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-import json
 from typing import Any
 
 import click
 
-from .._cache import list_cache
-from .._catalog import ALIASES, BUNDLED_MODELS, MODELS, CatalogModel
-from .._types import TYPES
+from .._store.cache import list_cache
+from .._store.catalog import ALIASES, BUNDLED_MODELS, MODELS, CatalogModel
+from .._whisper.types import TYPES
+from .reports import print_json
 from .tables import print_table
 
 __all__ = ["models_command"]
@@ -82,6 +82,6 @@ def models_command(as_json: bool) -> None:
     """
     reports = _reports()
     if as_json:
-        click.echo(json.dumps(reports, indent=2))
+        print_json(reports)
     else:
         print_table(list(map(_row, reports)), _HEADER, right=_NUMBERS)

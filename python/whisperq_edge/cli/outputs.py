@@ -11,8 +11,8 @@ from typing import Any, Optional
 import click
 
 from .._errors import OptionError
-from .._files import temporary_beside
 from .._result import Timings, Transcript
+from .._system.files import temporary_beside
 from .._writers import render, write_all
 from .messages import reason, tell
 

@@ -2,13 +2,21 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 from typing import Any, Optional
 
 import click
 
+from .. import _core
+from .._convert.readers.ggml import is_ggml
+from .._convert.readers.open_source import open_source
+from .._core import usable_cpus
+from .._engines.memory import available_memory, plan_memory
 from .._errors import ModelNotFoundError, OptionError
+from .._store.catalog import ALIASES, BUNDLED_MODELS, MODELS, find_model, resolve_model
+from .._whisper.types import resolve_type
+from .._whisper.units import TOKENS_PER_WINDOW
+from .reports import print_json
 from .tables import print_table
 
 __all__ = ["plan_command"]
@@ -24,7 +32,10 @@ _HEADER = ("type", "weights MB", "caches MB", "buffers MB", "audio MB", "Python 
 @click.option("--batch-size", type=click.IntRange(1, 256), default=1, show_default=True, help="Windows together.")
 @click.option("--beam-size", type=click.IntRange(1, 64), default=5, show_default=True, help="Sequences of a window.")
 @click.option(
-    "--audio-ctx", type=click.IntRange(0, 1500), default=0, help="Audio tokens of a window, 20 ms each; 0: all."
+    "--audio-ctx",
+    type=click.IntRange(0, TOKENS_PER_WINDOW),
+    default=0,
+    help="Audio tokens of a window, 20 ms each; 0: all.",
 )
 @click.option("--word-timestamps", is_flag=True, help="With the times of words.")
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON object, sizes in bytes.")
@@ -35,8 +46,6 @@ def plan_command(**options: Any) -> None:
     are taken by a transcription: the most that it takes, with a text that fills the context in every beam. Python is
     the vocabulary and the like. "fits" compares the total with the memory that a process can get here and now.
     """
-    from .._memory import available_memory, plan_memory
-
     plans = [
         plan_memory(
             file,
@@ -50,7 +59,7 @@ def plan_command(**options: Any) -> None:
     ]
     available = available_memory()
     if options["as_json"]:
-        click.echo(json.dumps(_report(options, plans, available), indent=2))
+        print_json(_report(options, plans, available))
         return
     rows = [
         (
@@ -78,8 +87,6 @@ def _fits(n_bytes: int, available: Any) -> str:
 
 
 def _report(options: dict[str, Any], plans: list[Any], available: Any) -> dict[str, Any]:
-    from .._core import usable_cpus
-
     return {
         "model": options["model"],
         "threads": options["threads"] or usable_cpus(),
@@ -96,9 +103,6 @@ def _report(options: dict[str, Any], plans: list[Any], available: Any) -> dict[s
 
 def _files(model: str, types: str) -> list[Any]:
     """What there is to plan for: the file itself, or descriptions of files that need not exist."""
-    from .. import _core
-    from .._types import resolve_type
-
     wanted = [resolve_type(part.strip(), "types") for part in types.split(",") if part.strip()]
     path = _path(model)
     file = _core.read_model_file(path) if path is not None and _is_ggml(path) else None
@@ -113,8 +117,6 @@ def _files(model: str, types: str) -> list[Any]:
 
 def _path(model: str) -> Optional[Path]:
     """A bundled model's file, or what is there under this name; None: nothing is."""
-    from .._catalog import BUNDLED_MODELS, find_model, resolve_model
-
     if model in BUNDLED_MODELS:
         return resolve_model(model)
     path = Path(model).expanduser()
@@ -122,15 +124,10 @@ def _path(model: str) -> Optional[Path]:
 
 
 def _is_ggml(path: Path) -> bool:
-    from .._convert.ggml import is_ggml
-
     return path.is_file() and (is_ggml(path) or path.suffix.lower() == ".bin")
 
 
 def _dims(model: str, path: Optional[Path]) -> dict[str, int]:
-    from .._catalog import ALIASES, MODELS, find_model
-    from .._convert.open_source import open_source
-
     if path is not None:
         return dict(open_source(path).dims._asdict())
     known = find_model(model)

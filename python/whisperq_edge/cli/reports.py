@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import codecs
 import contextlib
-import json
 import sys
 from collections.abc import Iterator
 from pathlib import Path
@@ -12,7 +11,7 @@ from typing import Any, Optional
 
 import click
 
-from .._files import atomic_write
+from .._system.json_files import json_text, write_json
 
 __all__ = [
     "DEFAULT_MODEL",
@@ -51,19 +50,12 @@ def keeps_journal(journal: Optional[Path]) -> Iterator[None]:
         raise KeyboardInterrupt(f"interrupted; {kept}") from None
 
 
-def print_json(report: dict[str, Any]) -> None:
+def print_json(report: Any, indent: Optional[int] = 2) -> None:
     """Print it as one JSON document. JSON is Unicode: on a stdout of another encoding its text is escaped."""
     encoding = getattr(sys.stdout, "encoding", None) or "utf-8"
-    click.echo(_json(report, indent=2, is_ascii=not codecs.lookup(encoding).name.startswith("utf")))
+    click.echo(json_text(report, indent, is_ascii=not codecs.lookup(encoding).name.startswith("utf")))
 
 
 def save_report(report: dict[str, Any], path: Path) -> None:
     """Writes it as JSON: whole, or not at all."""
-    with atomic_write(path) as stream:
-        stream.write(_json(report, indent=1) + "\n")
-
-
-def _json(report: dict[str, Any], indent: int, *, is_ascii: bool = False) -> str:
-    """Of a file name that is no UTF-8, Python makes lone surrogates: these are escaped, so that it stays JSON."""
-    text = json.dumps(report, indent=indent, ensure_ascii=is_ascii)
-    return text.encode("utf-8", "backslashreplace").decode("utf-8")
+    write_json(path, report)

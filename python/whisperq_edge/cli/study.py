@@ -11,6 +11,28 @@ from typing import Any, Optional
 import click
 
 from .._errors import OptionError
+from .._eval.data import load_dataset
+from .._eval.journal import Journal, journal_path
+from .._eval.normalise import choose_normaliser, load_extra, normaliser
+from .._eval.report import what_can_be_seen
+from .._eval.run import run_settings
+from .._options import TranscribeOptions
+from .._study.noise import Noises
+from .._study.plot import draw_study
+from .._study.report import (
+    AXES_HEADER,
+    axes_rows,
+    make_report,
+    markdown,
+    noise_header,
+    noise_rows,
+    sentences,
+    table_header,
+    table_rows,
+)
+from .._study.run import Study, open_model
+from .._study.schemes import default_rows, named_rows, rows_of_lists
+from .._system.matplotlib import load_matplotlib
 from .reports import keeps_journal, print_json, save_report, split_list
 from .tables import print_table, stage_progress
 
@@ -104,15 +126,6 @@ def study_command(model: str, **options: Any) -> None:
 
 def _study(model: str, options: dict[str, Any]) -> bool:
     """True when an utterance failed."""
-    from .._eval.data import load_dataset
-    from .._eval.journal import Journal, journal_path
-    from .._eval.normalise import load_extra
-    from .._eval.run import run_settings
-    from .._matplotlib import load_matplotlib
-    from .._options import TranscribeOptions
-    from .._study.noise import Noises
-    from .._study.run import Study, open_model
-
     _check(options)
     if options["plot"] is not None:
         load_matplotlib()  # told before, not after, hours of work
@@ -168,8 +181,6 @@ def _report(
     about: dict[str, Any],
     options: dict[str, Any],
 ) -> dict[str, Any]:
-    from .._study.report import make_report
-
     return make_report(
         *(model, results, conditions),
         dataset=dataset,
@@ -206,8 +217,6 @@ def _check(options: dict[str, Any]) -> None:
 
 
 def _rows(options: dict[str, Any]) -> list[Any]:
-    from .._study.schemes import default_rows, named_rows, rows_of_lists
-
     is_calibrated = options["calibrate"] is not None
     weights, activations = split_list(options["weights"]), split_list(options["activations"])
     names = split_list(options["rows"])
@@ -236,8 +245,6 @@ def _ratios(options: dict[str, Any]) -> list[float]:
 
 
 def _normaliser(options: dict[str, Any], language: Optional[str], is_multilingual: bool) -> tuple[str, Any]:
-    from .._eval.normalise import choose_normaliser, normaliser
-
     if options["data"] is None or options["no_wer"]:
         return "none", None
     kind = choose_normaliser(options["normaliser"], language, {"other" if is_multilingual else "en"})
@@ -245,8 +252,6 @@ def _normaliser(options: dict[str, Any], language: Optional[str], is_multilingua
 
 
 def _announce(dataset: Any, normalise: Any, hears: bool, n_rows: int) -> None:
-    from .._eval.report import what_can_be_seen
-
     if not hears:
         click.echo(f"{n_rows} rows, sizes and SQNR only.", err=True)
         return
@@ -287,9 +292,6 @@ def _about_calibration(calibration: Any, dataset: Any, ranges: Optional[dict[str
 
 
 def _deliver(report: dict[str, Any], options: dict[str, Any]) -> None:
-    from .._study.plot import draw_study
-    from .._study.report import markdown
-
     if options["output"] is not None:
         save_report(report, options["output"])
     if options["plot"] is not None:
@@ -305,16 +307,6 @@ def _deliver(report: dict[str, Any], options: dict[str, Any]) -> None:
 
 
 def _print_report(report: dict[str, Any]) -> None:
-    from .._study.report import (
-        AXES_HEADER,
-        axes_rows,
-        noise_header,
-        noise_rows,
-        sentences,
-        table_header,
-        table_rows,
-    )
-
     print_table(table_rows(report), table_header(report), right=table_header(report)[4:-1])
     if len(report["conditions"]) > 1:
         click.echo()

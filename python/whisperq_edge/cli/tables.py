@@ -9,7 +9,7 @@ from typing import Callable
 
 import click
 
-from .._progress import is_terminal
+from .._system.progress import is_terminal
 
 __all__ = ["is_terminal", "print_table", "stage_progress"]
 

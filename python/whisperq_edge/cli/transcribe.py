@@ -12,12 +12,12 @@ from typing import Any, Callable, Optional
 import click
 
 from .._errors import AudioError, CancelledError, InterruptedByUser, OptionError, WhisperqError
-from .._locate import locate_model
 from .._model import DEVICES, ENGINES, WhisperModel
 from .._options import DEFAULT_TEMPERATURES, TranscribeOptions
-from .._progress import progress_bar
 from .._result import Transcript
-from .._vad import VadOptions
+from .._store.locate import locate_model
+from .._system.progress import progress_bar
+from .._vad_options import VadOptions
 from .._writers import FORMATS
 from .messages import tell
 from .outputs import Outputs

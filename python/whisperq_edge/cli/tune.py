@@ -2,15 +2,21 @@
 
 from __future__ import annotations
 
-import json
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 import click
 
+from .._bench.random_model import random_dims
+from .._bench.tune import thread_counts, tune
+from .._core import isas, read_model_file, usable_cpus
 from .._errors import OptionError
-from .reports import DEFAULT_MODEL, MODEL_VARIABLE, split_list
+from .._store.catalog import find_model
+from .._store.profile import store_profile
+from .._whisper.dims import Dims
+from .._whisper.types import resolve_type
+from .reports import DEFAULT_MODEL, MODEL_VARIABLE, print_json, split_list
 from .tables import print_table, stage_progress
 
 __all__ = ["tune_command"]
@@ -43,11 +49,6 @@ def tune_command(**options: Any) -> None:
 
     The profile counts for models of this shape, until CPU, kernels, CPUs that may be used, quota or version change.
     """
-    from .._bench.tune import thread_counts, tune
-    from .._core import usable_cpus
-    from .._profile import store_profile
-    from .._types import resolve_type
-
     types = _types(options["types"], "types")
     small = [resolve_type(part, "allow") for part in split_list(options["allow"])]
     allowed = types if options["smallest"] else [type for type in types if type in _ACCURATE_TYPES or type in small]
@@ -64,7 +65,7 @@ def tune_command(**options: Any) -> None:
         )
     path = store_profile(profile)
     if options["as_json"]:
-        click.echo(json.dumps(asdict(profile), indent=2))
+        print_json(asdict(profile))
         return
     print_table(_rows(profile), _HEADER, right=_HEADER[1:2] + _HEADER[3:5])
     click.echo(f"\n{profile.reason}")
@@ -72,8 +73,6 @@ def tune_command(**options: Any) -> None:
 
 
 def _types(text: str, field: str) -> list[str]:
-    from .._types import resolve_type
-
     types = [resolve_type(part, field) for part in split_list(text)]
     known = (*_ACCURATE_TYPES, *_SMALL_TYPES)
     if not types or len(set(types)) < len(types) or not set(types) <= set(known):
@@ -92,17 +91,10 @@ def _threads(text: str) -> list[int]:
 
 
 def _isas() -> list[str]:
-    from .._core import isas
-
     return [str(isa["name"]) for isa in isas() if isa["built"] and isa["supported"]]
 
 
 def _dims(model: str) -> Any:
-    from .._bench.random_model import random_dims
-    from .._catalog import find_model
-    from .._convert.source import Dims
-    from .._core import read_model_file
-
     path = Path(model).expanduser()
     if find_model(model) is None and path.is_file():
         return Dims(**read_model_file(path).hparams)

@@ -20,7 +20,6 @@ from __future__ import annotations
 
 import contextlib
 import logging
-import operator
 import os
 import queue
 import threading
@@ -31,8 +30,9 @@ from typing import Any, Literal, NoReturn, Optional, Union, overload
 
 import numpy as np
 
-from .._audio import MAX_DURATION_S, SAMPLE_RATE, AudioLike, Floats, first_samples, to_pcm, to_stereo
-from .._edge_engine import _vad_for_batches
+from .._audio.mono import MAX_DURATION_S
+from .._audio.pcm import AudioLike, first_samples, to_pcm, to_stereo
+from .._engines.first_pass import vad_for_batches
 from .._errors import CancelledError, OptionError, UnsupportedModelError
 from .._model import CancelToken
 from .._model import WhisperModel as _WhisperModel
@@ -44,7 +44,10 @@ from .._options import (
     given_options,
 )
 from .._result import Segment, Transcript
-from .._vad import VadOptions
+from .._system.arrays import Floats
+from .._system.checks import check_whole
+from .._vad_options import VadOptions
+from .._whisper.units import SAMPLE_RATE, WINDOW_SAMPLES
 
 __all__ = [
     "BatchedInferencePipeline",
@@ -57,7 +60,6 @@ __all__ = [
 
 _LOG = logging.getLogger("whisperq_edge")
 _OWN_ARGUMENTS = ("engine", "flash_attention")
-_WINDOW_SAMPLES = 30 * SAMPLE_RATE
 Clips = Union[str, Iterable[float], Iterable[Mapping[str, float]]]
 
 
@@ -275,7 +277,7 @@ class WhisperModel:
             "drop_silence": False,  # of silence, too, something is the likeliest
         }
         n_windows = TranscribeOptions.from_arguments(options).language_detection_segments
-        heard = audio if vad_filter else first_samples(audio, n_windows * _WINDOW_SAMPLES)
+        heard = audio if vad_filter else first_samples(audio, n_windows * WINDOW_SAMPLES)
         ranking = self._languages(heard, options)
         if not ranking:
             ranking = self._languages_of_silence()
@@ -370,12 +372,13 @@ class BatchedInferencePipeline:
                 ``WhisperModel.transcribe`` takes them.
         """
         given = given_options(locals())
-        if clip_timestamps is not None:
-            given.update(clip_timestamps=_flat(clip_timestamps), vad_filter=False)
-        elif vad_filter:
+        if clip_timestamps is None and vad_filter:
             del given["clip_timestamps"]
         else:
-            given["clip_timestamps"] = (0.0, float(MAX_DURATION_S))
+            clips = "0" if clip_timestamps is None else _flat(clip_timestamps)
+            # One clip of all of the audio: the engine's own "0" means that nobody chose, and so voice detection.
+            given["clip_timestamps"] = (0.0, float(MAX_DURATION_S)) if clips in ("0", [0]) else clips
+            given["vad_filter"] = False
         return self.model._start(audio, given)
 
 
@@ -383,7 +386,7 @@ def _vad_options(options: TranscribeOptions) -> Optional[VadOptions]:
     """Return what the voice detector goes by, which for batches is not what it goes by for a whole audio."""
     if not options.vad_filter:
         return None
-    return VadOptions.from_any(options.vad_parameters) if options.batch_size is None else _vad_for_batches(options)
+    return VadOptions.from_any(options.vad_parameters) if options.batch_size is None else vad_for_batches(options)
 
 
 def _flat(clips: Clips) -> Any:
@@ -399,12 +402,7 @@ def _flat(clips: Clips) -> Any:
 
 
 def _check_workers(num_workers: int) -> None:
-    try:
-        is_possible = operator.index(num_workers) >= 1
-    except TypeError:
-        is_possible = False
-    if not is_possible:
-        raise OptionError("num_workers", num_workers, "a whole number from 1 on")
+    check_whole("num_workers", num_workers, 1, 2**31 - 1, "a whole number from 1 on")
 
 
 def _check_unset(name: str, value: object, allowed: str) -> None:

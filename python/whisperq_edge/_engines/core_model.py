@@ -1,0 +1,116 @@
+"""The model of the `edge` engine: ``_core`` behind the face that ``EdgeEngine`` asks for."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Mapping, Sequence
+from typing import Any, Callable, Optional
+
+from .. import _core
+from .._system.arrays import Floats
+from .._system.self_test import trusted_isa
+from .._whisper.tokenizer import Tokenizer, Vocabulary
+from .face import AlignRequest, AlignResult, DecodeOptions, Stages, WindowRequest, WindowResult
+from .memory import BatchCheck, check_model_fits
+
+__all__ = ["CoreModel"]
+
+
+_native: Any = _core
+
+
+class CoreModel:
+    """A ``NativeModel``: a ggml model file on our own kernels.
+
+    Args:
+        file: a checked model file, of f32, f16, q8_0, q5_1, q5_0, q4_1, q4_0 or a mix of them.
+        isa: the kernels: ``auto`` (``WHISPERQ_ISA``, or the best that this CPU supports) or a name; ``scalar`` instead
+            where they fail their self-test.
+        n_threads: 0 takes every CPU that affinity and cgroup quota leave to the process.
+
+    Raises:
+        ModelFormatError: the file is damaged or is no Whisper model.
+        UnsupportedModelError: a type that these kernels do not have.
+        UnknownIsaError, IsaNotBuiltError, IsaNotSupportedError: about ``isa``.
+        OutOfMemoryError: the weights are more than the process can get; nothing was allocated.
+
+    Attributes:
+        check_batch: raises ``OutOfMemoryError`` for (windows, audio tokens of each) that do not fit.
+    """
+
+    def __init__(self, file: _core.ModelFile, isa: str = "auto", n_threads: int = 0) -> None:
+        isa, n_threads = trusted_isa(isa), n_threads or _core.usable_cpus()
+        check_model_fits(file, isa, n_threads)
+        model = self._model = _native.EdgeModel(file.path, isa, n_threads)
+        # Not by way of self: in a cycle, the weights would stay until the garbage is collected.
+        self.check_batch = BatchCheck(file, isa, n_threads, lambda: model.memory)
+        self.hparams: Mapping[str, int] = self._model.hparams
+        tokenizer = Tokenizer(Vocabulary(file.vocabulary, self.hparams["n_vocab"]))
+        self._eot, self._no_timestamps = tokenizer.eot, tokenizer.no_timestamps
+
+    @property
+    def native(self) -> _core.EdgeModel:
+        """The model itself, for what needs no more of it."""
+        model: _core.EdgeModel = self._model
+        return model
+
+    @property
+    def isa(self) -> str:
+        """Name of the kernels in use."""
+        return str(self._model.isa)
+
+    @property
+    def n_threads(self) -> int:
+        return int(self._model.n_threads)
+
+    def encode(self, mel: Floats, n_ctx: int, should_stop: Callable[[], bool]) -> Optional[Floats]:
+        features: Optional[Floats] = self._model.encode(mel, n_ctx, should_stop)
+        return features
+
+    def listen(self, audio_features: Floats, should_stop: Callable[[], bool]) -> Any:
+        return self._model.listen(audio_features, should_stop)
+
+    def logits(
+        self, audio: Any, tokens: Sequence[int], first: int, should_stop: Callable[[], bool]
+    ) -> Optional[Floats]:
+        rows: Optional[Floats] = self._model.logits(audio, list(tokens), first, should_stop)
+        return rows
+
+    def decode_windows(
+        self,
+        audios: Sequence[Any],
+        requests: Sequence[WindowRequest],
+        options: DecodeOptions,
+        should_stop: Callable[[], bool],
+    ) -> tuple[Sequence[WindowResult], Stages]:
+        native_options = _native.DecodeOptions()
+        for field in dataclasses.fields(options):
+            value = getattr(options, field.name)
+            setattr(native_options, field.name, list(value) if isinstance(value, tuple) else value)
+        native_requests = [_native.WindowRequest(*request) for request in requests]
+        answer: tuple[Sequence[WindowResult], Stages] = _native.decode_windows(
+            self._model, list(audios), native_requests, native_options, should_stop
+        )
+        return answer
+
+    def align_windows(
+        self,
+        audios: Sequence[Any],
+        requests: Sequence[AlignRequest],
+        heads: Sequence[tuple[int, int]],
+        should_stop: Callable[[], bool],
+    ) -> tuple[Sequence[AlignResult], Stages]:
+        if requests:
+            n_tokens = max(len(request.sot_sequence) + len(request.text_tokens) for request in requests) + 2
+            n_ctx = max(int(audio.n_ctx) for audio in audios)
+            self.check_batch.alignment(len(requests), n_ctx, n_tokens, len(heads))
+        answer: tuple[Sequence[AlignResult], Stages] = _native.align_windows(
+            self._model,
+            list(audios),
+            [_native.AlignRequest(*request) for request in requests],
+            heads=list(heads),
+            eot=self._eot,
+            no_timestamps=self._no_timestamps,
+            should_stop=should_stop,
+        )
+        return answer
