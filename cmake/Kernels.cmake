@@ -1,7 +1,8 @@
-# THE table of kernels: source -> ISA name -> compiler flags. Adding an ISA is adding a row here and in dispatch.cpp.
+# THE table of what is compiled for an instruction set: source -> ISA name -> compiler flags. Adding an ISA is adding a row
+# here and in csrc/dispatch/isas.cpp, which refuses to compile without its kernels, mel frames or row math.
 #
 # Each source fails to compile without its flags (#error), includes intrinsics and our static helpers only, and exports one
-# symbol, its KernelTable: code that these flags produced must not be linked into what runs on every CPU.
+# symbol, its table: code that these flags produced must not be linked into what runs on every CPU.
 
 # tests/cpp builds the kernels too, from a folder of its own.
 if(NOT DEFINED WHISPERQ_ROOT)
@@ -22,7 +23,22 @@ function(whisperq_kernels isa source)
     set(WHISPERQ_KERNEL_DEFINITIONS ${WHISPERQ_KERNEL_DEFINITIONS} WHISPERQ_HAVE_${upper} PARENT_SCOPE)
 endfunction()
 
+# Mel frames and row math, once per width of vectors, from one source each (csrc/audio/mel_frames_impl.h,
+# csrc/decoding/row_math_impl.h).
+set(WHISPERQ_VECTOR_SOURCES
+    ${WHISPERQ_ROOT}/csrc/audio/mel_frames_baseline.cpp ${WHISPERQ_ROOT}/csrc/decoding/row_math_baseline.cpp)
+set_source_files_properties(${WHISPERQ_ROOT}/csrc/audio/mel_frames_baseline.cpp PROPERTIES COMPILE_OPTIONS
+    -ffp-contract=fast)
+
+function(whisperq_vectors width)
+    set(sources ${WHISPERQ_ROOT}/csrc/audio/mel_frames_${width}.cpp ${WHISPERQ_ROOT}/csrc/decoding/row_math_${width}.cpp)
+    set_source_files_properties(${sources} PROPERTIES COMPILE_OPTIONS "${ARGN};-ffp-contract=fast")
+    set(WHISPERQ_VECTOR_SOURCES ${WHISPERQ_VECTOR_SOURCES} ${sources} PARENT_SCOPE)
+endfunction()
+
 if(CMAKE_SYSTEM_PROCESSOR MATCHES "^(x86_64|AMD64|amd64)$")
+    whisperq_vectors(avx2 -mavx2 -mfma)
+    whisperq_vectors(avx512 -mavx2 -mfma -mavx512f -mavx512bw -mavx512dq -mavx512vl -mprefer-vector-width=512)
     whisperq_kernels(avx2 csrc/kernels/x86/avx2.cpp -mavx2 -mfma -mf16c -mbmi2)
     whisperq_kernels(avx512vnni csrc/kernels/x86/avx512vnni.cpp
         -mavx2 -mfma -mf16c -mbmi2 -mavx512f -mavx512bw -mavx512dq -mavx512vl -mavx512vnni -mprefer-vector-width=512)

@@ -1,4 +1,4 @@
-# What a packager may choose, with `pip install . -C cmake.define.NAME=VALUE` (README, "Build options").
+# What a packager may choose, with `pip install . -C cmake.define.NAME=VALUE` (docs/build.md).
 
 if(CMAKE_CROSSCOMPILING OR DEFINED ENV{SOURCE_DATE_EPOCH})
     set(_native_default OFF)

@@ -1,4 +1,4 @@
-"""Prints the known answers that csrc/kernels/self_test.cpp has in digits, computed here by numpy alone:
+"""Prints the known answers that csrc/kernels/self_test/ has in digits, computed here by numpy alone:
 
 python scripts/self_test_answers.py
 """

@@ -26,6 +26,7 @@ ENCODER_LAYER = [f"encoder.blocks.0.{name}.weight" for name in
                  ("attn.query", "attn.key", "attn.value", "attn.out", "mlp.0", "mlp.2")]  # fmt: skip
 AUDIO_KEYS = [f"decoder.blocks.{layer}.cross_attn.{name}.weight" for layer in (0, 1) for name in ("key", "value")]
 EMBEDDING = "decoder.token_embedding.weight"
+EOT, NO_SPEECH = 50257, 50362
 DYNAMIC = [("tensor", 32), ("token", 32), ("block", 32), ("block", 24)]
 PROMPTS = [[50258, 50259, 50359, 50363], [50258], [50258, 50259, 50359, 50363, *range(40, 60)]]
 
@@ -248,22 +249,22 @@ def test_threads_change_no_bit(path: Path, model: _core.EdgeModel, mel: Values) 
 
 @pytest.mark.parametrize("symmetric", [True, False])
 @pytest.mark.parametrize(("scheme", "block"), DYNAMIC)
-def test_logits_do_not_depend_on_the_batch(
+def test_what_is_decoded_does_not_depend_on_the_batch(
     model: _core.EdgeModel, features: Values, scheme: str, block: int, symmetric: bool
 ) -> None:
-    """Prompts of different lengths over two audios, then a token each."""
+    """Prompts of different lengths over two audios, then some tokens each, and their probabilities to the bit."""
     model.round_activations(scheme, block, only=model.linears, symmetric=symmetric)
     audios = [model.listen(features), model.listen(features[:30])]
-    steps = [PROMPTS, [[11], [12], [13]]]
+    options = _core.DecodeOptions()
+    options.eot, options.no_speech, options.without_timestamps, options.sample_len = EOT, NO_SPEECH, True, 3
 
-    def decoded(of: list[int]) -> list[Values]:
-        sequences = [model.begin(audios[i % 2]) for i in of]
-        return [model.decode(sequences, [tokens[i] for i in of]) for tokens in steps]
+    def decoded(of: list[int]) -> list[tuple[list[int], float, float]]:
+        requests = [_core.WindowRequest(PROMPTS[i], 0) for i in of]
+        results, _ = _core.decode_windows(model, [audios[i % 2] for i in of], requests, options)
+        return [(result.tokens, result.sum_logprob, result.no_speech_prob) for result in results]
 
     together = decoded([0, 1, 2])
-    for i in range(3):
-        for step, alone in enumerate(decoded([i])):
-            np.testing.assert_array_equal(together[step][i], alone[0])
+    assert together == [decoded([i])[0] for i in range(3)] and len(set(map(str, together))) == 3
 
 
 def test_a_tensor_is_the_rows_of_a_sequence(model: _core.EdgeModel, features: Values) -> None:

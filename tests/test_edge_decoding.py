@@ -318,7 +318,6 @@ def test_who_waits_for_another_thread_can_be_stopped(model: _core.EdgeModel, aud
         has_turn.set()
         return not may_go_on.wait(60)
 
-    sequence = model.begin(audios[0])
     other = threading.Thread(target=model.encode, args=(mel_of(0), N_CTX, stay))
     other.start()
     assert has_turn.wait(60)
@@ -332,15 +331,14 @@ def test_who_waits_for_another_thread_can_be_stopped(model: _core.EdgeModel, aud
         features = np.zeros((N_CTX, model.hparams["n_audio_state"]), np.float32)
         assert model.encode(mel_of(0), N_CTX, at_last) is None
         assert model.listen(features, at_last) is None
-        assert model.decode([sequence], [PROMPT], at_last) is None
         assert model.logits(audios[0], PROMPT, 0, at_last) is None
-        assert asked[0] == 12 and sequence.n_tokens == 0
+        assert asked[0] == 9
         found, _ = _core.decode_windows(model, audios[:2], requests(2), options(), at_last)
         assert [result.is_complete for result in found] == [False, False]
     finally:
         may_go_on.set()
         other.join()
-    assert model.decode([sequence], [PROMPT]).shape == (1, model.hparams["n_vocab"])
+    assert model.logits(audios[0], PROMPT).shape == (len(PROMPT), model.hparams["n_vocab"])
 
 
 def test_a_computation_in_the_midst_of_another_one_of_the_same_thread_is_refused(model: _core.EdgeModel) -> None:
@@ -362,14 +360,9 @@ def test_sequences_and_audio_are_of_this_model(
     path = write_random_model(tmp_path / "other.bin", SHAPE._replace(n_text_layer=3), "f32")
     other = _core.EdgeModel(os.fspath(path), "auto", 1)
     theirs = other.listen(other.encode(mel_of(0), N_CTX))
-    assert model.decode([], []).shape == (0, model.hparams["n_vocab"])
     for wrong in (
-        lambda: model.begin(None),  # type: ignore[arg-type]
-        lambda: model.begin(theirs),
         lambda: model.logits(None, [1]),  # type: ignore[arg-type]
         lambda: model.logits(theirs, [1]),
-        lambda: model.decode([None], [[1]]),  # type: ignore[list-item]
-        lambda: model.decode([other.begin(theirs)], [[1]]),
         lambda: _core.decode_windows(model, [theirs], requests(1), options()),
     ):
         with pytest.raises(InternalError, match=r"sequence|audio"):

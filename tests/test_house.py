@@ -24,15 +24,17 @@ PACKAGE = ROOT / "python" / "whisperq_edge"
 # What each folder of csrc may include, itself aside (docs/architecture.md draws it).
 MAY_INCLUDE = {
     "core": set(),
+    "binding": {"core"},
     "audio": {"core"},
     "model": {"core"},
     "kernels": {"core"},
     "edge": {"kernels", "model", "core"},
+    "vad": {"kernels", "model", "core"},
     "decoding": {"edge", "audio", "model", "core"},
-    "ggml": {"core", "python"},  # python: SHARED_WITH_GGML only
-    "python": {"decoding", "edge", "audio", "kernels", "model", "core"},
+    "dispatch": {"decoding", "audio", "kernels", "core"},
+    "ggml": {"binding", "core"},
+    "python": {"binding", "dispatch", "decoding", "edge", "vad", "audio", "kernels", "model", "core"},
 }
-SHARED_WITH_GGML = ("python/errors.h", "python/gil.h", "python/stop_check.h")
 UPSTREAM_HEADERS = re.compile(r"^(whisper|ggml|gguf)[\w-]*\.(h|cpp)$")
 
 needs_sources = pytest.mark.skipif(not CSRC.is_dir(), reason="the sources are not here")
@@ -59,16 +61,53 @@ def test_includes_run_one_way() -> None:
 
 
 @needs_sources
-def test_only_the_ggml_folder_sees_upstream_and_of_the_bindings_only_what_both_share() -> None:
+def test_only_the_ggml_folder_sees_upstream() -> None:
     wrong = []
     for path in sources():
         folder = path.relative_to(CSRC).parts[0]
         for include in includes(path):
             if folder != "ggml" and UPSTREAM_HEADERS.match(include):
                 wrong.append(f"{path.relative_to(ROOT)} includes {include}")
-            if folder == "ggml" and include.startswith("python/") and include not in SHARED_WITH_GGML:
-                wrong.append(f"{path.relative_to(ROOT)} includes {include}")
     assert wrong == []
+
+
+def compiled(tmp_path: Path, code: str, *sources: str) -> subprocess.CompletedProcess[str]:
+    """Compile a program of the headers in csrc and of some of its sources, and run it where it compiles."""
+    compiler = shutil.which("c++")
+    if compiler is None:
+        pytest.skip("needs a C++ compiler")
+    (tmp_path / "program.cpp").write_text(code, encoding="utf-8")
+    only_check = [] if sources else ["-fsyntax-only"]
+    command = [compiler, "-std=c++17", f"-I{CSRC}", *only_check, "program.cpp", *(str(CSRC / name) for name in sources)]
+    done = subprocess.run([*command, "-o", "program"], cwd=tmp_path, capture_output=True, text=True, check=False)
+    if done.returncode or not sources:
+        return done
+    return subprocess.run([tmp_path / "program"], capture_output=True, text=True, check=False)
+
+
+ISA_TABLES = ["kernels::kScalarTable", "audio::kFramesBaseline", "decoding::kRowMathBaseline"]
+
+
+@needs_sources
+@pytest.mark.parametrize("n_tables", [1, 2, 3])
+def test_an_instruction_set_without_one_of_its_tables_does_not_compile(tmp_path: Path, n_tables: int) -> None:
+    tables = ", ".join(ISA_TABLES[:n_tables])
+    code = (
+        '#include "dispatch/isas.h"\n#include "kernels/tables.h"\nusing namespace whisperq;\n'
+        f"constexpr dispatch::Isa kIsa{{{tables}}};\nint main() {{ return kIsa.name() == nullptr; }}\n"
+    )
+    done = compiled(tmp_path, code)
+    assert (done.returncode == 0) == (n_tables == len(ISA_TABLES)), done.stderr
+
+
+@needs_sources
+def test_the_cpu_is_asked_once(tmp_path: Path) -> None:
+    code = (
+        '#include "core/cpu_features.h"\nusing whisperq::cpu_features;\n'
+        "int main() { return &cpu_features() == &cpu_features() ? 0 : 1; }\n"
+    )
+    done = compiled(tmp_path, code, "core/cpu_features.cpp")
+    assert done.returncode == 0, done.stderr
 
 
 # ---- Floors of the Python package ------------------------------------------------------------------------------------
@@ -221,12 +260,13 @@ def test_nobody_imports_the_mains_of_subprocesses_or_the_late_extension() -> Non
 
 def test_every_status_has_an_error_class() -> None:
     table = _core.error_table()
-    assert set(table.values()) <= {*_errors.__all__, "MemoryError"}
+    assert set(table.values()) <= {*_errors.__all__, "MemoryError", "ValueError"}
     header = CSRC / "core" / "status.h"
     if header.is_file():
         body = re.search(r"enum class Status \{(.*?)\}", header.read_text(encoding="utf-8"), re.DOTALL)
         assert body is not None
-        assert sorted(table) == sorted(re.findall(r"\w+", body.group(1)))
+        names = re.sub(r"//.*", "", body.group(1))
+        assert sorted(table) == sorted(re.findall(r"\w+", names))
 
 
 def test_the_error_tree() -> None:

@@ -83,29 +83,33 @@ def test_kernels_agree(sample_pcm: Samples) -> None:
 @pytest.mark.parametrize("seed", [0, 1, 2])
 def test_pieces_give_what_the_whole_gives(seed: int, vad: _core.Vad, sample_pcm: Samples) -> None:
     rng = random.Random(seed)
-    pieces, at = [], 0
+    stream, pieces, at = vad.stream(), [], 0
     while at < len(sample_pcm):
         n = rng.choice([0, 1, 7, 511, 512, 513, 1600, 5000, 20000])
-        pieces.append(vad.feed(sample_pcm[at : at + n]))
+        pieces.append(stream.feed(sample_pcm[at : at + n]))
         at += n
-    pieces.append(vad.finish())
+    pieces.append(stream.finish())
     np.testing.assert_array_equal(np.concatenate(pieces), vad.probabilities(sample_pcm))
 
 
 def test_a_stream_begins_anew(vad: _core.Vad, sample_pcm: Samples) -> None:
     expected = vad.probabilities(sample_pcm[:SECOND])
-    vad.feed(sample_pcm[::-1].copy()[:5000])
-    vad.reset()
-    assert vad.finish().size == 0
+    stream = vad.stream()
+    stream.feed(sample_pcm[::-1].copy()[:5000])
+    stream.finish()
+    assert stream.finish().size == 0
     for _ in range(2):
-        np.testing.assert_array_equal(np.concatenate([vad.feed(sample_pcm[:SECOND]), vad.finish()]), expected)
+        np.testing.assert_array_equal(np.concatenate([stream.feed(sample_pcm[:SECOND]), stream.finish()]), expected)
 
 
-def test_a_clip_leaves_the_stream_alone(vad: _core.Vad, sample_pcm: Samples) -> None:
+def test_clips_and_streams_leave_a_stream_alone(vad: _core.Vad, sample_pcm: Samples) -> None:
     expected = vad.probabilities(sample_pcm[:SECOND])
-    first = vad.feed(sample_pcm[:7000])
+    stream = vad.stream()
+    first = stream.feed(sample_pcm[:7000])
     vad.probabilities(sample_pcm)
-    np.testing.assert_array_equal(np.concatenate([first, vad.feed(sample_pcm[7000:SECOND]), vad.finish()]), expected)
+    vad.stream().feed(sample_pcm)
+    rest = [stream.feed(sample_pcm[7000:SECOND]), stream.finish()]
+    np.testing.assert_array_equal(np.concatenate([first, *rest]), expected)
 
 
 def test_threads_share_a_network(sample_pcm: Samples) -> None:
@@ -128,12 +132,12 @@ def test_not_finite(vad: _core.Vad, sample_pcm: Samples) -> None:
     for value in (np.nan, np.inf, -np.inf):
         damaged = sample_pcm[:SECOND].copy()
         damaged[700] = value
-        vad.reset()
+        stream = vad.stream()
         with pytest.raises(AudioError, match="sample 700 is"):
-            vad.feed(damaged)
+            stream.feed(damaged)
         with pytest.raises(AudioError, match="finite"):
             vad.probabilities(damaged)
-        assert vad.finish().size == 0  # nothing of it was heard
+        assert stream.finish().size == 0  # nothing of it was heard
 
 
 def test_far_too_loud_is_forgotten(vad: _core.Vad, sample_pcm: Samples) -> None:
@@ -143,7 +147,7 @@ def test_far_too_loud_is_forgotten(vad: _core.Vad, sample_pcm: Samples) -> None:
 
 @pytest.mark.parametrize("samples", [np.zeros(512), np.zeros((1, 512), np.float32), np.zeros(512, np.int16)])
 def test_not_pcm(samples: Any, vad: _core.Vad) -> None:
-    for function in (vad.probabilities, vad.feed):
+    for function in (vad.probabilities, vad.stream().feed):
         with pytest.raises(AudioError, match="float32, one-dimensional"):
             function(samples)
 

@@ -6,10 +6,11 @@
 #include <cmath>
 #include <cstring>
 #include <limits>
+#include <string>
 
 #include "core/status.h"
 
-namespace whisperq::mel {
+namespace whisperq::audio {
 namespace {
 
 constexpr int64_t kReflected = kFrameSamples / 2;  // samples before the first and behind the last one
@@ -17,16 +18,6 @@ constexpr int64_t kMostLanes = 16;
 constexpr int64_t kMostGroupSamples = (kMostLanes + kMoreHops) * kHopSamples;
 constexpr float kRange = 8.0f;  // powers of ten that are kept below the largest
 constexpr double kPi = 3.14159265358979323846;
-
-const FrameKernel& kernel_for([[maybe_unused]] const std::string& isa) {
-#ifdef WHISPERQ_HAVE_AVX512VNNI
-    if (isa == "avx512vnni" || isa == "avx512bf16") return kFramesAvx512;
-#endif
-#ifdef WHISPERQ_HAVE_AVX2
-    if (isa == "avx2") return kFramesAvx2;
-#endif
-    return kFramesBaseline;
-}
 
 FrameTables make_tables() {
     FrameTables tables;
@@ -121,7 +112,7 @@ struct Mel::Target {
 
 // ---- Mel -----------------------------------------------------------------------------------------------------------
 
-Mel::Mel(const float* filters, int n_mels, const std::string& isa) : kernel_(kernel_for(isa)), n_mels_(n_mels) {
+Mel::Mel(const float* filters, int n_mels, const FrameKernel& kernel) : kernel_(kernel), n_mels_(n_mels) {
     if (n_mels < 1) throw Error(Status::internal, "a mel filterbank of " + std::to_string(n_mels) + " rows");
     begin_.push_back(0);
     for (int m = 0; m < n_mels; ++m) {
@@ -256,4 +247,4 @@ void normalise(float* log10_mel, int64_t n_values, float largest, ThreadPool& po
     });
 }
 
-}  // namespace whisperq::mel
+}  // namespace whisperq::audio

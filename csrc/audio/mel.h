@@ -11,14 +11,13 @@
 #pragma once
 
 #include <cstdint>
-#include <string>
 #include <vector>
 
 #include "audio/mel_frames.h"
 #include "core/aligned.h"
 #include "core/thread_pool.h"
 
-namespace whisperq::mel {
+namespace whisperq::audio {
 
 enum class Layout {
     mels_first,    // [n_mels][n_frames], openai/whisper's and the encoder's
@@ -32,11 +31,10 @@ constexpr int64_t count_frames(int64_t n_samples) {
 // A filterbank, ready for use on this CPU. Any number of threads may use it at the same time.
 class Mel {
   public:
-    // `filters` is [n_mels][kBins] and finite. `isa` is a name of kernels/dispatch.h that this CPU supports; whatever
-    // vectors it has are used.
+    // `filters` is [n_mels][kBins] and finite. `kernel` is one that this CPU supports (dispatch/isas.h).
     //
     // Throws Error(Status::internal) for sizes that no model has (n_mels below 1).
-    Mel(const float* filters, int n_mels, const std::string& isa);
+    Mel(const float* filters, int n_mels, const FrameKernel& kernel);
 
     int n_mels() const noexcept { return n_mels_; }
     // Of the frame kernel: "baseline", "avx2" or "avx512".
@@ -99,4 +97,4 @@ class MelStream {
 // The last step, in place, on values whose largest is `largest`: (max(x, largest - 8) + 4) / 4.
 void normalise(float* log10_mel, int64_t n_values, float largest, ThreadPool& pool);
 
-}  // namespace whisperq::mel
+}  // namespace whisperq::audio

@@ -1,11 +1,11 @@
 // The inner part of the log-mel spectrogram: a few frames side by side, one in each lane of the vectors. It is compiled
-// once per ISA from one source (mel_frames_impl.h); mel.cpp chooses among the results and does all else.
+// once per ISA from one source (mel_frames_impl.h); mel.cpp does all else. dispatch/isas.h says which ISA has which.
 #pragma once
 
 #include <cstddef>
 #include <cstdint>
 
-namespace whisperq::mel {
+namespace whisperq::audio {
 
 // Constants are not `inline`: an object of one ISA must not share symbols with another.
 constexpr int64_t kSampleRate = 16000;
@@ -58,4 +58,4 @@ extern const FrameKernel kFramesBaseline;  // what every CPU of the family has: 
 extern const FrameKernel kFramesAvx2;
 extern const FrameKernel kFramesAvx512;
 
-}  // namespace whisperq::mel
+}  // namespace whisperq::audio

@@ -5,4 +5,4 @@
 #define WHISPERQ_MEL_ISA "avx2"
 #include "audio/mel_frames_impl.h"
 
-const whisperq::mel::FrameKernel whisperq::mel::kFramesAvx2 = kKernel;
+const whisperq::audio::FrameKernel whisperq::audio::kFramesAvx2 = kKernel;

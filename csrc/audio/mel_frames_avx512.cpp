@@ -5,4 +5,4 @@
 #define WHISPERQ_MEL_ISA "avx512"
 #include "audio/mel_frames_impl.h"
 
-const whisperq::mel::FrameKernel whisperq::mel::kFramesAvx512 = kKernel;
+const whisperq::audio::FrameKernel whisperq::audio::kFramesAvx512 = kKernel;

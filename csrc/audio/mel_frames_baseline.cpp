@@ -3,4 +3,4 @@
 #define WHISPERQ_MEL_ISA "baseline"
 #include "audio/mel_frames_impl.h"
 
-const whisperq::mel::FrameKernel whisperq::mel::kFramesBaseline = kKernel;
+const whisperq::audio::FrameKernel whisperq::audio::kFramesBaseline = kKernel;

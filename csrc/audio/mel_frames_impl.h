@@ -12,7 +12,7 @@
 
 #include "audio/mel_frames.h"
 
-namespace whisperq::mel {
+namespace whisperq::audio {
 namespace {
 
 constexpr int kLanes = WHISPERQ_MEL_LANES;
@@ -249,4 +249,4 @@ float compute_frames(const float* samples, const FrameTables& tables, const Spar
 constexpr FrameKernel kKernel{WHISPERQ_MEL_ISA, kLanes, sizeof(Scratch), &compute_frames};
 
 }  // namespace
-}  // namespace whisperq::mel
+}  // namespace whisperq::audio

@@ -8,7 +8,7 @@
 #include "audio/mel.h"
 #include "core/thread_pool.h"
 
-namespace whisperq::mel {
+namespace whisperq::audio {
 namespace {
 
 constexpr int kMels = 6;
@@ -66,9 +66,9 @@ std::vector<double> power_of_frame(const std::vector<float>& pcm, int64_t frame)
 
 }  // namespace
 
-void self_test(const std::string& isa, Findings& findings) {
+void self_test(const FrameKernel& kernel, Findings& findings) {
     const std::vector<float> bank = filters(), pcm = audio();
-    const Mel mel(bank.data(), kMels, isa);
+    const Mel mel(bank.data(), kMels, kernel);
     ThreadPool pool(1);
     std::vector<float> out(kMels * kFrames);
     mel.compute(pcm.data(), kSamples, 0, Layout::mels_first, pool, out.data());
@@ -88,4 +88,4 @@ void self_test(const std::string& isa, Findings& findings) {
     }
 }
 
-}  // namespace whisperq::mel
+}  // namespace whisperq::audio

@@ -1,13 +1,11 @@
 // Whether spectrograms are right on this very CPU; see kernels/self_test.h.
 #pragma once
 
-#include <string>
-
+#include "audio/mel_frames.h"
 #include "core/findings.h"
 
-namespace whisperq::mel {
+namespace whisperq::audio {
 
-// `isa`: as Mel takes it.
-void self_test(const std::string& isa, Findings& findings);
+void self_test(const FrameKernel& kernel, Findings& findings);
 
-}  // namespace whisperq::mel
+}  // namespace whisperq::audio

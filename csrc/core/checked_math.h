@@ -7,11 +7,6 @@
 
 namespace whisperq {
 
-inline std::optional<uint64_t> checked_add(uint64_t a, uint64_t b) noexcept {
-    if (b > std::numeric_limits<uint64_t>::max() - a) return std::nullopt;
-    return a + b;
-}
-
 inline std::optional<uint64_t> checked_multiply(uint64_t a, uint64_t b) noexcept {
     if (a != 0 && b > std::numeric_limits<uint64_t>::max() / a) return std::nullopt;
     return a * b;

@@ -205,8 +205,9 @@ std::string detect_name() {
 
 }  // namespace
 
-std::vector<CpuFeature> cpu_features() {
-    return detect();
+const std::vector<CpuFeature>& cpu_features() {
+    static const std::vector<CpuFeature> found = detect();
+    return found;
 }
 
 std::string cpu_name() {

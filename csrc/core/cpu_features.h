@@ -13,7 +13,9 @@ struct CpuFeature {
 
 // Every feature that we know for this family of CPUs, in a fixed order.
 // x86-64: CPUID, and XGETBV for the register state that the OS saves. ARM: AT_HWCAP/AT_HWCAP2 or, on macOS, sysctl.
-std::vector<CpuFeature> cpu_features();
+//
+// They are detected once, because a hypervisor traps every CPUID.
+const std::vector<CpuFeature>& cpu_features();
 
 // The CPU's own name for people, e.g. "Intel(R) Xeon(R) ...", or "" where none can be had.
 std::string cpu_name();

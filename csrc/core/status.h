@@ -1,5 +1,5 @@
 // One Status per leaf of the Python error tree (python/whisperq_edge/_errors.py) and the exception that carries it.
-// csrc/python/errors.cpp holds the one table that translates them; a test proves that none is missed.
+// csrc/binding/errors.cpp holds the one table that translates them; a test proves that none is missed.
 #pragma once
 
 #include <cstdint>
@@ -10,6 +10,7 @@
 namespace whisperq {
 
 enum class Status {
+    argument,  // a value that the caller may not give; broken promises of our own code are `internal`
     audio,
     model_not_found,
     model_format,

@@ -293,7 +293,15 @@ struct ThreadPool::Crew {
 
 thread_local const ThreadPool::Crew::Frame* ThreadPool::Crew::top_frame = nullptr;
 
-ThreadPool::ThreadPool(int n_threads) : size_(std::clamp(n_threads, 1, 1024)) {}
+namespace {
+
+int clamped(int n_threads) {
+    return std::clamp(n_threads, 1, ThreadPool::kMostThreads);
+}
+
+}  // namespace
+
+ThreadPool::ThreadPool(int n_threads) : size_(clamped(n_threads)) {}
 
 ThreadPool::~ThreadPool() {
     const Crew* crew = crew_.load(std::memory_order_acquire);
@@ -325,7 +333,7 @@ namespace {
 
 struct SharedPools {
     std::mutex mutex;
-    std::map<int, ThreadPool> by_size;
+    std::map<int, ThreadPool> by_size;  // by ThreadPool::size(), so that no two pools have the same threads
     const uint64_t forks_at_birth = n_forks();
 };
 
@@ -344,7 +352,7 @@ SharedPools& shared_pools() {
 ThreadPool& shared_pool(int n_threads) {
     SharedPools& pools = shared_pools();
     const std::lock_guard<std::mutex> lock(pools.mutex);
-    return pools.by_size.try_emplace(std::max(n_threads, 1), n_threads).first->second;
+    return pools.by_size.try_emplace(clamped(n_threads), n_threads).first->second;
 }
 
 void rest_shared_pools() {

@@ -34,7 +34,9 @@ class Task {
 // After a fork() the child starts threads of its own when it first needs them, whatever the parent was doing.
 class ThreadPool {
   public:
-    // `n_threads` below 1 counts as 1.
+    static constexpr int kMostThreads = 1024;
+
+    // `n_threads` counts as the nearest number from 1 to kMostThreads.
     explicit ThreadPool(int n_threads);
     // Joins the threads. No run() may be in progress.
     ~ThreadPool();

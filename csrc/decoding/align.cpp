@@ -4,7 +4,6 @@
 #include <cmath>
 #include <limits>
 #include <memory>
-#include <stdexcept>
 #include <string>
 #include <utility>
 
@@ -17,17 +16,17 @@ namespace {
 
 using Pass = LanguageModel::Pass;
 
-constexpr int64_t kPieceTokens = 32;                     // of a window in a pass: their logits are in memory together
+constexpr int64_t kPieceTokens = 32;                     // tokens of a window in a pass: it keeps the logits of all
 constexpr size_t kMostScores = (size_t{256} << 20) / 4;  // floats of all windows that are in memory together
 
 enum class Step : uint8_t { both, text, time };
 
-// Floats of the scores of one window, or of a piece of it.
+// Return the floats of the scores of one window, or of a piece of it.
 constexpr size_t n_scores(size_t n_heads, int64_t n_tokens, int64_t n_ctx) {
     return n_heads * static_cast<size_t>(n_tokens) * static_cast<size_t>(n_ctx);
 }
 
-// Bytes of the way from scores to a path, of one window at a time: matrix, cost and steps.
+// Return the bytes from scores to a path of one window: matrix, cost and steps.
 constexpr size_t path_bytes(int64_t n_rows, int64_t n_columns) {
     return static_cast<size_t>(n_rows) * static_cast<size_t>(n_columns) *
            (sizeof(float) + sizeof(double) + sizeof(Step));
@@ -41,7 +40,8 @@ inline void sort_pair(float& a, float& b) {
     a = low;
 }
 
-// The exchanges that a sorting network of seven needs for its middle: no branch, so that compilers make vectors of it.
+// Return the median by the exchanges that a sorting network of seven needs for its middle. It has no branch, so that
+// compilers vectorise it.
 inline float median_of_7(const float* x) {
     float a = x[0], b = x[1], c = x[2], d = x[3], e = x[4], f = x[5], g = x[6];
     sort_pair(a, f);
@@ -78,7 +78,7 @@ std::vector<float> reflected(const float* x, int64_t n, int64_t margin) {
 
 // ---- The matrix -----------------------------------------------------------------------------------------------------
 
-// Rows [n_tokens] of one head, `stride` apart: each column less its mean, over its deviation.
+// Standardise the rows [n_tokens] of one head, `stride` apart: each column less its mean, over its deviation.
 void standardise(float* head, int64_t n_tokens, int64_t stride, int64_t n_columns) {
     const auto n = static_cast<size_t>(n_columns);
     std::vector<double> mean(n), over_deviation(n);
@@ -121,11 +121,7 @@ class Task {
   public:
     Task(LanguageModel& model, const AlignOptions& options, const std::function<bool()>& should_stop,
          DecodeStages& stages)
-        : model_(model),
-          options_(options),
-          should_stop_(should_stop),
-          stages_(stages),
-          math_(row_math_for(model.isa().c_str())) {}
+        : model_(model), options_(options), should_stop_(should_stop), stages_(stages), math_(model.row_math()) {}
 
     Window begin(size_t index, const AlignRequest& request, AlignResult& result) {
         Window window{index, &request, &result, request.sot_sequence, model_.begin(index), {}};
@@ -137,7 +133,7 @@ class Task {
         return window;
     }
 
-    // False when should_stop() said so.
+    // Return false when should_stop() said so.
     bool run(std::vector<Window>& windows) {
         for (;;) {
             std::vector<Window*> unfinished;
@@ -180,7 +176,7 @@ class Task {
         return true;
     }
 
-    // The logits from the last token before the text on.
+    // Ask for the logits from the last token before the text on.
     Pass pass_for(const Window& window, Piece& piece) const {
         const int64_t n = window.n_next();
         piece.first_logits = std::min(n, std::max<int64_t>(0, window.n_sot() - window.n_done));
@@ -235,33 +231,33 @@ class Task {
 void check(const AlignOptions& options, int64_t n_vocab) {
     for (const int32_t id : {options.eot, options.no_timestamps}) {
         if (id >= 0 && id < n_vocab) continue;
-        throw std::invalid_argument("eot or no_timestamps is " + std::to_string(id) + "; ids are from 0 to " +
-                                    std::to_string(n_vocab - 1));
+        throw Error(Status::argument, "eot or no_timestamps is " + std::to_string(id) + "; ids are from 0 to " +
+                                          std::to_string(n_vocab - 1));
     }
-    if (options.heads.empty()) throw std::invalid_argument("heads are empty; one (layer, head) or more are needed");
+    if (options.heads.empty()) throw Error(Status::argument, "heads are empty; one (layer, head) or more are needed");
 }
 
 void check(const AlignRequest& request, size_t window, const AlignOptions& options, const LanguageModel& model) {
     const std::string of_window = " of window " + std::to_string(window);
     const auto n_tokens = static_cast<int64_t>(request.sot_sequence.size() + request.text_tokens.size() + 2);
     if (n_tokens > model.n_text_ctx()) {
-        throw std::invalid_argument("the number of tokens" + of_window + " is " + std::to_string(n_tokens) +
-                                    "; it has to be at most " + std::to_string(model.n_text_ctx()) +
-                                    ", the text context of the model");
+        throw Error(Status::argument, "the number of tokens" + of_window + " is " + std::to_string(n_tokens) +
+                                          "; it has to be at most " + std::to_string(model.n_text_ctx()) +
+                                          ", the text context of the model");
     }
     if (request.n_audio_tokens < 1) {
-        throw std::invalid_argument("n_audio_tokens" + of_window + " is " + std::to_string(request.n_audio_tokens) +
-                                    "; it has to be 1 or more");
+        throw Error(Status::argument, "n_audio_tokens" + of_window + " is " + std::to_string(request.n_audio_tokens) +
+                                          "; it has to be 1 or more");
     }
     for (const int32_t id : request.sot_sequence) {
         if (id >= 0 && id < model.n_vocab()) continue;
-        throw std::invalid_argument("a token of sot_sequence" + of_window + " is " + std::to_string(id) +
-                                    "; ids are from 0 to " + std::to_string(model.n_vocab() - 1));
+        throw Error(Status::argument, "a token of sot_sequence" + of_window + " is " + std::to_string(id) +
+                                          "; ids are from 0 to " + std::to_string(model.n_vocab() - 1));
     }
     for (const int32_t id : request.text_tokens) {
         if (id >= 0 && id < options.eot) continue;
-        throw std::invalid_argument("a token of text_tokens" + of_window + " is " + std::to_string(id) +
-                                    "; it has to be from 0 to " + std::to_string(options.eot - 1));
+        throw Error(Status::argument, "a token of text_tokens" + of_window + " is " + std::to_string(id) +
+                                          "; it has to be from 0 to " + std::to_string(options.eot - 1));
     }
 }
 
@@ -354,8 +350,8 @@ std::vector<AlignResult> align_windows(LanguageModel& model, const std::vector<A
                                        DecodeStages& stages) {
     check(options, model.n_vocab());
     if (requests.size() != model.n_windows()) {
-        throw std::invalid_argument("the number of requests is " + std::to_string(requests.size()) +
-                                    "; it has to be that of the windows, " + std::to_string(model.n_windows()));
+        throw Error(Status::argument, "the number of requests is " + std::to_string(requests.size()) +
+                                          "; it has to be that of the windows, " + std::to_string(model.n_windows()));
     }
     for (size_t i = 0; i < requests.size(); ++i) check(requests[i], i, options, model);
 

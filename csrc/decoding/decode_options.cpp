@@ -1,8 +1,9 @@
 #include "decoding/decode_options.h"
 
 #include <cmath>
-#include <stdexcept>
 #include <string>
+
+#include "core/status.h"
 
 namespace whisperq::decoding {
 namespace {
@@ -12,7 +13,8 @@ constexpr int kMostSequences = 1024;  // of a window
 template <class T>
 void require(bool holds, const char* field, const T& value, const std::string& allowed) {
     if (!holds) {
-        throw std::invalid_argument(std::string(field) + " is " + std::to_string(value) + "; it has to be " + allowed);
+        throw Error(Status::argument,
+                    std::string(field) + " is " + std::to_string(value) + "; it has to be " + allowed);
     }
 }
 

@@ -3,11 +3,11 @@
 #include <cmath>
 #include <limits>
 #include <memory>
-#include <stdexcept>
 #include <string>
 #include <utility>
 
 #include "core/clock.h"
+#include "core/status.h"
 #include "decoding/logit_filters.h"
 #include "decoding/row_math.h"
 #include "decoding/sampler.h"
@@ -18,8 +18,8 @@ namespace {
 using Sequence = LanguageModel::Sequence;
 using Pass = LanguageModel::Pass;
 
-// Rows of logits of a prompt that are computed where one of <|startoftranscript|> and one of the last token are wanted;
-// a prompt with more tokens in between takes two passes, instead of the memory of a row for each.
+// A prompt's logits after <|startoftranscript|> and after its last token are wanted. So many rows between them are
+// computed in one pass. A prompt with more tokens in between takes two passes, instead of the memory of a row for each.
 constexpr int64_t kMostPromptRows = 8;
 
 class Timed {
@@ -41,24 +41,24 @@ std::string window_field(size_t window, const char* field) {
 void check(const WindowRequest& request, size_t window, const LanguageModel& model) {
     const auto n_tokens = static_cast<int64_t>(request.tokens.size());
     if (n_tokens < 1 || n_tokens > model.n_text_ctx()) {
-        throw std::invalid_argument("the number of " + window_field(window, "tokens") + " is " +
-                                    std::to_string(n_tokens) + "; it has to be from 1 to " +
-                                    std::to_string(model.n_text_ctx()) + ", the text context of the model");
+        throw Error(Status::argument, "the number of " + window_field(window, "tokens") + " is " +
+                                          std::to_string(n_tokens) + "; it has to be from 1 to " +
+                                          std::to_string(model.n_text_ctx()) + ", the text context of the model");
     }
     for (const int32_t id : request.tokens) {
         if (id >= 0 && id < model.n_vocab()) continue;
-        throw std::invalid_argument("one of the " + window_field(window, "tokens") + " is " + std::to_string(id) +
-                                    "; ids are from 0 to " + std::to_string(model.n_vocab() - 1));
+        throw Error(Status::argument, "one of the " + window_field(window, "tokens") + " is " + std::to_string(id) +
+                                          "; ids are from 0 to " + std::to_string(model.n_vocab() - 1));
     }
     if (request.sot_index < 0 || request.sot_index >= n_tokens) {
-        throw std::invalid_argument(window_field(window, "sot_index") + " is " + std::to_string(request.sot_index) +
-                                    "; it has to be from 0 to " + std::to_string(n_tokens - 1));
+        throw Error(Status::argument, window_field(window, "sot_index") + " is " + std::to_string(request.sot_index) +
+                                          "; it has to be from 0 to " + std::to_string(n_tokens - 1));
     }
     const int64_t most_prefix = n_tokens - 1 - request.sot_index;
     if (request.n_prefix < 0 || request.n_prefix > most_prefix) {
-        throw std::invalid_argument(window_field(window, "n_prefix") + " is " + std::to_string(request.n_prefix) +
-                                    "; it has to be from 0 to " + std::to_string(most_prefix) +
-                                    ", the tokens behind sot_index");
+        throw Error(Status::argument, window_field(window, "n_prefix") + " is " + std::to_string(request.n_prefix) +
+                                          "; it has to be from 0 to " + std::to_string(most_prefix) +
+                                          ", the tokens behind sot_index");
     }
 }
 
@@ -82,7 +82,7 @@ class Task {
           stages_(stages),
           n_vocab_(model.n_vocab()),
           sample_len_(options.sample_len > 0 ? options.sample_len : model.n_text_ctx() / 2),
-          math_(row_math_for(model.isa().c_str())),
+          math_(model.row_math()),
           filters_(options, n_vocab_, math_),
           results_(requests.size()) {
         for (size_t i = 0; i < requests.size(); ++i) {
@@ -109,12 +109,12 @@ class Task {
 
     static int64_t n_tokens(const Window& window) { return static_cast<int64_t>(window.request->tokens.size()); }
 
-    // From <|startoftranscript|> to the last token of the prompt.
+    // Return the rows from <|startoftranscript|> to the last token of the prompt.
     int64_t n_prompt_rows(const Window& window) const {
         return wants_no_speech() ? n_tokens(window) - window.request->sot_index : 1;
     }
 
-    // This and what follows: false when should_stop() said so.
+    // Decode the prompts. This function and the next ones return false when should_stop() said so.
     bool take_prompts() {
         if (!take_long_prompts_to_sot()) return false;
         std::vector<int64_t> first_row;
@@ -194,7 +194,7 @@ class Task {
         return model_.decode(passes, logits_.data(), should_stop_);
     }
 
-    // `logits`: those after each of the window's sequences.
+    // Sample the next tokens of a window. `logits` are those after each of its sequences.
     void sample(Window& window, float* logits) {
         std::vector<FilteredRow> rows;
         for (const LiveSequence& sequence : window.search->live()) {
@@ -213,7 +213,7 @@ class Task {
         }
     }
 
-    // The tokens that the rules know of: those of the prefix, as if they had been sampled, and those that were.
+    // Return the tokens that the rules know of: the prefix, as if it had been sampled, and the sampled tokens.
     std::vector<int32_t> behind_prefix(const Window& window, const std::vector<int32_t>& sampled) const {
         const std::vector<int32_t>& prompt = window.request->tokens;
         std::vector<int32_t> tokens(prompt.end() - window.request->n_prefix, prompt.end());
@@ -221,8 +221,8 @@ class Task {
         return tokens;
     }
 
-    // The sequences become those of the search: each goes on as the first that continues it, the others get copies, in
-    // sequences that nothing continues as long as there are any.
+    // Make the sequences those of the search. The first continuation of a sequence takes it over, and the others get
+    // copies. Copies go into sequences that nothing continues, as long as there are any.
     void follow(Window& window) {
         std::vector<std::unique_ptr<Sequence>>& before = window.sequences;
         const std::vector<LiveSequence>& live = window.search->live();
@@ -285,8 +285,8 @@ std::vector<WindowResult> decode_windows(LanguageModel& model, const std::vector
                                          DecodeStages& stages) {
     check(options, model.n_vocab());
     if (requests.size() != model.n_windows()) {
-        throw std::invalid_argument("the number of requests is " + std::to_string(requests.size()) +
-                                    "; it has to be that of the windows, " + std::to_string(model.n_windows()));
+        throw Error(Status::argument, "the number of requests is " + std::to_string(requests.size()) +
+                                          "; it has to be that of the windows, " + std::to_string(model.n_windows()));
     }
     for (size_t i = 0; i < requests.size(); ++i) check(requests[i], i, model);
     return Task(model, requests, options, should_stop, stages).run();

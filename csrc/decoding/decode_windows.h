@@ -1,5 +1,5 @@
-// Windows of audio into tokens: openai/whisper's DecodingTask (whisper/decoding.py) for a batch of windows, each with a
-// prompt of its own, at its own length, ending on its own. All sequences of all windows go through the model together.
+// Decoding of windows into tokens: openai/whisper's DecodingTask (whisper/decoding.py) for a batch of windows. Each
+// window has a prompt, a length and an end of its own. All sequences of all windows go through the model together.
 #pragma once
 
 #include <cstddef>
@@ -13,9 +13,9 @@
 namespace whisperq::decoding {
 
 struct WindowRequest {
-    std::vector<int32_t> tokens;  // the prompt: of the text before, <|startoftranscript|>, language, task, prefix
-    int64_t sot_index = 0;        // of <|startoftranscript|> in it
-    uint64_t stream = 0;          // of random numbers: whatever names the window, its place in the audio for one
+    std::vector<int32_t> tokens;  // the prompt: text before, <|startoftranscript|>, language, task, prefix
+    int64_t sot_index = 0;        // index of <|startoftranscript|> in it
+    uint64_t stream = 0;          // names the window's random numbers, for example its place in the audio
     int64_t n_prefix = 0;         // the last tokens of the prompt that the filters take for sampled ones
 };
 
@@ -27,8 +27,8 @@ struct WindowResult {
     bool is_complete = false;  // false: should_stop() came before; then tokens are missing
 };
 
-// Microseconds and runs by whisper.cpp's words: tokens of prompts, steps of a single sequence, sequences in steps of
-// several, and rows of logits that were filtered and sampled from.
+// A stage's microseconds and runs, by whisper.cpp's words. Runs are tokens of prompts, steps of a single sequence, and
+// sequences in steps of several. Runs of `sample` are rows of logits that were filtered and sampled from.
 struct Stage {
     int64_t us = 0, runs = 0;
 };
@@ -37,16 +37,16 @@ struct DecodeStages {
     Stage prompt, decode, batchd, sample;
 };
 
-// Memory of the logits of n_rows, which windows hold beside the model's own: of all sequences in a step, or of the rows
-// of their prompts that are looked at.
+// Return the bytes of the logits of n_rows, which windows hold beside the model's own memory. The rows are all
+// sequences of a step, or the rows of their prompts that are looked at.
 constexpr size_t logit_bytes(int64_t n_rows, int64_t n_vocab) {
     return static_cast<size_t>(n_rows * n_vocab) * sizeof(float);
 }
 
-// One result per request; window i of the model is that of requests[i]. should_stop() is asked between steps; `stages`
-// is added to.
+// Return one result per request. Window i of the model is that of requests[i]. should_stop() is asked between steps.
+// Times are added to `stages`.
 //
-// Throws std::invalid_argument for options and requests that the model cannot be decoded with, and
+// Throws Error(Status::argument) for options and requests that the model cannot be decoded with. Throws
 // Error(Status::inference) where its logits are no numbers or the rules leave no token.
 std::vector<WindowResult> decode_windows(LanguageModel& model, const std::vector<WindowRequest>& requests,
                                          const DecodeOptions& options, const std::function<bool()>& should_stop,

@@ -12,8 +12,8 @@ struct EdgeSequence final : LanguageModel::Sequence {
 
 }  // namespace
 
-EdgeLanguageModel::EdgeLanguageModel(edge::TextDecoder& decoder, std::vector<Audio> audios, std::string isa)
-    : decoder_(decoder), audios_(std::move(audios)), isa_(std::move(isa)) {}
+EdgeLanguageModel::EdgeLanguageModel(edge::TextDecoder& decoder, std::vector<Audio> audios, const RowMath& row_math)
+    : decoder_(decoder), audios_(std::move(audios)), row_math_(row_math) {}
 
 std::unique_ptr<LanguageModel::Sequence> EdgeLanguageModel::begin(size_t window) {
     return std::make_unique<EdgeSequence>(decoder_.begin(audios_[window]));

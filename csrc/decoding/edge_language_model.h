@@ -1,9 +1,8 @@
-// Our own decoder as what decoding asks: the model of a batch of windows.
+// Our own decoder as the language model of a batch of windows.
 #pragma once
 
 #include <functional>
 #include <memory>
-#include <string>
 #include <vector>
 
 #include "decoding/language_model.h"
@@ -15,14 +14,14 @@ class EdgeLanguageModel final : public LanguageModel {
   public:
     using Audio = std::shared_ptr<const edge::AudioCache>;
 
-    // The decoder must live longer. `isa`: the name of its kernels.
-    EdgeLanguageModel(edge::TextDecoder& decoder, std::vector<Audio> audios, std::string isa);
+    // The decoder must live longer.
+    EdgeLanguageModel(edge::TextDecoder& decoder, std::vector<Audio> audios, const RowMath& row_math);
 
     int64_t n_vocab() const override { return decoder_.n_vocab(); }
     int64_t n_text_ctx() const override { return decoder_.n_text_ctx(); }
     size_t n_windows() const override { return audios_.size(); }
     int64_t n_audio_ctx(size_t window) const override { return audios_[window]->n_ctx(); }
-    std::string isa() const override { return isa_; }
+    const RowMath& row_math() const override { return row_math_; }
 
     std::unique_ptr<Sequence> begin(size_t window) override;
     void copy(const Sequence& from, Sequence& to) override;
@@ -32,7 +31,7 @@ class EdgeLanguageModel final : public LanguageModel {
   private:
     edge::TextDecoder& decoder_;
     const std::vector<Audio> audios_;
-    const std::string isa_;
+    const RowMath& row_math_;
 };
 
 }  // namespace whisperq::decoding

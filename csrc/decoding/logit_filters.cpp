@@ -10,15 +10,15 @@ namespace {
 
 constexpr float kNever = -std::numeric_limits<float>::infinity();
 
-// CTranslate2's RepetitionPenalty, from the CTRL paper (arXiv:1909.05858).
+// Penalise repetition as CTranslate2's RepetitionPenalty does, from the CTRL paper (arXiv:1909.05858).
 void penalise_repetition(const std::vector<int32_t>& sampled, float penalty, float* logits) {
     for (const int32_t id : std::set<int32_t>(sampled.begin(), sampled.end())) {
         logits[id] = logits[id] < 0 ? logits[id] * penalty : logits[id] / penalty;
     }
 }
 
-// CTranslate2's NoRepeatNgram: where the last n - 1 tokens stood before, the token that followed them there would
-// complete n tokens that were there already.
+// Forbid repeated n-grams as CTranslate2's NoRepeatNgram does. Where the last n - 1 tokens stood before, the token
+// behind them would complete a repetition.
 void forbid_repeated_ngrams(const std::vector<int32_t>& sampled, size_t n, float* logits) {
     if (sampled.size() < n) return;
     const auto tail = sampled.end() - static_cast<std::ptrdiff_t>(n - 1);
@@ -65,14 +65,15 @@ FilteredRow LogitFilters::keep_times_in_order(const std::vector<int32_t>& sample
     // <|notimestamps|> is for the prompt.
     if (options_.no_timestamps >= 0) logits[options_.no_timestamps] = kNever;
 
-    // Times come in pairs, the end of a segment and the start of the next, but before the end of the text.
+    // Times come in pairs: the end of a segment and the start of the next. Only the last one, before the end of the
+    // text, has no partner.
     const bool last_is_time = n >= 1 && is_time(sampled[n - 1]);
     const bool pair_is_whole = n < 2 || is_time(sampled[n - 2]);
     if (last_is_time && pair_is_whole) row.end = first_time;
     if (last_is_time && !pair_is_whole) row.begin = options_.eot;
 
-    // Times do not go back; and but for the start of a segment at the end of the one before, they go on, so that no
-    // segment is empty and no loop endless.
+    // Times do not go back. They have to rise within a segment, so that no segment is empty and no loop endless. A
+    // segment may start where the one before ended.
     const auto last_time = std::find_if(sampled.rbegin(), sampled.rend(), is_time);
     if (last_time != sampled.rend()) {
         const bool may_stay = last_is_time && !pair_is_whole;
@@ -88,8 +89,8 @@ FilteredRow LogitFilters::keep_times_in_order(const std::vector<int32_t>& sample
     return row;
 }
 
-// Whether all times together are likelier than the likeliest other token. The sum of all probabilities, which openai's
-// log_softmax divides both by, is not needed for that.
+// Return whether all times together are likelier than the likeliest other token. The sum of all probabilities is not
+// needed for that, because openai's log_softmax divides both by it.
 bool LogitFilters::a_time_is_likelier(const FilteredRow& row) const {
     const int64_t first_time = options_.timestamp_begin;
     if (row.end <= first_time || row.begin >= first_time) return false;

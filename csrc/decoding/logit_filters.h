@@ -1,5 +1,5 @@
-// Which tokens may come next: openai/whisper's rules (whisper/decoding.py: SuppressBlank, SuppressTokens,
-// ApplyTimestampRules) and the two penalties that faster-whisper has from CTranslate2.
+// Filters of logits say which tokens may come next. They are openai/whisper's rules (whisper/decoding.py:
+// SuppressBlank, SuppressTokens, ApplyTimestampRules), and the two penalties that faster-whisper has from CTranslate2.
 #pragma once
 
 #include <cstdint>
@@ -10,8 +10,7 @@
 
 namespace whisperq::decoding {
 
-// A row of logits that filters have been through. Outside of [begin, end) no token may be sampled, whatever stands
-// there.
+// A row of logits after the filters. Outside [begin, end) no token may be sampled, whatever stands there.
 struct FilteredRow {
     const float* logits;
     int64_t begin, end;
@@ -22,7 +21,7 @@ class LogitFilters {
     // The options must have passed check(), and live as long.
     LogitFilters(const DecodeOptions& options, int64_t n_vocab, const RowMath& math);
 
-    // `sampled`: the tokens behind the prompt so far; `logits`: n_vocab values, changed in place. Thread-safe.
+    // Filter n_vocab `logits` in place. `sampled` are the tokens behind the prompt so far. Thread-safe.
     FilteredRow apply(const std::vector<int32_t>& sampled, float* logits) const;
 
   private:

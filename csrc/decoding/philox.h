@@ -1,5 +1,6 @@
-// Random numbers that are a function of where they are used: Philox4x32-10 (Salmon et al., "Parallel random numbers: as
-// easy as 1, 2, 3", 2011). No state is carried from one to the next, so neither batches nor threads can change them.
+// Philox4x32-10 (Salmon et al., "Parallel random numbers: as easy as 1, 2, 3", 2011): random numbers by a counter. A
+// number depends only on the place of its use. No state is carried from one to the next, so neither batches nor threads
+// can change them.
 #pragma once
 
 #include <array>
@@ -23,7 +24,7 @@ inline PhiloxCounter philox(PhiloxCounter counter, PhiloxKey key) {
     return counter;
 }
 
-// In [0, 1), of 53 bits.
+// Return a number in [0, 1), of 53 bits.
 inline double philox_uniform(PhiloxCounter counter, PhiloxKey key) {
     const PhiloxCounter bits = philox(counter, key);
     return static_cast<double>((uint64_t{bits[0]} << 32 | bits[1]) >> 11) * 0x1p-53;

@@ -36,8 +36,8 @@ inline Vec load_first(const float* from, int64_t n) {
     return load(values);
 }
 
-// e^x of x <= 0, to 2e-7 of it: x = n ln 2 + r with |r| <= ln 2 / 2, e^r by its series, 2^n by the exponent's bits. 0
-// where that would be no normal number; NaN stays.
+// Return e^x of x <= 0, to a relative error of 2e-7. x is n ln 2 + r with |r| <= ln 2 / 2. e^r comes by its series, 2^n
+// by the exponent's bits. The result is 0 where it would be no normal number; NaN stays.
 inline Vec exp_of(Vec x) {
     constexpr float kLeast = -87.0f, kLog2OfE = 1.44269504088896341f;
     constexpr float kLn2High = 0.693145751953125f, kLn2Low = 1.42860682e-6f;  // n times the first is exact

@@ -9,7 +9,7 @@
 namespace whisperq::decoding {
 namespace {
 
-// Whoever adds a function adds its test.
+// A new function needs a test here.
 static_assert(sizeof(RowMath) == 4 * sizeof(void*), "a function that the self-test does not know");
 
 constexpr double kTolerance = 1e-6;  // of a sum of e^x, each to 2.5e-7

@@ -1,4 +1,4 @@
-// Whether the arithmetic on rows of logits is right on this very CPU; see kernels/self_test.h.
+// The self-test of the arithmetic on rows of logits, on this very CPU; see kernels/self_test.h.
 #pragma once
 
 #include "core/findings.h"

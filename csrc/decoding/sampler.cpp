@@ -14,7 +14,7 @@ namespace whisperq::decoding {
 namespace {
 
 constexpr float kNever = -std::numeric_limits<float>::infinity();
-constexpr int64_t kBlock = 256;  // logits of which only the largest is looked at where that is enough
+constexpr int64_t kBlock = 256;  // logits in a block, of which often only the largest is looked at
 
 uint32_t bits_of(float value) {
     uint32_t bits;
@@ -22,8 +22,8 @@ uint32_t bits_of(float value) {
     return bits;
 }
 
-// Every number is used once: of this seed, window, temperature (a fallback shall not go the same way again), sequence
-// and step.
+// Return the number of this seed, window, temperature, sequence and step. Every number is used once. The temperature
+// counts, so that a fallback does not go the same way again.
 double uniform_for(const DecodeOptions& options, uint64_t window, int stream, uint32_t step) {
     const PhiloxKey key{static_cast<uint32_t>(options.seed), static_cast<uint32_t>(options.seed >> 32)};
     const uint32_t place = static_cast<uint32_t>(stream) << 16 | step;  // both are far below 2^16
@@ -103,8 +103,8 @@ class BeamSearch final : public Search {
           beam_size_(static_cast<size_t>(options.beam_size)),
           most_finished_(count_candidates(options)) {}
 
-    // openai's first step has the same sequence beam_size times, and its dictionary keeps one of each result: the same
-    // as one sequence here.
+    // openai's first step has the same sequence beam_size times, and its dictionary keeps one of each result. One
+    // sequence here gives the same.
     void update(const std::vector<FilteredRow>& rows) override {
         std::vector<Extension> extensions = extend_all(rows);
         const auto is_better = [](const Extension& a, const Extension& b) { return a.sum_logprob > b.sum_logprob; };
@@ -124,7 +124,7 @@ class BeamSearch final : public Search {
 
     bool is_done() const override { return finished_.size() >= most_finished_; }
 
-    // Where too few sequences ended by themselves, the best of the others join them.
+    // Return the finished sequences. Where too few ended by themselves, the best of the others join them.
     std::vector<Candidate> finish() override {
         std::vector<const LiveSequence*> unfinished;
         for (const LiveSequence& sequence : live_) unfinished.push_back(&sequence);
@@ -224,7 +224,7 @@ int32_t Distribution::likeliest() const {
 }
 
 std::vector<int32_t> Distribution::likeliest(int n) const {
-    // Of equal logits the first is the better one: a token that comes later has to be above to get in.
+    // The first of equal logits is the better one, so that a later token has to be above them to get in.
     std::vector<int32_t> best;
     const auto is_better = [this](int32_t a, int32_t b) {
         const float of_a = row_.logits[a], of_b = row_.logits[b];

@@ -4,7 +4,8 @@
 #include <cfloat>
 
 #include "core/status.h"
-#include "edge/linear.h"
+#include "edge/machine.h"
+#include "edge/product.h"
 
 namespace whisperq::edge {
 namespace {
@@ -12,7 +13,7 @@ namespace {
 constexpr float kGreatestCode = 127.0f;
 constexpr float kSteps = 255.0f;  // between the codes of a uint8
 
-// Of a task: enough that its start costs nothing.
+// A task takes so many rows that its start costs nothing.
 constexpr int64_t kRowsAtOnce = 8;
 
 bool is_of_a_layer(const Linear& linear) {
@@ -148,7 +149,7 @@ std::vector<ActivationStudy::Range> ActivationStudy::ranges_of_rows(const Rows& 
     return ranges;
 }
 
-// One for each row; none where blocks have their own.
+// Return a range for each row; none where blocks have their own.
 std::vector<ActivationStudy::Range> ActivationStudy::ranges_for(const Linear& linear, const Rows& input,
                                                                 ThreadPool& pool) const {
     if (rounding_.scheme == ActivationScheme::block) return {};

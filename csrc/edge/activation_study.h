@@ -1,7 +1,7 @@
-// What int8 activations would cost: the inputs of linear layers, rounded as an engine that quantises them would, in
-// models of floats. Biases, norms, softmax and the products of attention stay as they are.
+// A study of the cost of int8 activations: it rounds the inputs of linear layers in models of floats. Biases, norms,
+// softmax and the products of attention stay as they are.
 //
-// `multiply` asks for it before every product, and the decoder says which rows are whose; nothing else knows of it.
+// `multiply` asks for it before every product, and the decoder says which rows are whose. Nothing else knows of it.
 #pragma once
 
 #include <cstdint>
@@ -32,8 +32,8 @@ enum class ActivationScheme {
 };
 
 // int8 codes in [-127, 127] with scale = max |x| / 127; or, where not symmetric, uint8 codes with a zero point over
-// [min(x, 0), max(x, 0)]. Codes are round(x / scale) to nearest, ties to even, as the kernels' quantised inputs are;
-// scales are floats, and what has no scale that is a normal float becomes 0.
+// [min(x, 0), max(x, 0)]. Codes are round(x / scale) to nearest, ties to even, as the kernels' quantised inputs are.
+// Scales are floats. Values whose scale is no normal float become 0.
 struct ActivationRounding {
     ActivationScheme scheme = ActivationScheme::none;
     int64_t block = 32;  // of ActivationScheme::block; the last of a row may be shorter
@@ -42,7 +42,8 @@ struct ActivationRounding {
     std::optional<std::set<std::string>> only;  // which linears; without it those of the layers
 };
 
-// Those that `rounding` is about. Without `only`, observe is about every linear: its ranges then do for any choice.
+// Return the linears that `rounding` is about. Without `only`, observe is about every linear, so that its ranges do for
+// any choice.
 std::vector<const Linear*> chosen_linears(const std::vector<const Linear*>& linears,
                                           const ActivationRounding& rounding);
 
@@ -50,8 +51,8 @@ class ActivationStudy {
   public:
     // `linears` are all of a model's, and must live longer.
     //
-    // Throws Error(Status::unsupported_model) where one is quantised, as its product rounds the input itself, and
-    // Error(Status::internal) for what the caller should have refused: a range that is missing. Nothing has changed
+    // Throws Error(Status::unsupported_model) where a linear is quantised, because its product rounds the input itself.
+    // Throws Error(Status::internal) for a missing range, which the caller should have refused. Nothing has changed
     // then.
     void start(const std::vector<const Linear*>& linears, ActivationRounding rounding);
     bool is_on() const noexcept { return rounding_.scheme != ActivationScheme::none; }
@@ -59,8 +60,8 @@ class ActivationStudy {
     // The largest magnitudes since `observe` was last started, of the linears that were given something since.
     const std::map<std::string, float>& observed() const noexcept { return observed_; }
 
-    // What the linear is multiplied with: the input itself, or what it is rounded to, which stays until the next call.
-    // Throws std::bad_alloc.
+    // Return the rows that the linear is multiplied with: the input itself, or its rounded copy, which stays until the
+    // next call. Throws std::bad_alloc.
     Rows seen_by(const Linear& linear, const Rows& input, ThreadPool& pool);
 
   private:
@@ -86,8 +87,8 @@ class ActivationStudy {
     AlignedBuffer rounded_;
 };
 
-// While it lives, inputs hold the rows of several sequences one after another: sizes() says how many each has, and is
-// called only if there is a study.
+// A mark, for as long as it lives, that inputs hold the rows of several sequences one after another. sizes() says how
+// many rows each has. It is called only if there is a study.
 class RowGroups {
   public:
     template <class Sizes>

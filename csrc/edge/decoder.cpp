@@ -6,6 +6,7 @@
 
 #include "core/status.h"
 #include "edge/activation_study.h"
+#include "edge/product.h"
 #include "kernels/pack.h"
 
 namespace whisperq::edge {
@@ -16,7 +17,7 @@ using kernels::kKeyBlock;
 
 // Queries of one head that share what is loaded of its keys and values, and whose scores stay in the cache.
 constexpr int64_t kQueriesAtOnce = 8;
-// Of attention to tokens: enough that threads which were held up elsewhere do not hold up the others.
+// Attention to tokens has so many tasks that threads which were held up elsewhere do not hold up the others.
 constexpr int64_t kTasksPerThread = 4;
 
 [[noreturn]] void refuse(const std::string& what) {
@@ -27,9 +28,9 @@ int64_t score_stride(int64_t n_keys) {
     return kernels::n_key_blocks(n_keys) * kKeyBlock;
 }
 
-// Keys and values keep more than the weights that they come from have. Those of the audio, which every step of every
-// sequence reads whole, as few bits as that takes: errors of values cancel out where many are mixed, so that these get
-// by with less than keys. A sequence's own are few.
+// Keys and values keep more bits than the weights that they come from. Every step of every sequence reads all keys and
+// values of the audio, so these keep as few bits as that allows. Values get by with fewer than keys, because their
+// errors cancel out where many are mixed. A sequence's own keys and values are few.
 kernels::CacheType audio_key_type(const Linear& key) {
     if (key.format == kernels::Format::f32) return kernels::CacheType::f32;
     return key.format == kernels::Format::f16 ? kernels::CacheType::f16 : kernels::CacheType::int8;
@@ -107,7 +108,7 @@ CacheShape audio_cache_shape(const DecoderWeights& weights, const model::Hparams
 
 // ---- TextDecoder
 
-// The tokens of all passes as rows of one input.
+// A batch: the tokens of all passes as rows of one input.
 struct TextDecoder::Batch {
     struct Row {
         const Pass* pass;
@@ -131,7 +132,7 @@ struct TextDecoder::Batch {
 
     int64_t n_rows() const { return static_cast<int64_t>(rows.size()); }
 
-    // n_of(pass) of each pass, in the order of the rows.
+    // Return n_of(pass) of each pass, in the order of the rows.
     template <class Count>
     std::vector<int64_t> of_passes(const Count& n_of) const {
         std::vector<int64_t> counts;

@@ -1,4 +1,5 @@
-// Whisper's text decoder: for a batch of sequences of tokens, each over the audio of a window, the logits of the next.
+// Whisper's text decoder computes the logits of the next token for a batch of sequences, each over the audio of a
+// window.
 #pragma once
 
 #include <cstdint>
@@ -9,11 +10,12 @@
 
 #include "core/aligned.h"
 #include "edge/kv_cache.h"
+#include "edge/machine.h"
 #include "edge/model.h"
 
 namespace whisperq::edge {
 
-// Tokens that were decoded, by what attention keeps of them, and the audio that they are about.
+// A sequence of decoded tokens: the keys and values that attention keeps of them, and the audio that they are about.
 class Sequence {
   public:
     int64_t n_tokens() const noexcept { return cache_.n_tokens(); }
@@ -28,13 +30,13 @@ class Sequence {
     std::shared_ptr<const AudioCache> audio_;
 };
 
-// Where attention looked: the scores (before softmax) of some heads of the cross attention.
+// A request for the scores (before softmax) of some heads of the cross-attention.
 struct CrossScores {
     const std::vector<std::pair<int, int>>* heads = nullptr;  // (layer, head)
     float* out = nullptr;                                     // [heads][n_tokens][n_ctx]
 };
 
-// What one sequence takes part in a batch with.
+// A sequence's part in a batch.
 struct Pass {
     Sequence* sequence = nullptr;
     const int32_t* tokens = nullptr;  // n_tokens of them are appended to the sequence
@@ -52,12 +54,13 @@ struct DecoderNeeds {
     void include(const DecoderNeeds& other);
 };
 
-// To listen to n_ctx audio tokens; and for a step of n_rows tokens, the logits of n_logits of which are wanted.
+// Return the memory that listening to n_ctx audio tokens takes, and that of a step of n_rows tokens. The caller wants
+// the logits of n_logits of these.
 DecoderNeeds listen_needs(const DecoderWeights& weights, const kernels::KernelTable& kernels, int64_t n_ctx);
 DecoderNeeds step_needs(const DecoderWeights& weights, const kernels::KernelTable& kernels,
                         const model::Hparams& hparams, int64_t n_rows, int64_t n_logits);
 
-// Of the caches of a model with these weights.
+// Return the shapes of the caches of a model with these weights.
 CacheShape self_cache_shape(const DecoderWeights& weights, const model::Hparams& hparams);
 CacheShape audio_cache_shape(const DecoderWeights& weights, const model::Hparams& hparams);
 
@@ -69,27 +72,29 @@ class TextDecoder {
     int64_t n_vocab() const noexcept { return model_.hparams().n_vocab; }
     int64_t n_text_ctx() const noexcept { return model_.hparams().n_text_ctx; }
 
-    // Keys and values of audio features [n_ctx][n_audio_state], for any number of sequences. Null when should_stop()
-    // said so, which is asked before each layer, and while another thread has its turn. Throws std::bad_alloc.
+    // Compute keys and values of audio features [n_ctx][n_audio_state], for any number of sequences. Return null when
+    // should_stop() said so: it is asked before each layer, and while another thread has its turn. Throws
+    // std::bad_alloc.
     std::shared_ptr<const AudioCache> listen(const float* audio_features, int64_t n_ctx,
                                              const std::function<bool()>& should_stop = {});
 
     std::unique_ptr<Sequence> begin(std::shared_ptr<const AudioCache> audio);
-    // `to` becomes what `from` is.
+    // Make `to` equal to `from`.
     void copy(const Sequence& from, Sequence& to);
 
-    // One step of all passes, each of another sequence: every weight is read once for all of their tokens, and the keys
-    // and values of a window's audio once for passes over it that are side by side. A sequence's result does not depend
-    // on what else is in the batch. `logits`: [rows that are wanted of the first pass, of the second...][n_vocab].
+    // Compute one step of all passes, each of another sequence. Every weight is read once for all of their tokens. The
+    // keys and values of a window's audio are read once for passes over it that are side by side. A sequence's result
+    // does not depend on the rest of the batch. `logits`: [rows that are wanted of the first pass, of the
+    // second...][n_vocab].
     //
     // Throws Error(Status::internal) for tokens, lengths, heads or sequences of another model that the caller should
-    // have refused; no sequence has changed then. std::bad_alloc leaves the sequences as they were, too; and so does
-    // should_stop(), which is asked while another thread has its turn: on true, false is returned.
+    // have refused. The callback should_stop() is asked while another thread has its turn; on true, false is returned.
+    // The sequences stay as they were in both cases, and after std::bad_alloc.
     bool decode(const std::vector<Pass>& passes, float* logits, const std::function<bool()>& should_stop = {});
 
     ThreadPool& pool() noexcept { return model_.pool(); }
 
-    // Of its work memory, so far.
+    // Return the size of its work memory so far.
     size_t n_bytes() const noexcept { return rows_.size() + qkv_.size() + hidden_.size(); }
 
   private:

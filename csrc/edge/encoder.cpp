@@ -4,20 +4,21 @@
 #include <string>
 
 #include "core/status.h"
+#include "edge/product.h"
 
 namespace whisperq::edge {
 namespace {
 
 using kernels::kHeadSize;
 
-// Queries that a thread takes of a head at a time. A thread packs the head's keys and values anew for each part: few
-// parts.
+// A thread takes so many queries of a head at a time. Parts are few, because a thread packs the head's keys and values
+// anew for each.
 constexpr int64_t kLeastQueriesPerPart = 256;
 
 constexpr int64_t kFloatsPerLine = kCacheLine / sizeof(float);
 
-// 8 bits are kept of q, k, v and the probabilities: nothing beside the noise of 8-bit weights and inputs, but a hundred
-// times that of an f16 or f32 model.
+// Attention that is not exact keeps 8 bits of q, k, v and the probabilities. Its noise is nothing beside that of 8-bit
+// weights and inputs, but a hundred times that of an f16 or f32 model.
 bool wants_exact_attention(const EncoderWeights& weights) {
     for (const EncoderLayer& layer : weights.layers) {
         const AttentionWeights& attention = layer.attention;
@@ -28,7 +29,7 @@ bool wants_exact_attention(const EncoderWeights& weights) {
     return false;
 }
 
-// A whole number of cache lines of floats: of frames, with one of zeros before the first and one after the last.
+// Return the floats of the frames, in whole cache lines. A frame of zeros stands before the first and after the last.
 int64_t frame_floats(const EncoderWeights& weights, int64_t n_ctx) {
     const int64_t n_mels = weights.conv1.k / 3;
     return ceil_divide((2 * n_ctx + 2) * n_mels, kFloatsPerLine) * kFloatsPerLine;
@@ -38,7 +39,7 @@ int64_t convolution_floats(const EncoderWeights& weights, int64_t n_ctx) {
     return frame_floats(weights, n_ctx) + (2 * n_ctx + 2) * weights.conv1.n;
 }
 
-// q, k, v and what the heads make of them.
+// Return the floats of q, k, v and the heads' results.
 int64_t attention_floats(int64_t n_ctx, int64_t n_state) {
     return 4 * n_ctx * n_state;
 }

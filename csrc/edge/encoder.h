@@ -1,15 +1,16 @@
-// Whisper's encoder: from a log-mel spectrogram to audio features.
+// Whisper's encoder turns a log-mel spectrogram into audio features.
 #pragma once
 
 #include <cstdint>
 #include <functional>
 
 #include "core/aligned.h"
+#include "edge/machine.h"
 #include "edge/model.h"
 
 namespace whisperq::edge {
 
-// Memory that encoding a window of so many audio tokens takes beside weights and features.
+// The memory that encoding takes beside weights and features.
 struct EncoderNeeds {
     size_t work_bytes = 0;
     MachineNeeds machine;
@@ -22,11 +23,12 @@ class Encoder {
     // The model must live longer.
     explicit Encoder(Model& model);
 
-    // `mel` is [n_mels][n_frames] (openai/whisper's order); n_ctx audio tokens are computed from its first 2 * n_ctx
-    // frames, frames that it lacks being as quiet as its quietest value. `out` is [n_ctx][n_audio_state].
+    // Compute n_ctx audio tokens from the first 2 * n_ctx frames of `mel`, which is [n_mels][n_frames]
+    // (openai/whisper's order). Frames that it lacks are as quiet as its quietest value. `out` is
+    // [n_ctx][n_audio_state].
     //
-    // `should_stop` is asked before each layer, and while another thread has its turn; on true the rest is left out and
-    // false is returned.
+    // `should_stop` is asked before each layer, and while another thread has its turn. On true the rest is left out,
+    // and false is returned.
     //
     // Throws Error(Status::internal) for sizes that the caller should have refused.
     //
@@ -34,7 +36,7 @@ class Encoder {
     bool encode(const float* mel, int64_t n_frames, int64_t n_ctx, float* out,
                 const std::function<bool()>& should_stop = {});
 
-    // Of its work memory, so far.
+    // Return the size of its work memory so far.
     size_t n_bytes() const noexcept { return work_.size(); }
 
   private:

@@ -39,7 +39,7 @@ void spread(const Value* key, int64_t column, uint8_t* to) {
 // The codes of a block, row by row.
 using CodeRows = int8_t[kKeyBlock][kHeadSize];
 
-// What a block lacks of tokens is 0.
+// Positions beyond the last token of a block are zero.
 struct OfKeys {
     static void put_floats(const float* key, int64_t j, float* block) {
         spread(key, j, reinterpret_cast<uint8_t*>(block));
@@ -98,7 +98,7 @@ void put_codes(const kernels::KernelTable& kernels, CacheType type, const float*
     std::memcpy(block + kernels::code_bytes(type), scales, sizeof scales);
 }
 
-// A block of n rows of one head, `stride` floats apart.
+// Store a block of n rows of one head, `stride` floats apart.
 template <class Order>
 void put(const kernels::KernelTable& kernels, CacheType type, const float* rows, int64_t stride, int64_t n,
          uint8_t* block) {

@@ -1,4 +1,4 @@
-// Keys and values that attention has seen: of the tokens of one sequence, which grow, and of one window's audio.
+// KV caches: of the tokens of one sequence, which grow, and of one window's audio.
 #pragma once
 
 #include <cstdint>
@@ -10,19 +10,19 @@
 
 namespace whisperq::edge {
 
-// What the caches of a model have in common.
+// A shape that all caches of a model have in common.
 struct CacheShape {
     int64_t n_layer;
     int64_t n_head;
     kernels::CacheType keys, values;
 
-    // One head's keys, or its values, of kKeyBlock tokens; and both.
+    // Return the bytes of one head's keys of kKeyBlock tokens, of its values, and of both.
     size_t key_bytes() const noexcept { return kernels::key_block_bytes(keys); }
     size_t value_bytes() const noexcept { return kernels::key_block_bytes(values); }
     size_t head_bytes() const noexcept { return key_bytes() + value_bytes(); }
-    // Keys and values of all layers and heads of kKeyBlock tokens.
+    // Return the bytes of keys and values of all layers and heads of kKeyBlock tokens.
     size_t page_bytes() const noexcept { return static_cast<size_t>(n_layer * n_head) * head_bytes(); }
-    // The same of n tokens, in whole blocks.
+    // Return the same for n tokens, in whole blocks.
     size_t n_bytes(int64_t n) const noexcept { return page_bytes() * static_cast<size_t>(kernels::n_key_blocks(n)); }
 
     bool operator==(const CacheShape& other) const noexcept {
@@ -30,7 +30,7 @@ struct CacheShape {
     }
 };
 
-// Where the kernels find one head of one layer: block b of the keys is at key_blocks[b] + keys, of the values at
+// The place of one head of one layer: block b of the keys is at key_blocks[b] + keys. Block b of the values is at
 // value_blocks[b] + values.
 struct CachedHead {
     const uint8_t* const* key_blocks;
@@ -38,8 +38,8 @@ struct CachedHead {
     size_t keys, values;
 };
 
-// The cache of one sequence, keys and values both in f32 or both in f16: a list of pages, each of kKeyBlock tokens of
-// all layers. Copies share the pages that are full and never change, so that a beam which splits costs one page.
+// A cache of one sequence: a list of pages, each of kKeyBlock tokens of all layers. Keys and values are both in f32 or
+// both in f16. Copies share full pages, which never change, so that a beam which splits costs one page.
 class SelfCache {
   public:
     explicit SelfCache(const CacheShape& shape) : shape_(shape) {}
@@ -48,15 +48,16 @@ class SelfCache {
 
     const CacheShape& shape() const noexcept { return shape_; }
     int64_t n_tokens() const noexcept { return n_tokens_; }
-    // Makes room for tokens [0, n), whose keys and values can then be put. Throws std::bad_alloc.
+    // Make room for tokens [0, n), whose keys and values can then be put. Throws std::bad_alloc.
     void reserve(int64_t n);
-    // Key and value of one head, kHeadSize floats each, for one token of one layer. Heads may be put side by side.
+    // Store key and value of one head, kHeadSize floats each, for one token of one layer. Several threads may store
+    // different heads at once.
     void put(const kernels::KernelTable& kernels, int64_t layer, int64_t head, int64_t token, const float* key,
              const float* value);
-    // Tokens before n are there, in all layers.
+    // Declare that tokens before n are there, in all layers.
     void set_n_tokens(int64_t n) noexcept { n_tokens_ = n; }
     CachedHead head(int64_t layer, int64_t head) const noexcept;
-    // Asks the memory for what head() will be read of, all at once: a head has a piece in every page.
+    // Prefetch everything that will be read of head(), which has a piece in every page.
     void fetch(int64_t layer, int64_t head) const noexcept;
 
   private:
@@ -69,8 +70,8 @@ class SelfCache {
     std::vector<const uint8_t*> blocks_;  // of pages_
 };
 
-// Keys and values of a window's audio, in which nothing changes once it is filled: one head of one layer lies in one
-// piece, to be read from front to back.
+// A cache of a window's audio, in which nothing changes once it is filled. One head of one layer lies in one piece, to
+// be read from front to back.
 class AudioCache {
   public:
     // Throws std::bad_alloc.
@@ -79,14 +80,15 @@ class AudioCache {
     const CacheShape& shape() const noexcept { return shape_; }
     int64_t n_ctx() const noexcept { return n_ctx_; }
     size_t n_bytes() const noexcept { return data_.size(); }
-    // Tokens of block b of one layer: rows of keys and values lie `stride` floats apart and begin with this block's.
+    // Store the tokens of block b of one layer. Rows of keys and values lie `stride` floats apart and begin with this
+    // block's.
     void put_block(const kernels::KernelTable& kernels, int64_t layer, int64_t head, int64_t b, const float* keys,
                    const float* values, int64_t stride);
     CachedHead head(int64_t layer, int64_t head) const noexcept;
 
   private:
     size_t n_blocks() const noexcept { return key_blocks_.size(); }
-    // Where a head's keys begin in data_.
+    // Return where a head's keys begin in data_.
     size_t head_offset(int64_t layer, int64_t head) const noexcept;
 
     CacheShape shape_;

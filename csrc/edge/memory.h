@@ -1,6 +1,6 @@
-// What a model and its work take in memory, told before anything is allocated. Nothing is estimated: these are the sums
-// of what encoder, decoder and caches reserve, by the functions that they reserve with. Logits and the scores of word
-// times are told by csrc/decoding, which reserves them.
+// The memory of a model and its work, computed before anything is allocated. Nothing is estimated: the sums come from
+// the functions by which encoder, decoder and caches reserve memory. csrc/decoding reserves logits and the scores of
+// word times, and computes their size.
 #pragma once
 
 #include <cstddef>
@@ -12,7 +12,7 @@
 
 namespace whisperq::edge {
 
-// What a model is to do.
+// The work that a model is to do.
 struct Workload {
     int n_threads = 1;
     int64_t n_ctx = 0;            // audio tokens of a window
@@ -32,11 +32,13 @@ struct MemoryNeeds {
     size_t machine = 0;       // what products and attention use, of all threads
 };
 
-// A model file that is nowhere: Whisper's tensors, without data.
+// Return a model file that is nowhere: Whisper's tensors, without data.
 //
-// Throws Error(Status::internal) for a type that there is not, or whose blocks do not fill the rows.
+// Throws Error(Status::internal) for an unknown type, and for one whose blocks do not fill the rows.
 model::ModelFile describe_model(const model::Hparams& hparams, const std::string& matrix_type);
 
+// Return the memory of a model and its work.
+//
 // Throws Error(Status::unsupported_model) for a type that this engine has no kernels for.
 MemoryNeeds memory_needed(const model::ModelFile& file, const kernels::KernelTable& kernels, const Workload& work);
 

@@ -1,4 +1,4 @@
-// One model in memory: its weights, packed once, and the machine that its encoder and its decoder compute on in turn.
+// A model in memory: its weights, packed once, and the machine that its encoder and its decoder compute on in turn.
 #pragma once
 
 #include <cstdint>
@@ -10,7 +10,7 @@
 #include "core/thread_pool.h"
 #include "core/turn.h"
 #include "edge/activation_study.h"
-#include "edge/linear.h"
+#include "edge/machine.h"
 #include "edge/weights.h"
 #include "kernels/kernels.h"
 #include "model/file_format.h"
@@ -27,19 +27,20 @@ class Model {
     const DecoderWeights& decoder() const noexcept { return decoder_; }
     std::vector<const Linear*> linears() const { return linears_of(encoder_, decoder_); }
     uint64_t packed_bytes() const noexcept { return arena_.n_bytes(); }
-    // Of all weights: packed matrices, biases, norms and positions.
+    // Return the size of all weights: packed matrices, biases, norms and positions.
     size_t weight_bytes() const noexcept { return weight_bytes_; }
 
     const kernels::KernelTable& kernels() const noexcept { return kernels_; }
     ThreadPool& pool() noexcept { return pool_; }
-    // To be used by who has the turn.
+    // Only the thread that has the turn may use it.
     Machine& machine() noexcept { return machine_; }
-    // One computation at a time: others wait, so that four threads on one model get what one would get.
+    // One computation runs at a time. Others wait, because they would compete for the same threads and memory.
     Turn& turn() noexcept { return turn_; }
 
-    // From the next computation on; waits for the one that runs. Throws what ActivationStudy::start() throws.
+    // Round activations from the next computation on, and wait for the one that runs. Throws what
+    // ActivationStudy::start() throws.
     void round_activations(ActivationRounding rounding);
-    // ActivationStudy::observed() by now.
+    // Return ActivationStudy::observed() by now.
     std::map<std::string, float> activation_ranges();
 
   private:

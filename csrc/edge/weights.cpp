@@ -15,7 +15,7 @@ using kernels::FormatInfo;
 // Rows are read and packed this many bytes at a time: no copy of a whole matrix beside its packed form.
 constexpr uint64_t kChunkBytes = 1 << 18;
 
-// What is not used of the last piece is never touched, and so takes no memory.
+// The unused rest of the last piece is never touched, and so takes no memory.
 constexpr size_t kArenaChunkBytes = 64 << 20;
 
 const FormatInfo& format_of(const model::ModelFile& file, const model::TensorInfo& tensor) {
@@ -34,7 +34,8 @@ int64_t rows_of(const model::TensorInfo& tensor) {
     return rows;
 }
 
-// The three taps of an input channel lie together in the file; here the channels of a frame do, as in the input.
+// Reorder a kernel: the three taps of an input channel lie together in the file. Here the channels of a frame do, as in
+// the input.
 std::vector<float> taps_outermost(const std::vector<float>& values, int64_t n_in) {
     std::vector<float> ordered(values.size());
     const int64_t row_size = 3 * n_in;
@@ -156,7 +157,7 @@ std::vector<float> WeightReader::read_floats(const model::TensorInfo& tensor) {
     return values;
 }
 
-// Every thread reads a few tiles of rows at a time and packs them.
+// Read and pack a matrix: every thread takes a few tiles of rows at a time.
 void WeightReader::fill_matrix(const model::TensorInfo& tensor, const Linear& linear) {
     const uint64_t row_bytes = tensor.n_bytes / static_cast<uint64_t>(linear.n);
     const int64_t tiles_at_once =

@@ -20,14 +20,14 @@ constexpr int64_t ceil_divide(int64_t a, int64_t b) {
     return (a + b - 1) / b;
 }
 
-// Memory of all packed weights, in few large pieces, in the order in which they are used.
+// An arena of all packed weights: few large pieces, in the order in which they are used.
 class Arena {
   public:
     struct Piece {
         uint8_t* data = nullptr;
         size_t n_bytes = 0;
     };
-    // n_bytes, aligned and not initialised, as long as the arena lives. Throws std::bad_alloc.
+    // Return n_bytes, aligned and not initialised, which live as long as the arena. Throws std::bad_alloc.
     Piece take(size_t n_bytes);
     size_t n_bytes() const noexcept { return n_taken_; }
 
@@ -88,7 +88,7 @@ struct DecoderWeights {
     LayerNormWeights norm;
 };
 
-// The weights of a model, tensor by tensor: read from its file, or only counted.
+// A source of a model's weights, tensor by tensor: read from its file, or only counted.
 //
 // Throws Error(Status::unsupported_model) for a type that this engine has no kernels for.
 class WeightSource {
@@ -99,14 +99,14 @@ class WeightSource {
 
     Linear linear(const std::string& name, bool has_bias);
     Linear matrix(const std::string& name);
-    // A kernel of three frames over n_in channels as a matrix of rows [3][n_in].
+    // Return a kernel of three frames over n_in channels as a matrix of rows [3][n_in].
     Linear convolution(const std::string& name);
     LayerNormWeights layer_norm(const std::string& name);
     AttentionWeights attention(const std::string& name);
     MlpWeights mlp(const std::string& block);
     std::vector<float> floats(const std::string& name);
 
-    // Of all that was taken so far: what the weights hold for as long as the model lives.
+    // Return the size of all that was taken so far, which the weights hold for as long as the model lives.
     size_t n_bytes() const noexcept { return n_bytes_; }
 
   protected:
@@ -125,7 +125,7 @@ class WeightSource {
     size_t n_bytes_ = 0;
 };
 
-// Reads one file, which must be the one that `file` describes (model::read_model_file).
+// A reader of one file, which must be the one that `file` describes (model::read_model_file).
 //
 // Throws ModelFormatError when the file has become shorter since it was checked, and std::bad_alloc.
 class WeightReader final : public WeightSource {
@@ -152,7 +152,7 @@ class WeightReader final : public WeightSource {
     std::vector<Source> sources_;
 };
 
-// Weights that have formats and sizes but no values: to tell what a model would take. The file need not exist.
+// A plan of weights that have formats and sizes but no values, to compute a model's memory. The file need not exist.
 class WeightPlan final : public WeightSource {
   public:
     using WeightSource::WeightSource;
@@ -167,7 +167,7 @@ class WeightPlan final : public WeightSource {
 EncoderWeights read_encoder(WeightSource& source, const model::Hparams& hparams);
 DecoderWeights read_decoder(WeightSource& source, const model::Hparams& hparams);
 
-// Every matrix that inputs are multiplied with, encoder first.
+// Return every matrix that inputs are multiplied with, encoder first.
 std::vector<const Linear*> linears_of(const EncoderWeights& encoder, const DecoderWeights& decoder);
 
 }  // namespace whisperq::edge

@@ -8,21 +8,21 @@
 #include <chrono>
 #include <thread>
 
+#include "binding/errors.h"
+#include "binding/gil.h"
+#include "binding/stop_check.h"
 #include "ggml-backend.h"
 #include "ggml/engine.h"
 #include "ggml/log.h"
 #include "ggml/quantize.h"
 #include "ggml/vad.h"
-#include "python/errors.h"
-#include "python/gil.h"
-#include "python/stop_check.h"
 
 namespace py = pybind11;
 
 namespace whisperq::ggml {
 namespace {
 
-using python::StopCheck;
+using binding::StopCheck;
 
 using Samples = py::array_t<float, py::array::c_style>;
 
@@ -41,7 +41,7 @@ class Computation {
     // Before the GIL is taken back.
     ~Computation() {
         --running_;
-        if (shall_stop()) python::wait_for_the_end();
+        if (shall_stop()) binding::wait_for_the_end();
     }
     Computation(const Computation&) = delete;
     Computation& operator=(const Computation&) = delete;
@@ -84,7 +84,7 @@ class PythonObserver : public Observer {
   private:
     template <typename... Arguments>
     static void call(const py::object& function, const Arguments&... arguments) {
-        python::with_gil([&] {
+        binding::with_gil([&] {
             if (!function.is_none()) function(arguments...);
         });
     }
@@ -120,7 +120,7 @@ py::dict transcribe(const Engine& engine, const Samples& samples, const Transcri
                             std::move(should_stop));
     TranscribeResult result;
     {
-        const python::GilReleased released;
+        const binding::GilReleased released;
         const Computation computation;
         result = engine.transcribe(data, n_samples, options, observer);
     }
@@ -137,7 +137,7 @@ py::array_t<float> speech_probabilities(Vad& vad, const Samples& samples, py::ob
     StopCheck stop(std::move(should_stop));
     std::vector<float> probabilities;
     {
-        const python::GilReleased released;
+        const binding::GilReleased released;
         const Computation computation;
         probabilities = vad.probabilities(data, n_samples, [&] { return Computation::shall_stop() || stop(); });
     }
@@ -189,7 +189,7 @@ py::dict probe(const Engine& engine, const Samples& samples, std::vector<std::ve
     }
     ProbeResult result;
     {
-        const python::GilReleased released;
+        const binding::GilReleased released;
         const Computation computation;
         result = engine.probe(request, output);
     }
@@ -230,7 +230,7 @@ py::tuple quantize(const py::buffer& source, const std::string& source_type, int
     const RowsToQuantize rows = rows_from(buffer, source_type, row_size, row_scales);
     QuantizedRows result;
     {
-        const python::GilReleased released;
+        const binding::GilReleased released;
         result = quantize_rows(rows, type, weights);
     }
     const py::bytes bytes(reinterpret_cast<const char*>(result.bytes.data()), result.bytes.size());
@@ -243,7 +243,7 @@ py::array_t<float> dequantize(const py::buffer& source, const std::string& sourc
     const RowsToQuantize rows = rows_from(buffer, source_type, row_size, row_scales);
     std::vector<float> values;
     {
-        const python::GilReleased released;
+        const binding::GilReleased released;
         values = dequantize_rows(rows);
     }
     return py::array_t<float>({static_cast<py::ssize_t>(values.size()) / row_size, row_size}, values.data());
@@ -351,7 +351,7 @@ void bind_engine(py::module_& m) {
     py::class_<Engine>(m, "Engine")
         .def(py::init<const std::string&, bool, int, bool, const MatrixTypes&>(), py::arg("path"), py::arg("use_gpu"),
              py::arg("gpu_device"), py::arg("flash_attention"), py::arg("matrix_types") = MatrixTypes{},
-             py::call_guard<python::GilReleased>())
+             py::call_guard<binding::GilReleased>())
         .def("transcribe", &transcribe, py::arg("samples"), py::arg("options"), py::kw_only(),
              py::arg("on_languages") = py::none(), py::arg("on_segment") = py::none(),
              py::arg("on_progress") = py::none(), py::arg("should_stop") = py::none())
@@ -363,7 +363,7 @@ void bind_engine(py::module_& m) {
         .def_property_readonly("n_vocab", &Engine::n_vocab);
     py::class_<Vad>(m, "Vad")
         .def(py::init<const std::string&, int>(), py::arg("path"), py::arg("n_threads"),
-             py::call_guard<python::GilReleased>())
+             py::call_guard<binding::GilReleased>())
         .def("probabilities", &speech_probabilities, py::arg("samples"), py::kw_only(),
              py::arg("should_stop") = py::none());
 }
@@ -375,10 +375,10 @@ PYBIND11_MODULE(_ggml, m) {
     using namespace whisperq::ggml;
     m.attr("__version__") = WHISPERQ_VERSION;
     m.attr("max_decoders") = max_decoders();
-    whisperq::python::register_errors();
+    whisperq::binding::register_errors();
     capture_logs();
     py::module_::import("atexit").attr("register")(
-        py::cpp_function(&Computation::stop_all, py::call_guard<whisperq::python::GilReleased>()));
+        py::cpp_function(&Computation::stop_all, py::call_guard<whisperq::binding::GilReleased>()));
     m.def("devices", &devices, "Devices that the compiled-in backends see: name, backend, description, kind.");
     m.def("system_info", [] { return std::string(whisper_print_system_info()); });
     m.def("take_log", [] {

@@ -1,4 +1,4 @@
-// multiply_packed of the tables that take one strip at a time. Included by the tables' sources only.
+// multiply_packed of the tables that take one strip at a time. Only the tables' sources include it.
 #pragma once
 
 #include <cstdint>
@@ -8,8 +8,8 @@
 namespace whisperq::kernels {
 namespace {
 
-// `multiply` is multiply_packed for one strip and one format. Of two strips the second follows tile by tile, while the
-// tile is in the cache.
+// Multiply one strip or two. `multiply` is multiply_packed for one strip and one format. The second strip follows the
+// first tile by tile, while the tile is in the cache.
 template <class Multiply>
 void by_strips(const Multiply& multiply, Format format, const uint8_t* strips, const uint8_t* tiles, int64_t n_tiles,
                int64_t k, int64_t n_rows, int64_t n_columns, float* out, int64_t out_stride, const Epilogue& epilogue) {

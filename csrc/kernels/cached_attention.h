@@ -1,13 +1,19 @@
-// Attention over cached keys and values, for each instruction set by what it knows of rows of 16 floats. Included by
-// the tables' sources only, each of which compiles its own copy for its own instructions.
+// Attention over cached keys and values, over each instruction set's own operations on rows of 16 floats. Only the
+// tables' sources include it, and each compiles its own copy for its own instructions.
 //
-// `Lanes` has a type Row and: zero, load (floats, f16), load_unaligned, store, store_codes (rounded to int8),
-// magnitude, multiply, add_product(sum, row, factor), add, greater, scaled, power_of_e(row, subtracted) = e^(row -
-// subtracted), greatest_lane, sum_of_lanes. A type Codes of 16 x 4 int8: load_codes, repeat_code(for all of them),
-// expand_six_bits (192 bytes into four Codes, of codes + kSixBitZero). A type Dots of 16 sums of int8 products:
-// to_floats, and sums of Codes times four codes for every lane: start_signed(sum of the codes that will be given) and
-// add_signed; start_unsigned and add_unsigned, whose four codes are not negative. fetch: what will soon be read, into
-// the second level cache.
+// `Lanes` has three types, and these operations:
+//
+//   Row                 16 floats
+//     zero, load (floats, f16), load_unaligned, store, store_codes (rounded to int8), magnitude, multiply,
+//     add_product(sum, row, factor), add, greater, scaled, power_of_e(row, subtracted) = e^(row - subtracted),
+//     greatest_lane, sum_of_lanes
+//   Codes               16 x 4 int8
+//     load_codes, repeat_code (the same for all), expand_six_bits (192 bytes into four Codes, of codes + kSixBitZero)
+//   Dots                16 sums of int8 products, of Codes and four codes for every lane
+//     start_signed(sum of the codes that will be given), add_signed
+//     start_unsigned, add_unsigned: the four codes are not negative
+//     to_floats
+//   fetch               prefetches into the second-level cache
 #pragma once
 
 #include <cstdint>
@@ -58,11 +64,10 @@ void quantize_head(const float* values, int most, int8_t* codes, float* scale) {
 
 // ---- Scores
 //
-// A block has 16 keys side by side: its row i holds value i of each of them, which is multiplied with value i of a
-// query.
+// A block has 16 keys side by side. Its row i holds value i of each key, which is multiplied with value i of a query.
 
-// One query and some blocks side by side, which hide the latency of an addition. Every score is the same chain of
-// additions here and below, so that it does not depend on how many queries come along.
+// Score one query and some blocks side by side, which hide the latency of an addition. Every score is the same chain of
+// additions here and below, so that it does not depend on the number of queries.
 template <class Lanes, class Value, int kBlocks>
 void score_one(const float* q, const Value* const (&keys)[kBlocks], float* scores) {
     typename Lanes::Row sums[kBlocks];
@@ -93,7 +98,7 @@ void score_query(const float* q, const uint8_t* const* blocks, size_t offset, in
     }
 }
 
-// Several queries, which share what is loaded.
+// Score several queries, which share loaded keys.
 template <class Lanes, class Value, int kQueries>
 void score_some(const float* q, int64_t q_stride, const Value* keys_of_block, float* scores, int64_t scores_stride) {
     typename Lanes::Row sums[kQueries];
@@ -125,17 +130,17 @@ void score_keys_of(const float* q, int64_t q_stride, int64_t n_queries, const ui
 
 // ---- Codes
 //
-// A block has 16 rows of 64 codes, of which dot products take one at a time, together with four codes for every lane:
-// of the query, or of the probabilities.
+// A block has 16 rows of 64 codes. A dot product takes one row, and four codes for every lane: of the query, or of the
+// probabilities.
 
 constexpr int64_t kCodeRow = 4 * kKeyBlock;
 
-// How many blocks ahead of what is read the audio's keys and values are fetched, which for a batch come from memory: a
-// core's own prefetcher alone reads keys a tenth slower. Blocks of a head lie side by side, and its values behind its
+// The audio's keys and values are prefetched so many blocks ahead. For a batch they come from memory, and with a core's
+// own prefetcher alone, reading keys is a tenth slower. Blocks of a head lie side by side, and its values behind its
 // keys.
 constexpr int64_t kBlocksToFetch = 6;
 
-// Four rows at a time: their codes, or in six bits, codes + kSixBitZero.
+// Load four rows at a time: their codes, or in six bits, codes + kSixBitZero.
 template <class Lanes, CacheType kType>
 void load_rows(const uint8_t* block, int64_t i, typename Lanes::Codes (&rows)[4]) {
     constexpr int64_t kBytes = code_bytes(kType) / 4, kBlock = static_cast<int64_t>(key_block_bytes(kType));
@@ -224,8 +229,8 @@ void softmax(float* scores, int64_t n) {
 
 // ---- Values
 //
-// A block has 16 values of 64 one after the other. kColumns registers of a row of `out` at a time, for kQueries of
-// them.
+// A block has 16 values of 64 one after the other. mix_some computes kColumns registers of a row of `out` at a time,
+// for kQueries rows.
 template <class Lanes, class Value, int kQueries, int kColumns>
 void mix_some(const float* probabilities, int64_t stride, const uint8_t* const* blocks, size_t offset, int64_t n_keys,
               int64_t first, float* out, int64_t out_stride) {
@@ -265,7 +270,7 @@ void mix_values_of(const float* probabilities, int64_t stride, int64_t n_queries
     }
 }
 
-// The probabilities of a block times the scales of its values, as codes in [0, 127] times the factor that is returned.
+// Round a block's probabilities, times the scales of its values, to codes in [0, 127]. Return the factor of the codes.
 template <class Lanes>
 float round_probabilities(const float* probabilities, const float* scales, int8_t* codes) {
     const auto products = Lanes::multiply(Lanes::load(probabilities), Lanes::load(scales));
@@ -285,7 +290,7 @@ void mix_codes(const float* probabilities, int64_t stride, int64_t n_queries, co
             alignas(kAlignment) int8_t codes[kKeyBlock];
             const float factor =
                 round_probabilities<Lanes>(probabilities + m * stride + b * kKeyBlock, scales_of<kType>(values), codes);
-            auto none = Lanes::start_unsigned();  // less what the codes in six bits are too large by
+            auto none = Lanes::start_unsigned();  // less the excess of codes in six bits
             if (kType == CacheType::int6) {
                 const auto too_large = Lanes::repeat_code(-kSixBitZero);
                 for (int64_t g = 0; g < 4; ++g) none = Lanes::add_unsigned(none, too_large, four_codes(codes + 4 * g));

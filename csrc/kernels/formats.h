@@ -1,4 +1,4 @@
-// How packed weights are stored: one row per format. The numbers of a block are ggml's; the order is ours (pack.h).
+// Formats of packed weights: one row per format. The numbers of a block are ggml's; the order is ours (pack.h).
 #pragma once
 
 #include <cstdint>

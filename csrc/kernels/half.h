@@ -1,4 +1,4 @@
-// One f16 as a float, in plain C++: for the few values that are converted one at a time.
+// Conversion of one f16 to a float, in plain C++: for the few values that are converted one at a time.
 #pragma once
 
 #include <cstdint>

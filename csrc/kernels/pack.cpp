@@ -12,7 +12,7 @@ constexpr int64_t kGroup = 4;  // values of k that a dot product instruction tak
 constexpr int64_t kGroupBytes = kTileColumns * kGroup;
 constexpr int64_t kHalfBytes = 2;
 
-// Copies the bytes of a column's codes, four at a time, to where the column's groups lie. `flip` is applied to them.
+// Copy the bytes of a column's codes, four at a time, to where the column's groups lie. `flip` is applied to them.
 void spread(const uint8_t* codes, int64_t n_bytes, uint32_t flip, int64_t c, uint8_t* to) {
     for (int64_t i = 0; i < n_bytes; i += kGroup) {
         uint32_t four;
@@ -22,7 +22,8 @@ void spread(const uint8_t* codes, int64_t n_bytes, uint32_t flip, int64_t c, uin
     }
 }
 
-// Bit 4 of code i is bit i of a little-endian number of 32 bits: a group's four make half a byte, here as there.
+// Copy fifth bits. Bit 4 of code i is bit i of a little-endian number of 32 bits. A group's four bits make half a byte,
+// in ggml's order and in ours.
 void spread_fifth_bits(const uint8_t* bits, int64_t c, uint8_t* to) {
     for (int64_t group = 0; group < kBlock / kGroup; ++group) {
         const int four = bits[group / 2] >> 4 * (group % 2) & 15;
@@ -30,8 +31,8 @@ void spread_fifth_bits(const uint8_t* bits, int64_t c, uint8_t* to) {
     }
 }
 
-// Puts a block of ggml into column c of a packed block whose bytes are still 0.
-// A block is: scale, minimum if the format has one, fifth bits if there are five, codes.
+// Put a block of ggml into column c of a packed block whose bytes are still 0. A block is: scale, minimum if the format
+// has one, fifth bits if there are five, codes.
 void pack_block(const FormatInfo& format, const uint8_t* block, int64_t c, uint8_t* to) {
     uint8_t* scales = to + kTileColumns * kBlock * format.bits / 8;
     std::memcpy(scales + c * kHalfBytes, block, kHalfBytes);
@@ -49,11 +50,11 @@ void pack_block(const FormatInfo& format, const uint8_t* block, int64_t c, uint8
         spread_fifth_bits(block, c, to + kNibbleBytes * kTileColumns);
         block += kBlock / 8;
     }
-    // ggml has value i low and value i + 16 high in byte i: group g and group g + 4, which is how we have them.
+    // ggml has value i low and value i + 16 high in byte i. These are groups g and g + 4, which share a byte here, too.
     spread(block, kNibbleBytes, 0, c, to);
 }
 
-// All columns of a block before the next block: what is written stays in the cache.
+// Pack all columns of a block before the next block, so that the written block stays in the cache.
 void pack_blocks(const FormatInfo& format, const uint8_t* rows, int64_t n_columns, int64_t k, uint8_t* tile) {
     const int64_t n_blocks = k / kBlock;
     for (int64_t b = 0; b < n_blocks; ++b) {
@@ -79,7 +80,7 @@ uint16_t load_half(const uint8_t* from) {
     return half;
 }
 
-// The code of group g, value j, of column c.
+// Return the code of group g, value j, of column c.
 int code_of(const FormatInfo& format, const uint8_t* block, int64_t c, int64_t g, int64_t j) {
     const int64_t at = c * kGroup + j;
     if (format.bits == 8) return block[g * kGroupBytes + at];

@@ -1,7 +1,7 @@
-// Weights from ggml's order into ours, once, when a model is loaded. The bytes stay as few as in the file.
+// Packing of weights from ggml's order into ours, once, when a model is loaded. The bytes stay as few as in the file.
 //
 // A matrix of n rows (output columns of the product) and k values a row becomes ceil(n / 16) tiles. A tile of a block
-// format holds, for each block of 32 along k, one after the other (columns that do not exist have scale 0):
+// format holds these for each block of 32 along k, block after block. Columns that do not exist have scale 0.
 //
 //   codes    8 bits: [8][16][4]      code + 128 of (group g, column c, value j), that is value 4 g + j of the block
 //            4 bits: [4][16][4]      low nibble: group g; high nibble: group g + 4
@@ -23,7 +23,7 @@ static constexpr int64_t n_tiles(int64_t n) {
     return (n + kTileColumns - 1) / kTileColumns;
 }
 
-// Bytes of one tile, and of a whole matrix.
+// Return the bytes of one tile, and of a whole matrix.
 static constexpr size_t tile_bytes(Format format, int64_t k) {
     return static_cast<size_t>(info(format).tile_bytes * (info(format).bits == 0 ? k : k / kBlock));
 }
@@ -31,11 +31,11 @@ static constexpr size_t packed_bytes(Format format, int64_t n, int64_t k) {
     return static_cast<size_t>(n_tiles(n)) * tile_bytes(format, k);
 }
 
-// Packs rows [first, first + count) of a matrix in ggml's order (`rows` points to row `first`, which must be a multiple
-// of kTileColumns) into its place in `packed`. The last rows of the matrix may be fewer than a tile.
+// Pack rows [first, first + count) of a matrix in ggml's order into their place in `packed`. `rows` points to row
+// `first`, which must be a multiple of kTileColumns. The last rows of the matrix may be fewer than a tile.
 void pack_rows(Format format, const uint8_t* rows, int64_t first, int64_t count, int64_t k, uint8_t* packed);
 
-// One row of a packed matrix, k values: what the weights are, of any format.
+// Unpack one row of a packed matrix of any format: k values.
 void unpack_row(Format format, const uint8_t* packed, int64_t row, int64_t k, float* values);
 
 }  // namespace whisperq::kernels

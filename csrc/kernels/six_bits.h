@@ -1,5 +1,5 @@
-// Codes of a cache in six bits: the 1024 codes of a block, + 32, in the order in which int8 has them. 256 at a time,
-// four rows of 64, become 192 bytes:
+// Codes of a cache in six bits: the 1024 codes of a block, + 32, in the order in which int8 has them. 256 codes, four
+// rows of 64, become 192 bytes:
 //
 //                 bits  7 6   5 4   3 2   1 0
 //   byte[0][i]          row 1, low 4  row 0, low 4      of code i of a row
@@ -18,7 +18,7 @@ inline constexpr int64_t kSixBitCodes = kSixBitRow * kSixBitRows;  // at a time
 inline constexpr int64_t kSixBitBytes = kSixBitCodes * 6 / 8;      // of them
 inline constexpr int kSixBitZero = 32;                             // what a code of 0 is stored as
 
-// kSixBitCodes codes in [-32, 31].
+// Pack kSixBitCodes codes in [-32, 31].
 static inline void pack_six_bits(const int8_t* codes, uint8_t* packed) {
     for (int64_t i = 0; i < kSixBitRow; ++i) {
         const auto code = [&](int64_t row) { return static_cast<unsigned>(codes[row * kSixBitRow + i] + kSixBitZero); };
@@ -29,7 +29,7 @@ static inline void pack_six_bits(const int8_t* codes, uint8_t* packed) {
     }
 }
 
-// Code `at` of a block.
+// Return code `at` of a block.
 static inline int six_bit_code(const uint8_t* block, int64_t at) {
     const uint8_t* packed = block + at / kSixBitCodes * kSixBitBytes;
     const int64_t row = at % kSixBitCodes / kSixBitRow, i = at % kSixBitRow;

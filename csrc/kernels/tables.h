@@ -1,5 +1,5 @@
-// The tables that this build contains: one symbol per ISA, each from a source of its own (cmake/Kernels.cmake).
-// Only dispatch chooses among them; everything else takes a `const KernelTable&`.
+// The tables that this build contains: one symbol per ISA, each from a source of its own (cmake/Kernels.cmake). Only
+// csrc/dispatch chooses among them; everything else takes a `const KernelTable&`.
 #pragma once
 
 #include "kernels/kernels.h"

@@ -10,11 +10,11 @@
 #include <utility>
 #include <vector>
 
+#include "binding/errors.h"
+#include "binding/gil.h"
 #include "edge/activation_study.h"
 #include "python/bindings.h"
 #include "python/edge_model.h"
-#include "python/errors.h"
-#include "python/gil.h"
 
 namespace py = pybind11;
 
@@ -39,7 +39,7 @@ ActivationScheme scheme_named(const std::string& name) {
         if (name == row.name) return row.scheme;
         names += (names.empty() ? "" : ", ") + std::string(row.name);
     }
-    refuse_option("scheme", py::str(name), "one of " + names);
+    binding::refuse_option("scheme", py::str(name), "one of " + names);
 }
 
 std::vector<std::string> linear_names(const EdgeModel& model) {
@@ -53,16 +53,17 @@ std::set<std::string> names_in(const py::object& only, const std::vector<std::st
     for (const py::handle item : py::list(only)) {
         const bool is_known = py::isinstance<py::str>(item) &&
                               std::find(known.begin(), known.end(), item.cast<std::string>()) != known.end();
-        if (!is_known) refuse_option("only", item, "tensor names that EdgeModel.linears lists");
+        if (!is_known) binding::refuse_option("only", item, "tensor names that EdgeModel.linears lists");
         names.insert(item.cast<std::string>());
     }
     return names;
 }
 
 [[noreturn]] void refuse_range(const py::handle& name, const py::handle& value) {
-    refuse_option("ranges", py::make_tuple(name, value),
-                  "for scheme='static' a finite number from 0, the largest |x|, for the name of each linear that is "
-                  "rounded; activation_ranges() gives them after scheme='observe' and some audio");
+    binding::refuse_option(
+        "ranges", py::make_tuple(name, value),
+        "for scheme='static' a finite number from 0, the largest |x|, for the name of each linear that is "
+        "rounded; activation_ranges() gives them after scheme='observe' and some audio");
 }
 
 // NaN where it is no number.
@@ -85,7 +86,7 @@ std::map<std::string, float> ranges_in(const py::object& ranges) {
 }
 
 void check_static(const EdgeModel& model, const ActivationRounding& rounding) {
-    if (!rounding.symmetric) refuse_option("symmetric", py::bool_(false), "True where scheme='static'");
+    if (!rounding.symmetric) binding::refuse_option("symmetric", py::bool_(false), "True where scheme='static'");
     for (const edge::Linear* linear : edge::chosen_linears(model.model.linears(), rounding)) {
         if (rounding.ranges.count(linear->name) == 0) refuse_range(py::str(linear->name), py::none());
     }
@@ -97,16 +98,16 @@ void round_activations(EdgeModel& model, const std::string& scheme, int64_t bloc
     rounding.scheme = scheme_named(scheme);
     rounding.block = block;
     rounding.symmetric = symmetric;
-    if (block < 1) refuse_option("block", py::int_(block), "1 or more values");
+    if (block < 1) binding::refuse_option("block", py::int_(block), "1 or more values");
     if (!only.is_none()) rounding.only = names_in(only, linear_names(model));
     if (!ranges.is_none()) rounding.ranges = ranges_in(ranges);
     if (rounding.scheme == ActivationScheme::fixed) check_static(model, rounding);
-    const GilReleased released;
+    const binding::GilReleased released;
     model.model.round_activations(std::move(rounding));
 }
 
 std::map<std::string, float> activation_ranges(EdgeModel& model) {
-    const GilReleased released;
+    const binding::GilReleased released;
     return model.model.activation_ranges();
 }
 

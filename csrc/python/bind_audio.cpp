@@ -9,70 +9,71 @@
 #include <vector>
 
 #include "audio/mel.h"
+#include "binding/gil.h"
 #include "core/cpu_count.h"
 #include "core/status.h"
 #include "core/thread_pool.h"
-#include "kernels/dispatch.h"
+#include "dispatch/isas.h"
 #include "python/arrays.h"
 #include "python/bindings.h"
-#include "python/gil.h"
 
 namespace py = pybind11;
 
 namespace whisperq::python {
 namespace {
 
-constexpr int64_t kMostPadding = int64_t{24} * 3600 * mel::kSampleRate;  // a day, as for audio (_audio/pcm.py)
+constexpr int64_t kMostPadding = int64_t{24} * 3600 * audio::kSampleRate;  // a day, as for audio (_audio/pcm.py)
 
 Floats checked_filters(const py::array& filters) {
     constexpr py::ssize_t kMostMels = 4096;
     const bool is_bank = filters.ndim() == 2 && filters.shape(0) >= 1 && filters.shape(0) <= kMostMels &&
-                         filters.shape(1) == mel::kBins && py::isinstance<py::array_t<float>>(filters);
+                         filters.shape(1) == audio::kBins && py::isinstance<py::array_t<float>>(filters);
     if (!is_bank) {
-        throw py::value_error("filters are an array of " + describe(filters) +
-                              "; they have to be float32 of shape (1 to " + std::to_string(kMostMels) + ", " +
-                              std::to_string(mel::kBins) + ")");
+        throw Error(Status::argument, "filters are an array of " + describe(filters) +
+                                          "; they have to be float32 of shape (1 to " + std::to_string(kMostMels) +
+                                          ", " + std::to_string(audio::kBins) + ")");
     }
     return readable(filters);
 }
 
 int64_t checked_padding(int64_t padding) {
     if (padding < 0 || padding > kMostPadding) {
-        throw py::value_error("padding is " + std::to_string(padding) + " samples; it has to be from 0 to " +
-                              std::to_string(kMostPadding) + ", a day");
+        throw Error(Status::argument, "padding is " + std::to_string(padding) + " samples; it has to be from 0 to " +
+                                          std::to_string(kMostPadding) + ", a day");
     }
     return padding;
 }
 
 ThreadPool& pool_of(int n_threads) {
     if (n_threads < 0) {
-        throw py::value_error("n_threads is " + std::to_string(n_threads) + "; it has to be 1 or more, or 0 for all");
+        throw Error(Status::argument,
+                    "n_threads is " + std::to_string(n_threads) + "; it has to be 1 or more, or 0 for all");
     }
     return shared_pool(n_threads == 0 ? usable_cpus() : n_threads);
 }
 
-mel::Mel make_mel(const py::array& filters, const std::string& isa) {
+audio::Mel make_mel(const py::array& filters, const std::string& isa) {
     const Floats bank = checked_filters(filters);
-    return mel::Mel(bank.data(), static_cast<int>(bank.shape(0)), kernels::kernels_for(isa).isa);
+    return audio::Mel(bank.data(), static_cast<int>(bank.shape(0)), dispatch::isa_for(isa).mel_frames);
 }
 
 Floats log_mel_spectrogram(const py::array& audio, const py::array& filters, int64_t padding, int n_threads,
                            const std::string& isa) {
     const Floats pcm = checked_pcm(audio, "pcm");
-    const mel::Mel mel = make_mel(filters, isa);
+    const audio::Mel mel = make_mel(filters, isa);
     ThreadPool& pool = pool_of(n_threads);
-    const int64_t n_frames = mel::count_frames(pcm.shape(0) + checked_padding(padding));
+    const int64_t n_frames = audio::count_frames(pcm.shape(0) + checked_padding(padding));
     Floats out({static_cast<py::ssize_t>(mel.n_mels()), static_cast<py::ssize_t>(n_frames)});
     const float* from = pcm.data();
     float* to = out.mutable_data();
     {
-        const GilReleased released;
-        mel.compute(from, pcm.shape(0), padding, mel::Layout::mels_first, pool, to);
+        const binding::GilReleased released;
+        mel.compute(from, pcm.shape(0), padding, audio::Layout::mels_first, pool, to);
     }
     return out;
 }
 
-// A mel::MelStream with what it refers to, for one Python thread at a time.
+// An audio::MelStream with what it refers to, for one Python thread at a time.
 class Stream {
   public:
     Stream(const py::array& filters, int n_threads, const std::string& isa)
@@ -95,7 +96,7 @@ class Stream {
     Floats collect(const F& produce) {
         std::vector<float> frames;
         {
-            const GilReleased released;
+            const binding::GilReleased released;
             const std::lock_guard<std::mutex> lock(mutex_);
             produce(frames);
         }
@@ -103,8 +104,8 @@ class Stream {
         return Floats({static_cast<py::ssize_t>(frames.size()) / n_mels, n_mels}, frames.data());
     }
 
-    const mel::Mel mel_;
-    mel::MelStream stream_;
+    const audio::Mel mel_;
+    audio::MelStream stream_;
     std::mutex mutex_;
 };
 
@@ -121,7 +122,8 @@ void bind_audio(py::module_& m) {
         .def("push", &Stream::push, py::arg("pcm"))
         .def("finish", &Stream::finish, py::kw_only(), py::arg("padding") = 0);
     // A process ends without threads of ours, whatever it still holds.
-    py::module_::import("atexit").attr("register")(py::cpp_function(&rest_shared_pools, py::call_guard<GilReleased>()));
+    py::module_::import("atexit").attr("register")(
+        py::cpp_function(&rest_shared_pools, py::call_guard<binding::GilReleased>()));
 }
 
 }  // namespace whisperq::python

@@ -9,14 +9,15 @@
 #include <utility>
 #include <vector>
 
+#include "binding/gil.h"
+#include "binding/stop_check.h"
+#include "core/status.h"
 #include "decoding/align.h"
 #include "decoding/decode_options.h"
 #include "decoding/decode_windows.h"
 #include "decoding/edge_language_model.h"
 #include "python/bindings.h"
 #include "python/edge_model.h"
-#include "python/gil.h"
-#include "python/stop_check.h"
 
 namespace py = pybind11;
 
@@ -38,9 +39,9 @@ using Doubles = py::array_t<double, py::array::c_style | py::array::forcecast>;
 
 EdgeLanguageModel language_model(EdgeModel& model, const Audios& audios) {
     for (const auto& audio : audios) {
-        if (!audio) throw py::value_error("one of the audios is None; each has to be of EdgeModel.listen()");
+        if (!audio) throw Error(Status::argument, "one of the audios is None; each has to be of EdgeModel.listen()");
     }
-    return {model.decoder, {audios.begin(), audios.end()}, model.model.kernels().isa};
+    return {model.decoder, {audios.begin(), audios.end()}, model.row_math};
 }
 
 py::dict as_dict(const DecodeStages& stages) {
@@ -58,12 +59,12 @@ py::dict as_dict(const DecodeStages& stages) {
 // What `compute(should_stop, stages)` returns without the GIL, and the stages.
 template <class F>
 py::tuple computed(py::object should_stop, const F& compute) {
-    StopCheck stop(std::move(should_stop));
+    binding::StopCheck stop(std::move(should_stop));
     DecodeStages stages;
     const std::function<bool()> is_over = [&stop] { return stop(); };
     decltype(compute(is_over, stages)) results;
     {
-        const GilReleased released;
+        const binding::GilReleased released;
         results = compute(is_over, stages);
     }
     stop.rethrow_error();
@@ -96,7 +97,7 @@ py::array_t<T> as_array(const std::vector<T>& values) {
 
 py::tuple dtw(const Doubles& cost) {
     if (cost.ndim() != 2 || cost.shape(0) < 1 || cost.shape(1) < 1) {
-        throw py::value_error("cost has to be a matrix [n, m] with n and m from 1");
+        throw Error(Status::argument, "cost has to be a matrix [n, m] with n and m from 1");
     }
     const decoding::AlignmentPath path = decoding::dtw(cost.data(), cost.shape(0), cost.shape(1));
     return py::make_tuple(as_array(path.text_indices), as_array(path.time_indices));
@@ -104,9 +105,9 @@ py::tuple dtw(const Doubles& cost) {
 
 Floats median_filter(const Floats& x, int64_t width) {
     if (width < 1 || width % 2 == 0) {
-        throw py::value_error("width is " + std::to_string(width) + "; it has to be odd, and 1 or more");
+        throw Error(Status::argument, "width is " + std::to_string(width) + "; it has to be odd, and 1 or more");
     }
-    if (x.ndim() < 1) throw py::value_error("x has to be an array of one dimension or more");
+    if (x.ndim() < 1) throw Error(Status::argument, "x has to be an array of one dimension or more");
     Floats out(std::vector<py::ssize_t>(x.shape(), x.shape() + x.ndim()));
     const py::ssize_t n = x.shape(x.ndim() - 1);
     for (py::ssize_t i = 0; n > 0 && i < x.size() / n; ++i) {

@@ -11,14 +11,14 @@
 #include <utility>
 #include <vector>
 
+#include "binding/gil.h"
+#include "binding/stop_check.h"
 #include "core/cpu_count.h"
 #include "core/status.h"
-#include "kernels/dispatch.h"
+#include "dispatch/isas.h"
 #include "python/arrays.h"
 #include "python/bindings.h"
 #include "python/edge_model.h"
-#include "python/gil.h"
-#include "python/stop_check.h"
 
 namespace py = pybind11;
 
@@ -30,18 +30,18 @@ Floats matrix(int64_t n_rows, int64_t n_columns) {
 }
 
 std::unique_ptr<EdgeModel> open_model(const std::filesystem::path& path, const std::string& isa, int n_threads) {
-    const kernels::KernelTable& table = kernels::kernels_for(isa);
-    const GilReleased released;
-    return std::make_unique<EdgeModel>(path, table, n_threads > 0 ? n_threads : usable_cpus());
+    const dispatch::Isa& chosen = dispatch::isa_for(isa);
+    const binding::GilReleased released;
+    return std::make_unique<EdgeModel>(path, chosen, n_threads > 0 ? n_threads : usable_cpus());
 }
 
 // What `compute(should_stop)` does without the GIL; None for `out` where that said False: it was told to stop.
 template <class T, class F>
 std::optional<T> unless_stopped(T out, py::object should_stop, const F& compute) {
-    StopCheck stop(std::move(should_stop));
+    binding::StopCheck stop(std::move(should_stop));
     bool is_whole;
     {
-        const GilReleased released;
+        const binding::GilReleased released;
         is_whole = compute([&stop] { return stop(); });
     }
     stop.rethrow_error();
@@ -71,9 +71,9 @@ Audio listen(EdgeModel& model, const Floats& features, py::object should_stop) {
     const float* from = features.data();
     const int64_t n_ctx = features.shape(0);
     Audio audio;
-    StopCheck stop(std::move(should_stop));
+    binding::StopCheck stop(std::move(should_stop));
     {
-        const GilReleased released;
+        const binding::GilReleased released;
         audio = model.decoder.listen(from, n_ctx, [&stop] { return stop(); });
     }
     stop.rethrow_error();
@@ -97,28 +97,11 @@ std::optional<Floats> logits(EdgeModel& model, const Audio& audio, const std::ve
     });
 }
 
-std::optional<Floats> decode(EdgeModel& model, const std::vector<edge::Sequence*>& sequences,
-                             const std::vector<std::vector<int32_t>>& tokens, py::object should_stop) {
-    if (sequences.size() != tokens.size())
-        throw Error(Status::internal, "decode: as many lists of tokens as sequences");
-    Floats out = matrix(static_cast<int64_t>(sequences.size()), model.decoder.n_vocab());
-    std::vector<edge::Pass> passes(sequences.size());
-    for (size_t i = 0; i < passes.size(); ++i) {
-        passes[i].sequence = sequences[i];
-        passes[i].tokens = tokens[i].data();
-        passes[i].n_tokens = static_cast<int64_t>(tokens[i].size());
-        passes[i].first_logits = passes[i].n_tokens - 1;
-    }
-    float* to = out.mutable_data();
-    return unless_stopped(std::move(out), std::move(should_stop),
-                          [&](const auto& stop) { return model.decoder.decode(passes, to, stop); });
-}
-
 // What it holds now, by the names of edge_memory().
 py::dict memory(EdgeModel& model) {
     size_t machine = 0, encoder = 0, decoder = 0;
     {
-        const GilReleased released;
+        const binding::GilReleased released;
         const Turn::Taken taken = model.model.turn().take();
         machine = model.model.machine().n_bytes();
         encoder = model.encoder.n_bytes();
@@ -134,10 +117,10 @@ py::dict memory(EdgeModel& model) {
 
 py::list isa_list() {
     py::list found;
-    for (const kernels::IsaInfo& isa : kernels::isas()) {
+    for (const dispatch::IsaInfo& isa : dispatch::isas()) {
         py::dict row;
         row["name"] = isa.name;
-        row["built"] = isa.built;
+        row["built"] = isa.is_built();
         row["supported"] = isa.supported;
         found.append(row);
     }
@@ -151,14 +134,10 @@ void bind_edge(py::module_& m) {
         m, "EdgeAudio", "What the decoder keeps of a window's audio: keys and values of its cross attention.")
         .def_property_readonly("n_ctx", &edge::AudioCache::n_ctx)
         .def_property_readonly("n_bytes", &edge::AudioCache::n_bytes);
-    py::class_<edge::Sequence>(m, "EdgeSequence", "Tokens that were decoded, and the audio that they are about.")
-        .def_property_readonly("n_tokens", &edge::Sequence::n_tokens);
     py::class_<EdgeModel>(m, "EdgeModel")
         .def(py::init(&open_model), py::arg("path"), py::arg("isa") = "auto", py::arg("n_threads") = 0)
         .def("encode", &encode, py::arg("mel"), py::arg("n_ctx"), py::arg("should_stop") = py::none())
         .def("listen", &listen, py::arg("audio_features"), py::arg("should_stop") = py::none())
-        .def("begin", [](EdgeModel& model, const Audio& audio) { return model.decoder.begin(audio); })
-        .def("decode", &decode, py::arg("sequences"), py::arg("tokens"), py::arg("should_stop") = py::none())
         .def("logits", &logits, py::arg("audio"), py::arg("tokens"), py::arg("first") = 0,
              py::arg("should_stop") = py::none())
         .def_property_readonly("hparams", [](const EdgeModel& model) { return hparams_dict(model.model.hparams()); })
@@ -167,7 +146,7 @@ void bind_edge(py::module_& m) {
         .def_property_readonly("memory", &memory)
         .def_property_readonly("packed_bytes", [](const EdgeModel& model) { return model.model.packed_bytes(); });
     m.def("isas", &isa_list, "Every instruction set of the kernels: whether it is built, and supported by CPU and OS.");
-    m.def("chosen_isa", [] { return std::string(kernels::chosen_kernels().isa); });
+    m.def("chosen_isa", [] { return std::string(dispatch::chosen_isa().name()); });
 }
 
 }  // namespace whisperq::python

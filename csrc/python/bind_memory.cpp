@@ -9,8 +9,8 @@
 #include "core/status.h"
 #include "decoding/align.h"
 #include "decoding/decode_windows.h"
+#include "dispatch/isas.h"
 #include "edge/memory.h"
-#include "kernels/dispatch.h"
 #include "python/bindings.h"
 
 namespace py = pybind11;
@@ -22,7 +22,7 @@ model::Hparams checked_hparams(const std::map<std::string, int32_t>& given) {
     const auto of = [&](const char* name) {
         const auto found = given.find(name);
         if (found == given.end() || found->second < 1) {
-            throw py::value_error(std::string("hparams need ") + name + " from 1 on");
+            throw Error(Status::argument, std::string("hparams need ") + name + " from 1 on");
         }
         return found->second;
     };
@@ -59,9 +59,9 @@ py::dict edge_memory(const model::ModelFile& file, const std::string& isa, int n
                      int64_t n_windows, int64_t n_sequences, int64_t n_prompt_tokens, int64_t n_prompt_logits,
                      int64_t n_tokens, int64_t n_align_windows, int64_t n_align_tokens, int64_t n_align_heads) {
     if (std::min({int64_t{n_threads}, n_ctx, n_windows, n_sequences, n_prompt_tokens, n_prompt_logits, n_tokens}) < 1) {
-        throw py::value_error("all numbers have to be from 1 on");
+        throw Error(Status::argument, "all numbers have to be from 1 on");
     }
-    const kernels::KernelTable& kernels = kernels::kernels_for(isa);
+    const kernels::KernelTable& kernels = dispatch::isa_for(isa).kernels;
     const edge::Workload work{n_threads, n_ctx, n_windows, n_sequences, n_prompt_tokens, n_prompt_logits, n_tokens};
     edge::MemoryNeeds needs = edge::memory_needed(file, kernels, work);
     size_t alignment = 0;

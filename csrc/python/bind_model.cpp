@@ -6,9 +6,9 @@
 #include <filesystem>
 #include <string>
 
+#include "binding/gil.h"
 #include "model/file_format.h"
 #include "python/bindings.h"
-#include "python/gil.h"
 
 namespace py = pybind11;
 
@@ -68,7 +68,8 @@ void bind_model(py::module_& m) {
         .def_property_readonly("n_languages", &ModelFile::n_languages)
         .def_readonly("tensors", &ModelFile::tensors);
 
-    m.def("read_model_file", &whisperq::model::read_model_file, py::arg("path"), py::call_guard<GilReleased>());
+    m.def("read_model_file", &whisperq::model::read_model_file, py::arg("path"),
+          py::call_guard<binding::GilReleased>());
 }
 
 }  // namespace whisperq::python

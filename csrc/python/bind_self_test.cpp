@@ -4,12 +4,12 @@
 #include <string>
 
 #include "audio/mel_self_test.h"
+#include "binding/gil.h"
 #include "core/clock.h"
 #include "decoding/row_math_self_test.h"
-#include "kernels/dispatch.h"
+#include "dispatch/isas.h"
 #include "kernels/self_test.h"
 #include "python/bindings.h"
-#include "python/gil.h"
 
 namespace py = pybind11;
 
@@ -17,17 +17,17 @@ namespace whisperq::python {
 namespace {
 
 py::dict self_test(const std::string& isa, const std::string& fault) {
-    const kernels::KernelTable& table = kernels::kernels_named(isa);
+    const dispatch::Isa& tested = dispatch::isa_named(isa);
     Findings findings(fault);
     const int64_t began_us = now_us();
     {
-        const GilReleased released;
-        kernels::self_test(table, findings);
-        decoding::self_test(decoding::row_math_for(table.isa), findings);
-        mel::self_test(table.isa, findings);
+        const binding::GilReleased released;
+        kernels::self_test(tested.kernels, findings);
+        decoding::self_test(tested.row_math, findings);
+        audio::self_test(tested.mel_frames, findings);
     }
     py::dict result;
-    result["isa"] = table.isa;
+    result["isa"] = tested.name();
     result["ms"] = static_cast<double>(now_us() - began_us) / 1000;
     result["n_compared"] = findings.count();
     result["failure"] = py::none();

@@ -12,13 +12,14 @@
 #include <utility>
 #include <vector>
 
+#include "binding/gil.h"
+#include "binding/stop_check.h"
 #include "core/status.h"
-#include "edge/vad.h"
-#include "kernels/dispatch.h"
+#include "dispatch/isas.h"
 #include "python/arrays.h"
 #include "python/bindings.h"
-#include "python/gil.h"
-#include "python/stop_check.h"
+#include "vad/network.h"
+#include "vad/stream.h"
 
 namespace py = pybind11;
 
@@ -32,7 +33,7 @@ Floats array_of(const std::vector<float>& values) {
 // Audio that comes in pieces, for one Python thread at a time.
 class Stream {
   public:
-    explicit Stream(std::shared_ptr<const edge::VadNetwork> network) : stream_(std::move(network)) {}
+    explicit Stream(std::shared_ptr<const vad::Network> network) : stream_(std::move(network)) {}
 
     Floats feed(const py::array& audio) {
         const Floats samples = checked_pcm(audio, "samples");
@@ -45,45 +46,38 @@ class Stream {
         return collect([&](std::vector<float>& found) { stream_.finish(found); });
     }
 
-    void reset() {
-        const GilReleased released;
-        const std::lock_guard<std::mutex> lock(mutex_);
-        stream_.reset();
-    }
-
   private:
     template <class F>
     Floats collect(const F& produce) {
         std::vector<float> found;
         {
-            const GilReleased released;
+            const binding::GilReleased released;
             const std::lock_guard<std::mutex> lock(mutex_);
             produce(found);
         }
         return array_of(found);
     }
 
-    edge::VadStream stream_;
+    vad::Stream stream_;
     std::mutex mutex_;
 };
 
-// A network and a stream; whole clips, and who asks for one, have streams of their own.
+// A network. Every clip, and every caller of stream(), has a stream of its own.
 class Vad {
   public:
-    Vad(const std::filesystem::path& path, const std::string& isa) : network_(load(path, isa)), stream_(network_) {}
+    Vad(const std::filesystem::path& path, const std::string& isa) : network_(load(path, isa)) {}
 
     std::string isa() const { return network_->kernels().isa; }
     std::unique_ptr<Stream> stream() const { return std::make_unique<Stream>(network_); }
-    Stream& own_stream() { return stream_; }
 
     Floats probabilities(const py::array& audio, py::object should_stop) const {
         const Floats samples = checked_pcm(audio, "samples");
         const float* from = samples.data();
         const int64_t n_samples = samples.shape(0);
-        StopCheck stop(std::move(should_stop));
+        binding::StopCheck stop(std::move(should_stop));
         std::vector<float> found;
         {
-            const GilReleased released;
+            const binding::GilReleased released;
             found = whole(from, n_samples, stop);
         }
         stop.rethrow_error();
@@ -91,15 +85,15 @@ class Vad {
     }
 
   private:
-    static std::shared_ptr<const edge::VadNetwork> load(const std::filesystem::path& path, const std::string& isa) {
-        const kernels::KernelTable& table = kernels::kernels_for(isa);
-        const GilReleased released;
-        return std::make_shared<const edge::VadNetwork>(path, table);
+    static std::shared_ptr<const vad::Network> load(const std::filesystem::path& path, const std::string& isa) {
+        const kernels::KernelTable& table = dispatch::isa_for(isa).kernels;
+        const binding::GilReleased released;
+        return std::make_shared<const vad::Network>(path, table);
     }
 
-    std::vector<float> whole(const float* samples, int64_t n_samples, StopCheck& stop) const {
-        constexpr int64_t window = edge::VadNetwork::kWindowSamples, batch = edge::VadStream::kBatch * window;
-        edge::VadStream stream(network_);
+    std::vector<float> whole(const float* samples, int64_t n_samples, binding::StopCheck& stop) const {
+        constexpr int64_t window = vad::Network::kWindowSamples, batch = vad::Stream::kBatch * window;
+        vad::Stream stream(network_);
         std::vector<float> found;
         found.reserve(static_cast<size_t>((n_samples + window - 1) / window));
         for (int64_t at = 0; at < n_samples; at += batch) {
@@ -110,8 +104,7 @@ class Vad {
         return found;
     }
 
-    std::shared_ptr<const edge::VadNetwork> network_;
-    Stream stream_;
+    std::shared_ptr<const vad::Network> network_;
 };
 
 }  // namespace
@@ -119,17 +112,11 @@ class Vad {
 void bind_vad(py::module_& m) {
     py::class_<Stream>(m, "VadStream", "The voice detector over audio in pieces; `_core.Vad.stream` makes one.")
         .def("feed", &Stream::feed, py::arg("samples"))
-        .def("finish", &Stream::finish)
-        .def("reset", &Stream::reset);
+        .def("finish", &Stream::finish);
     py::class_<Vad>(m, "Vad", "Probability of speech (silero) for every started window of 512 samples at 16 kHz.")
         .def(py::init<const std::filesystem::path&, const std::string&>(), py::arg("path"), py::arg("isa") = "auto")
         .def("probabilities", &Vad::probabilities, py::arg("samples"), py::arg("should_stop") = py::none())
         .def("stream", &Vad::stream)
-        .def(
-            "feed", [](Vad& vad, const py::array& samples) { return vad.own_stream().feed(samples); },
-            py::arg("samples"))
-        .def("finish", [](Vad& vad) { return vad.own_stream().finish(); })
-        .def("reset", [](Vad& vad) { vad.own_stream().reset(); })
         .def_property_readonly("isa", &Vad::isa);
 }
 

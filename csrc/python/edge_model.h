@@ -3,6 +3,8 @@
 
 #include <filesystem>
 
+#include "decoding/row_math.h"
+#include "dispatch/isas.h"
 #include "edge/decoder.h"
 #include "edge/encoder.h"
 #include "edge/model.h"
@@ -10,12 +12,13 @@
 namespace whisperq::python {
 
 struct EdgeModel {
-    EdgeModel(const std::filesystem::path& path, const kernels::KernelTable& kernels, int n_threads)
-        : model(path, kernels, n_threads), encoder(model), decoder(model) {}
+    EdgeModel(const std::filesystem::path& path, const dispatch::Isa& isa, int n_threads)
+        : model(path, isa.kernels, n_threads), encoder(model), decoder(model), row_math(isa.row_math) {}
 
     edge::Model model;
     edge::Encoder encoder;
     edge::TextDecoder decoder;
+    const decoding::RowMath& row_math;
 };
 
 }  // namespace whisperq::python

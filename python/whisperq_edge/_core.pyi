@@ -61,12 +61,6 @@ class EdgeAudio:
     @property
     def n_bytes(self) -> int: ...
 
-class EdgeSequence:
-    """Tokens that were decoded, and the audio that they are about."""
-
-    @property
-    def n_tokens(self) -> int: ...
-
 class EdgeModel:
     def __init__(self, path: str, isa: str = "auto", n_threads: int = 0) -> None: ...
     def encode(
@@ -79,14 +73,6 @@ class EdgeModel:
     def listen(
         self, audio_features: npt.NDArray[np.float32], should_stop: Optional[Callable[[], bool]] = None
     ) -> EdgeAudio: ...
-    def begin(self, audio: EdgeAudio) -> EdgeSequence: ...
-    def decode(
-        self,
-        sequences: list[EdgeSequence],
-        tokens: list[list[int]],
-        should_stop: Optional[Callable[[], bool]] = None,
-    ) -> npt.NDArray[np.float32]:
-        """One step of a batch: appends tokens to each sequence; logits ``[sequences, n_vocab]`` of what follows."""
     def logits(
         self,
         audio: EdgeAudio,
@@ -269,19 +255,13 @@ class MelStream:
 
 class Vad:
     """Silero's voice detector: a probability of speech for every started window of 512 samples at 16 kHz. Whole clips
-    may be given from several threads; the stream of ``feed`` and ``finish`` is one for all."""
+    may be given from several threads."""
 
     def __init__(self, path: Union[str, PathLike[str]], isa: str = "auto") -> None: ...
     def probabilities(
         self, samples: npt.NDArray[np.float32], should_stop: Optional[Callable[[], bool]] = None
     ) -> npt.NDArray[np.float32]:
         """Of a whole clip. ``should_stop`` is asked every 20 ms; the result is shorter when it said so."""
-    def feed(self, samples: npt.NDArray[np.float32]) -> npt.NDArray[np.float32]:
-        """Of the windows that these samples of the stream, of any number, make full."""
-    def finish(self) -> npt.NDArray[np.float32]:
-        """Of the window that has begun, as if silence followed. Other audio may be fed afterwards."""
-    def reset(self) -> None:
-        """Forgets what was fed."""
     def stream(self) -> VadStream:
         """A stream of its own, on the same weights."""
     @property
@@ -294,8 +274,6 @@ class VadStream:
         """Of the windows that these samples, of any number, make full."""
     def finish(self) -> npt.NDArray[np.float32]:
         """Of the window that has begun, as if silence followed. Other audio may be fed afterwards."""
-    def reset(self) -> None:
-        """Forgets what was fed."""
 
 def describe_model(hparams: dict[str, int], type: str) -> ModelFile:
     """What ``read_model_file`` would give for a model of these dimensions, but vocabulary and mel filters.

@@ -1,4 +1,4 @@
-"""Every error that whisperq-edge raises on purpose. Memory that runs out on the way is Python's own ``MemoryError``.
+"""Every error that whisperq-edge raises on purpose. Memory that runs out during a call is Python's ``MemoryError``.
 
 A message says what is wrong, where, the value found, what is allowed and the next step.
 
@@ -52,7 +52,7 @@ __all__ = [
 
 
 class WhisperqError(Exception):
-    """Base of every error of this package."""
+    """The base of every error of this package."""
 
 
 class AudioError(WhisperqError, ValueError):
@@ -60,19 +60,19 @@ class AudioError(WhisperqError, ValueError):
 
 
 class AudioFormatError(AudioError):
-    """The bytes are no audio that the installed decoders can read."""
+    """The installed decoders cannot read the bytes as audio."""
 
 
 class EmptyAudioError(AudioError):
-    """An audio file without a single byte or a header without a stream."""
+    """An audio file has no byte, or a header and no stream."""
 
 
 class DatasetError(WhisperqError, ValueError):
-    """A set of utterances, or a table of counts, is not as it must be.
+    """A set of utterances, or a table of counts, breaks a rule of its format.
 
     Attributes:
         path: the manifest, folder or table.
-        line: where in it, from 1; None: nowhere in particular.
+        line: the line, counted from 1; None: no line in particular.
         reason: what is wrong.
     """
 
@@ -92,7 +92,7 @@ class OptionError(WhisperqError, ValueError):
     Attributes:
         field: the option's name.
         value: the value that was given.
-        allowed: what is allowed, in words.
+        allowed: the allowed values, in words.
     """
 
     def __init__(self, field: str, value: object, allowed: str) -> None:
@@ -106,7 +106,7 @@ class OptionError(WhisperqError, ValueError):
 
 
 class ModelError(WhisperqError):
-    """Something about a model or its file."""
+    """The base of errors about a model or its file."""
 
 
 class ModelNotFoundError(ModelError, FileNotFoundError):
@@ -118,10 +118,10 @@ class ModelFormatError(ModelError):
 
     Attributes:
         path: the file.
-        offset: byte offset of the field that is wrong.
-        field: its name.
-        value: what stands there.
-        allowed: what may stand there.
+        offset: byte offset of the wrong field.
+        field: name of the field.
+        value: the value in the file.
+        allowed: the allowed values, in words.
     """
 
     def __init__(self, path: str, offset: int, field: str, value: str, allowed: str) -> None:
@@ -140,27 +140,27 @@ class ModelFormatError(ModelError):
 
 
 class UnsupportedModelError(ModelError):
-    """A whole and valid model that the chosen engine cannot run."""
+    """The model is whole and valid, but the chosen engine cannot run it."""
 
 
 class UnsafeModelError(ModelError):
-    """A pickle that asks for more than tensors and plain containers: opening it with Python could run any code."""
+    """A pickle asks for more than tensors and plain containers. Opening it with Python could run any code."""
 
 
 class ConversionError(ModelError):
-    """A converted model that is not as good as was asked for. No file was written."""
+    """A converted model is worse than was asked for. No file was written."""
 
 
 class CpuError(WhisperqError):
-    """Something about instruction sets."""
+    """The base of errors about instruction sets."""
 
 
 class UnknownIsaError(CpuError, ValueError):
-    """A name that is no instruction set of ours."""
+    """No instruction set of ours has this name."""
 
 
 class IsaNotBuiltError(CpuError):
-    """An instruction set that this build does not contain."""
+    """This build does not contain the instruction set."""
 
 
 class IsaNotSupportedError(CpuError):
@@ -172,7 +172,7 @@ class InferenceError(WhisperqError):
 
 
 class CancelledError(InferenceError):
-    """The call was cancelled. What was transcribed until then is kept.
+    """The call was cancelled. The transcript so far is kept.
 
     Attributes:
         partial: the transcript so far, or None when nothing had begun.
@@ -191,10 +191,10 @@ class OutOfMemoryError(WhisperqError, MemoryError):
     """More memory is needed than this process can get. Nothing was allocated.
 
     Attributes:
-        what: needs it.
-        n_bytes: that it needs.
-        available: bytes that the process can still get.
-        limit: what limits it, in words.
+        what: the model, batch or step that needs memory.
+        n_bytes: the bytes that it needs.
+        available: the bytes that the process can still get.
+        limit: the reason for that limit, in words.
     """
 
     def __init__(self, what: str, n_bytes: int, available: int, limit: str) -> None:

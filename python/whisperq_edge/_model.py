@@ -58,13 +58,16 @@ OnStart = Callable[[list[tuple[str, float]], float, float], None]
 
 
 class CancelToken:
-    """Ends a running ``transcribe`` from another thread: it raises ``CancelledError`` within a fraction of a second."""
+    """A token that ends a running ``transcribe`` from another thread.
+
+    The call raises ``CancelledError`` within a fraction of a second.
+    """
 
     def __init__(self) -> None:
         self._event = threading.Event()
 
     def cancel(self) -> None:
-        """Ask the call to end. May be called from any thread, also before the call begins."""
+        """Ask the call to end. Any thread may do so, also before the call begins."""
         self._event.set()
 
     @property
@@ -76,35 +79,42 @@ class WhisperModel:
     """A Whisper model, ready to transcribe. Several threads may use one model at the same time.
 
     Args:
-        model_size_or_path: ``"nano"`` (bundled); a published name (``"base"``; ``whisperq-edge models`` lists them),
-            which means whisper.cpp's published file in 8 bits, or in 5 where there is none, fetched once; the path of
-            a ggml file such as ``ggml-base.en.bin``; or what is converted once into the cache: an OpenAI ``.pt``, a
-            folder of transformers or CTranslate2, or a hub id (``"openai/whisper-base.en"``), which is fetched with
-            the extra ``hub`` unless the hub's cache has it.
+        model_size_or_path: a name, a path or a hub id.
+
+            - ``"nano"`` is bundled.
+            - A published name such as ``"base"`` means whisper.cpp's published file in 8 bits, or in 5 where there is
+              none. It is fetched once. ``whisperq-edge models`` lists the names.
+            - A path leads to a ggml file such as ``ggml-base.en.bin``, to an OpenAI ``.pt``, or to a folder of
+              transformers or CTranslate2. All but the ggml file are converted once into the cache.
+            - A hub id such as ``"openai/whisper-base.en"`` is fetched with the extra ``hub`` unless the hub's cache
+              has it, and converted once.
         device: ``auto`` (a GPU that the build supports and the machine has, else the CPU), ``cpu``, ``gpu``, ``cuda``,
             ``metal`` or ``vulkan``.
         device_index: which of several devices of that kind.
-        compute_type: ``q8_0``, ``int8``, ``f16``, … A file that holds another type is quantised once into the cache
-            (``whisperq-edge cache``). ``default`` or ``auto`` is ``$WHISPERQ_COMPUTE_TYPE`` or ``$WL_COMPUTE_TYPE``
-            where that is set, else the type that a ggml file holds, that of a name's published file, and f16 for any
-            other source. Types of a name that are not published are made of its float weights (extra ``hub``). After
-            ``whisperq-edge tune``, ``auto`` is the type that it chose for models of this shape, unless the file is
-            quantised already. CTranslate2's ``int8_float16`` and its kin are int8, its ``int16`` and ``bfloat16`` are
-            f16; a warning on the logger says so.
-        cpu_threads: 0 takes what ``whisperq-edge tune`` found best for this shape and type (engine edge), else every
-            CPU that affinity and cgroup quota leave to the process.
+        compute_type: ``q8_0``, ``int8``, ``f16``, … A file of another type is quantised once into the cache
+            (``whisperq-edge cache``).
+
+            - ``default`` is ``$WHISPERQ_COMPUTE_TYPE`` or ``$WL_COMPUTE_TYPE`` where one is set. Else a ggml file and
+              a published file keep their type, and any other source becomes f16.
+            - ``auto`` is the same where a variable is set. Else it is the type that ``whisperq-edge tune`` chose for
+              models of this shape, unless the file is quantised already or there is no profile.
+            - A name's types that are not published are made of its float weights (extra ``hub``).
+            - CTranslate2's ``int8_float16`` and its kin are int8, its ``int16`` and ``bfloat16`` are f16. A warning
+              on the logger says so.
+        cpu_threads: 0 takes the number that ``whisperq-edge tune`` found best for this shape and type (engine edge).
+            Without a profile it takes every CPU that affinity and cgroup quota leave to the process.
         download_root: folder to fetch models into; None for our cache (published files) and the Hugging Face hub's.
         local_files_only: fetch nothing.
-        engine: ``edge`` (our own, on the CPU), ``ggml`` (whisper.cpp), or ``auto``: ``edge``, unless there is a GPU to
-            use or the file has a type that ``edge`` has no kernels for, such as the k-quants.
-        flash_attention: whisper.cpp's fused attention.
+        engine: ``edge`` (our own, on the CPU), ``ggml`` (whisper.cpp) or ``auto``. ``auto`` takes ``edge``, unless
+            there is a GPU to use or ``edge`` has no kernels for the file's type, such as the k-quants.
+        flash_attention: use whisper.cpp's fused attention (engine ggml).
 
     Raises:
         ModelNotFoundError: no such model, or it is not here and cannot be fetched.
         ModelFormatError: the file is damaged or is no Whisper model.
-        UnsupportedModelError: a whole file that the engine cannot run.
-        UnsafeModelError: a pickle that asks for more than tensors.
-        OptionError: a value that is not allowed here, such as a ``compute_type`` larger than the file's.
+        UnsupportedModelError: the file is whole, but the engine cannot run it.
+        UnsafeModelError: a pickle asks for more than tensors.
+        OptionError: a value is not allowed here, such as a ``compute_type`` larger than the file's.
         IsaNotSupportedError: the engine was built for another CPU.
         OutOfMemoryError: the weights are more than the process can get; a ``MemoryError``.
         OSError: the cache cannot be written.
@@ -157,7 +167,7 @@ class WhisperModel:
         self.close()
 
     def close(self) -> None:
-        """Give the model's memory back. Calls that are still running end as usual; later ones are an error."""
+        """Give the model's memory back. Running calls end as usual; later calls raise an ``InferenceError``."""
         with self._lock:
             self._engine = None
             self._encoder = None
@@ -168,12 +178,12 @@ class WhisperModel:
 
     @property
     def dims(self) -> dict[str, int]:
-        """The model's dimensions by Whisper's names (``n_mels``, ``n_audio_state``, …)."""
+        """Return the model's dimensions by Whisper's names (``n_mels``, ``n_audio_state``, …)."""
         return dict(self._file.hparams)
 
     @property
     def compute_type(self) -> str:
-        """Type of the weight matrices: ``f32``, ``f16``, ``q8_0``, …"""
+        """Return the type of the weight matrices: ``f32``, ``f16``, ``q8_0``, …"""
         return str(self._file.ftype)
 
     @property
@@ -182,7 +192,7 @@ class WhisperModel:
 
     @property
     def supported_languages(self) -> list[str]:
-        """Codes of the languages that the model knows."""
+        """Return the codes of the languages that the model knows."""
         return list(LANGUAGES)[: self._file.n_languages] if self.is_multilingual else ["en"]
 
     @property
@@ -191,7 +201,7 @@ class WhisperModel:
 
     @property
     def device(self) -> str:
-        """``cpu``, or the GPU's name as ggml calls it."""
+        """Return ``cpu``, or the GPU's name as ggml calls it."""
         return self._running_engine().device
 
     @property
@@ -200,7 +210,7 @@ class WhisperModel:
 
     @property
     def timings(self) -> Timings:
-        """All that this model spent so far: loading, and every call that ended."""
+        """Return the times of loading and of every call that ended, together."""
         with self._lock:
             return self._timings
 
@@ -255,26 +265,27 @@ class WhisperModel:
         drop_silence: Optional[bool] = None,
         **unknown: NoReturn,
     ) -> Transcript:
-        """Text of ``audio``.
+        """Transcribe ``audio``.
 
-        The arguments that are not described here are the fields of ``TranscribeOptions``, which describes them.
+        ``TranscribeOptions`` describes the arguments that are missing here.
 
         Args:
-            audio: path, bytes or file object of an audio file, or an array of samples (see ``to_pcm`` for the rules).
+            audio: path, bytes or file object of an audio file, or an array of samples. An array is float in [-1, 1],
+                int16, int32 or uint8, and 1-D or (samples, channels).
             language: code or English name; None detects it.
             task: ``transcribe`` or ``translate``.
             sampling_rate: of an array, in Hz (16000 when None).
-            audio_track: of a file with several, counted from 0 as in FFmpeg's ``0:a:0``; None: the first.
+            audio_track: which track of a file with several, counted from 0 as in FFmpeg's ``0:a:0``; None: the first.
             on_segment: called with every segment when it is ready.
-            on_progress: called with the fraction done (0 to 1) and the seconds that are left at this pace.
+            on_progress: called with the fraction done (0 to 1) and the seconds left at this pace.
             cancel: a token that ends the call.
-            timeout_s: seconds from the start of the call after which it ends; None: never.
-            unknown: no option; a name that is none is an ``OptionError`` with the names that are near.
+            timeout_s: seconds from the start of the call after which the call ends; None: never.
+            unknown: names that are no option. They raise an ``OptionError`` with the names that are near.
 
         Raises:
             AudioError: the audio cannot be used.
-            OptionError: there is no such option, or its value is not possible, or the engine cannot honour it.
-            CancelledError: the token was cancelled, or ``timeout_s`` went by; ``.partial`` has the transcript so far.
+            OptionError: an option does not exist, its value is not possible, or the engine cannot honour it.
+            CancelledError: the token was cancelled, or ``timeout_s`` went by. ``.partial`` has the transcript so far.
             InterruptedByUser: Ctrl-C; a ``KeyboardInterrupt`` with ``.partial``.
             InferenceError: the engine failed.
         """
@@ -291,17 +302,19 @@ class WhisperModel:
         )
 
     def encode(self, audio: Union[AudioLike, Floats], audio_ctx: int = 0) -> Floats:
-        """Audio features of one window of 30 s, float32 ``[n_ctx, n_audio_state]``, by the `edge` engine's encoder.
+        """Return the audio features of one window of 30 s, float32 ``[n_ctx, n_audio_state]``.
+
+        The encoder of the engine ``edge`` computes them, whichever engine transcribes.
 
         Args:
             audio: a log-mel spectrogram (an array ``[n_mels, frames]``, as ``log_mel_spectrogram`` gives it), or audio
-                as ``transcribe`` takes it, whose first 30 s are heard.
+                as ``transcribe`` takes it. The first 30 s of audio are encoded.
             audio_ctx: audio tokens (20 ms each) to compute, from the beginning; 0: all 1500.
 
         Raises:
             AudioError: the audio or the spectrogram cannot be used.
             OptionError: ``audio_ctx`` is out of range.
-            UnsupportedModelError: the file has a type that the edge engine has no kernels for.
+            UnsupportedModelError: the engine ``edge`` has no kernels for the file's type.
         """
         encoder = self._opened_encoder()
         n_mels = self._file.hparams["n_mels"]

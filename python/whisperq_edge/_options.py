@@ -47,10 +47,10 @@ _LANGUAGE_ALIASES = {
 
 
 def language_code(language: str) -> str:
-    """The code of a language given by code or English name (openai/whisper accepts both).
+    """Return the code of a language given by code or English name (openai/whisper accepts both).
 
     Raises:
-        OptionError: it is no text, or Whisper does not know it.
+        OptionError: the language is no text, or Whisper does not know it.
     """
     if not isinstance(language, str):
         raise OptionError("language", language, "a code such as en, or an English name such as german, as text")
@@ -66,55 +66,59 @@ def language_code(language: str) -> str:
 
 @dataclass(frozen=True)
 class TranscribeOptions:
-    """How to transcribe. Names and defaults are faster-whisper's; the last two groups are ours or openai/whisper's.
+    """The options of a transcription. Names and defaults are faster-whisper's.
+
+    The options after ``log_progress`` are ours or openai/whisper's.
 
     Attributes:
         language: code or English name; None detects it from the first window with speech.
         task: ``transcribe``, or ``translate`` to English.
         beam_size: beams at temperature 0; 1 decodes greedily.
         best_of: samples at temperatures above 0.
-        patience: of the beam search (Kasai et al. 2022).
+        patience: patience of the beam search (Kasai et al. 2022).
         length_penalty: exponent of the length in a beam's score.
         repetition_penalty: above 1, tokens of this window are less likely to come again.
         no_repeat_ngram_size: no n-gram of this many tokens comes twice in a window; 0: off.
-        temperature: one, or several to fall back to when a window's text looks wrong.
-        compression_ratio_threshold: text that compresses better than this is repetitive: next temperature. None: off.
-        log_prob_threshold: a mean log probability below this: next temperature. None: off.
+        temperature: one temperature, or several to fall back to when a window's text looks wrong.
+        compression_ratio_threshold: text that compresses better is repetitive, and the next temperature is tried.
+            None: off.
+        log_prob_threshold: below this mean log probability the next temperature is tried. None: off.
         no_speech_threshold: a window above this probability of no speech, and below ``log_prob_threshold``, is silent.
             None: off.
         condition_on_previous_text: the text of a window is the prompt of the next one.
         prompt_reset_on_temperature: above this temperature the previous text is not used as a prompt.
         initial_prompt: text, or token ids, before the first window.
         prefix: text that the first window starts with; it stays in the transcript.
-        suppress_blank: no blank at the start of a window's text.
+        suppress_blank: sample no blank at the start of a window's text.
         suppress_tokens: token ids that are never sampled; -1 stands for the non-speech symbols. None or empty: none.
         without_timestamps: sample text only.
-        max_initial_timestamp: seconds; the first timestamp of a window is not later than this.
-        word_timestamps: times of words, in ``Segment.words``.
-        prepend_punctuations: merged with the word after them.
-        append_punctuations: merged with the word before them.
+        max_initial_timestamp: the latest first timestamp of a window, in seconds.
+        word_timestamps: compute the times of words, in ``Segment.words``.
+        prepend_punctuations: signs that are merged with the word after them.
+        append_punctuations: signs that are merged with the word before them.
         multilingual: detect the language of every segment anew.
-        vad_filter: cut out what holds no speech before transcribing; times stay those of the whole audio.
-        vad_parameters: a ``VadOptions`` or a dict of its fields. It is an error where no voice detection listens to it:
+        vad_filter: cut out the parts without speech before transcribing. Times stay those of the whole audio.
+        vad_parameters: a ``VadOptions`` or a dict of its fields. They are an error where no voice detection uses them:
             without ``vad_filter`` and without a ``batch_size`` that cuts the audio.
-        max_new_tokens: per window. None: as many as the context holds.
-        chunk_length: seconds of a window.
-        clip_timestamps: ``"start,end,start,end,…"`` or a list of seconds: the parts to transcribe.
+        max_new_tokens: tokens of a window. None: as many as the context holds.
+        chunk_length: length of a window in seconds. None: 30.
+        clip_timestamps: the parts to transcribe, as ``"start,end,start,end,…"`` or a list, in seconds.
         hallucination_silence_threshold: seconds of silence around a suspected hallucination.
         hotwords: hint phrases.
         language_detection_threshold: probability above which a language is taken at once.
-        language_detection_segments: how many windows to listen to for the language.
-        log_progress: show a progress bar on stderr, where that is a terminal.
-        carry_initial_prompt: openai/whisper's: put ``initial_prompt`` before every window.
-        seed: of the sampling at temperatures above 0.
-        batch_size: this many windows are decoded together, from parts of the audio that voice detection has cut (as
-            faster-whisper's ``BatchedInferencePipeline``). A window knows the text before it in its part only. Speech
-            behind an answer's last timestamp is heard again. None: window after window.
-        audio_ctx: ``auto`` encodes short audio up to its end and a margin only, and does a window again in full when
-            its text looks wrong. None: always whole windows.
-        drop_silence: None: windows that voice detection and energy both call silent are not decoded, and text where the
-            voice detector hears no speech is not believed unless the model is sure (``Transcript.dropped`` says why;
-            the engine ggml decodes and believes all). False: all is decoded and believed.
+        language_detection_segments: the number of windows that language detection may use.
+        log_progress: show a progress bar where stderr is a terminal.
+        carry_initial_prompt: put ``initial_prompt`` before every window, as openai/whisper does.
+        seed: seed of the sampling at temperatures above 0.
+        batch_size: decode this many windows together, from parts of the audio that voice detection has cut (as
+            faster-whisper's ``BatchedInferencePipeline``). A window knows only the text before it in its part. Speech
+            behind an answer's last timestamp is decoded again. None: window after window.
+        audio_ctx: ``auto`` encodes short audio up to its end and a margin only. A window whose text looks wrong is
+            done again in full. None: always whole windows.
+        drop_silence: None does two things on the engine edge, and ``Transcript.dropped`` says where and why. Windows
+            that voice detection and energy both call silent are not decoded. Text where the voice detector finds no
+            speech is not believed unless the model is sure. False: all is decoded and believed, as the engine ggml
+            always does.
     """
 
     language: Optional[str] = None
@@ -159,11 +163,12 @@ class TranscribeOptions:
 
     @classmethod
     def from_arguments(cls, arguments: dict[str, Any]) -> TranscribeOptions:
-        """Checked options from keyword arguments, as plain Python values: numpy's numbers become Python's, and lists,
-        arrays and generators tuples.
+        """Return checked options from keyword arguments, as plain Python values.
+
+        Numbers of numpy become Python's. Lists, arrays and generators become tuples.
 
         Raises:
-            OptionError: an unknown name, or a value that no engine could use.
+            OptionError: a name is unknown, or no engine could use a value.
         """
         names = [field.name for field in dataclasses.fields(cls)]
         for name in arguments:
@@ -177,18 +182,18 @@ class TranscribeOptions:
 
     @property
     def temperatures(self) -> tuple[float, ...]:
-        """The temperatures to try, in this order."""
+        """Return the temperatures to try, in this order."""
         if isinstance(self.temperature, (int, float)):
             return (float(self.temperature),)
         return tuple(float(value) for value in self.temperature)
 
     @property
     def is_clipped(self) -> bool:
-        """Whether ``clip_timestamps`` chooses parts of the audio."""
+        """Tell whether ``clip_timestamps`` chooses parts of the audio."""
         return self.clip_timestamps not in ("0", [0], (0,))
 
     def clips_s(self, duration_s: float) -> list[tuple[float, float]]:
-        """The parts of the audio to transcribe, as (start, end) in seconds; the last end defaults to the audio's."""
+        """Return the parts of the audio to transcribe, as (start, end) in seconds. The last end may be the audio's."""
         times = _clip_times(self.clip_timestamps)
         if len(times) % 2:
             times.append(duration_s)
@@ -196,7 +201,7 @@ class TranscribeOptions:
         return [(start, min(end, duration_s)) for start, end in pairs if start < duration_s]
 
     def with_clips_from(self, start_s: float) -> TranscribeOptions:
-        """These options, whose clips begin no earlier than ``start_s``. Clips that end before it stay as they are."""
+        """Return these options with clips that begin no earlier than ``start_s``. Clips that end before it stay."""
         if not self.is_clipped or start_s <= 0:
             return self
         times = _clip_times(self.clip_timestamps)

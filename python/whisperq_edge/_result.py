@@ -1,4 +1,4 @@
-"""What a call returns: ``Transcript`` with its ``Segment`` and ``Word`` objects, and ``Timings``.
+"""The results of a call: ``Transcript`` with its ``Segment`` and ``Word`` objects, and ``Timings``.
 
 Field names are those of openai/whisper and faster-whisper. Times are float seconds from the start of the audio.
 """
@@ -57,14 +57,14 @@ _TABLE_LABELS = {
 
 
 def compression_ratio(text: str) -> float:
-    """UTF-8 bytes of ``text`` per byte of its zlib compression. High means repetitive; empty text gives 0.0."""
+    """Return the UTF-8 bytes of ``text`` per byte of its zlib compression. High means repetitive; empty gives 0.0."""
     raw = text.encode("utf-8", errors="replace")
     return len(raw) / len(zlib.compress(raw))
 
 
 @dataclass(frozen=True)
 class Word:
-    """One word with its time.
+    """A word with its time.
 
     Attributes:
         start: seconds (float).
@@ -79,7 +79,7 @@ class Word:
     probability: float
 
     def to_dict(self) -> dict[str, Any]:
-        """The word as openai/whisper lays it out; a value that JSON cannot hold (NaN, Inf) is None."""
+        """Return the word in openai/whisper's layout. A value that JSON cannot hold (NaN, Inf) is None."""
         return {
             "word": self.word,
             "start": _finite(self.start),
@@ -94,7 +94,7 @@ class Segment:
 
     Attributes:
         id: position in the transcript, from 0 (int).
-        seek: start of the 30 s window that it was decoded in, in frames of 10 ms (int).
+        seek: start of the window that the segment was decoded in, in frames of 10 ms (int).
         start: seconds (float).
         end: seconds (float).
         text: the text as decoded, with its leading space.
@@ -119,7 +119,7 @@ class Segment:
     words: Optional[list[Word]] = None
 
     def to_dict(self) -> dict[str, Any]:
-        """The segment as openai/whisper lays it out; ``words`` is there only where word times were asked for."""
+        """Return the segment in openai/whisper's layout. ``words`` is there only where word times were asked for."""
         layout: dict[str, Any] = {
             "id": int(self.id),
             "seek": int(self.seek),
@@ -138,13 +138,13 @@ class Segment:
 
 
 def join_text(segments: Sequence[Segment]) -> str:
-    """The text of a whole transcript: the segments' text end to end, spaces as decoded."""
+    """Return the text of a whole transcript: the segments' text end to end, with spaces as decoded."""
     return "".join(segment.text for segment in segments)
 
 
 @dataclass(frozen=True)
 class StageTime:
-    """Time spent in one stage.
+    """The time spent in one stage.
 
     Attributes:
         ms: wall-clock milliseconds over all runs (float).
@@ -156,7 +156,7 @@ class StageTime:
 
     @property
     def ms_per_run(self) -> float:
-        """Milliseconds per run; 0.0 for a stage that never ran."""
+        """Return the milliseconds per run; 0.0 for a stage that never ran."""
         return self.ms / self.runs if self.runs else 0.0
 
     def __add__(self, more: StageTime) -> StageTime:
@@ -164,9 +164,9 @@ class StageTime:
 
 
 class Timings(Mapping[str, StageTime]):
-    """Where the time went: an immutable mapping of stage name to ``StageTime``, always all stages, in a fixed order.
+    """An immutable mapping of stage name to ``StageTime``. It always has all stages, in a fixed order.
 
-    ``other`` is what no stage measured, so the rows before ``total`` sum to ``total`` (to float rounding).
+    ``other`` is the time that no stage measured. The rows before ``total`` sum to ``total`` (to float rounding).
     """
 
     __slots__ = ("_rows",)
@@ -193,7 +193,7 @@ class Timings(Mapping[str, StageTime]):
 
     @classmethod
     def zero(cls) -> Timings:
-        """Nothing has run: the start of a sum."""
+        """Return timings of no call: the start of a sum."""
         return cls({}, 0.0, runs=0)
 
     def __getitem__(self, name: str) -> StageTime:
@@ -206,7 +206,7 @@ class Timings(Mapping[str, StageTime]):
         return len(_ROWS)
 
     def __add__(self, more: Timings) -> Timings:
-        """The timings of both calls together."""
+        """Return the timings of both calls together."""
         if not isinstance(more, Timings):
             return NotImplemented
         stages = {name: self[name] + more[name] for name in STAGES}
@@ -220,11 +220,11 @@ class Timings(Mapping[str, StageTime]):
         return _unpickle_timings, ({name: self[name] for name in STAGES}, self["total"].ms, self["total"].runs)
 
     def to_dict(self) -> dict[str, dict[str, float]]:
-        """``{stage: {"ms": float, "runs": int}}`` in the fixed order."""
+        """Return ``{stage: {"ms": float, "runs": int}}`` in the fixed order."""
         return {name: {"ms": row.ms, "runs": row.runs} for name, row in self.items()}
 
     def table(self, title: str = "") -> str:
-        """The timings as aligned text: stage, ms, runs, ms per run. The printed ms sum to the printed total."""
+        """Return the timings as aligned text: stage, ms, runs, ms per run. The printed ms sum to the printed total."""
         shown = self._rounded(decimals=2)
         lines = [f"{'Stage':<14}{'ms':>14}{'runs':>9}{'ms/run':>12}"]
         for name, label in _TABLE_LABELS.items():
@@ -245,7 +245,13 @@ def _unpickle_timings(stages: dict[str, StageTime], total_ms: float, runs: int) 
 
 @dataclass(frozen=True)
 class Dropped:
-    """A part of the audio that was not decoded, or whose text was not believed, in seconds, and why."""
+    """A part of the audio that was not decoded, or whose text was not believed.
+
+    Attributes:
+        start: seconds (float).
+        end: seconds (float).
+        reason: ``silence``, or why the text was not believed, with that text.
+    """
 
     start: float
     end: float
@@ -271,16 +277,15 @@ class Transcript:
     """The text of one audio. Iterating gives its segments.
 
     Attributes:
-        text: the whole text: the segments' text end to end.
+        text: the segments' text end to end.
         segments: in order of time.
         language: language code, such as ``en``.
         language_probability: 0 to 1; 1.0 when the language was given (float).
         duration_s: seconds of audio (float).
-        timings: where the time went in this call.
+        timings: the time of each stage in this call.
         options: the options that this call ran with, defaults filled in.
         model: the model's name or path.
-        dropped: parts in which nobody speaks, in order of time. They were not decoded, or their text was not believed
-            and is in the reason.
+        dropped: parts in which nobody speaks, in order of time. They were not decoded, or their text was not believed.
     """
 
     text: str
@@ -300,7 +305,7 @@ class Transcript:
         return len(self.segments)
 
     def to_openai_dict(self) -> dict[str, Any]:
-        """What openai/whisper's ``transcribe`` returns: ``text``, ``segments`` and ``language``, no more."""
+        """Return the dict of openai/whisper's ``transcribe``: ``text``, ``segments`` and ``language``, no more."""
         return {
             "text": self.text,
             "segments": [segment.to_dict() for segment in self.segments],
@@ -308,7 +313,7 @@ class Transcript:
         }
 
     def to_dict(self) -> dict[str, Any]:
-        """Everything, ready for ``json.dump``: openai/whisper's keys first, then ours."""
+        """Return everything, ready for ``json.dump``: openai/whisper's keys first, then ours."""
         return {
             **self.to_openai_dict(),
             "language_probability": _finite(self.language_probability),

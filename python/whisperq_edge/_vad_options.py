@@ -18,20 +18,20 @@ __all__ = ["VadOptions"]
 
 @dataclass(frozen=True)
 class VadOptions:
-    """When sound counts as speech.
+    """The options of the voice detector: when sound counts as speech.
 
     Attributes:
         threshold: a window at least this likely starts or continues speech, above 0 and at most 1 (float).
         neg_threshold: a window less likely than this is silence within speech, at most ``threshold`` (float). None:
             ``threshold`` - 0.15, but at least 0.01.
         min_speech_duration_ms: shorter speech is dropped (milliseconds).
-        max_speech_duration_s: longer speech is split (seconds): at a silence of more than ``min_silence_at_max_speech``
-            where it has one, else right there.
+        max_speech_duration_s: longer speech is split (seconds). It is split at a silence of more than
+            ``min_silence_at_max_speech`` where it has one, else right there.
         min_silence_duration_ms: silence has to be this long to end speech (milliseconds).
-        speech_pad_ms: kept before and after each span (milliseconds).
+        speech_pad_ms: audio that is kept before and after each span of speech (milliseconds).
         min_silence_at_max_speech: a shorter silence splits no speech (milliseconds).
-        use_max_poss_sil_at_max_speech: speech that is too long is split at its longest silence; only a silence that
-            speech has ended counts. False: at its last silence, which may still last.
+        use_max_poss_sil_at_max_speech: split speech that is too long at its longest silence. Only a silence that speech
+            has ended counts. False: split at the last silence, which may still last.
     """
 
     threshold: float = 0.5
@@ -58,7 +58,7 @@ class VadOptions:
 
     @classmethod
     def from_any(cls, given: Union[VadOptions, Mapping[str, Any], None]) -> VadOptions:
-        """Options from a mapping of names to values. None: the defaults."""
+        """Return options from a mapping of names to values. None: the defaults."""
         if given is None:
             return cls()
         if isinstance(given, VadOptions):
@@ -73,7 +73,7 @@ class VadOptions:
 
     @property
     def silence_threshold(self) -> float:
-        """``neg_threshold``, or what it is by default."""
+        """Return ``neg_threshold``, or its default."""
         return max(self.threshold - 0.15, 0.01) if self.neg_threshold is None else self.neg_threshold
 
 

@@ -1,7 +1,8 @@
-"""Transcripts as txt, vtt, srt, tsv and json, laid out as openai/whisper lays them out, to the byte.
+"""Transcripts as txt, vtt, srt, tsv and json, in openai/whisper's layout to the byte.
 
-Where openai/whisper crashes or writes what no reader can read, this differs: a negative time is written as zero, NaN in
-JSON as null, a segment without words between segments with words as one word, and lines end in ``\\n`` on every system.
+The layout differs where openai/whisper crashes or writes files that no reader can read. A negative time is written as
+zero, and NaN in JSON as null. A segment without words between segments with words is one word. Lines end in ``\\n`` on
+every system.
 """
 
 from __future__ import annotations
@@ -39,16 +40,16 @@ def render(
     max_line_count: Optional[int] = None,
     max_words_per_line: Optional[int] = None,
 ) -> str:
-    """The transcript as text in one of ``FORMATS``.
+    """Return the transcript as text in one of ``FORMATS``.
 
-    The options shape vtt and srt only, and only where the segments have words.
+    The options shape only vtt and srt, and only where the segments have words.
 
     Args:
         format: one of ``FORMATS``.
-        highlight_words: one cue per word, the spoken word underlined.
+        highlight_words: make a cue for each word and underline the spoken word.
         max_line_width: characters in a line. None: 1000.
-        max_line_count: lines in a cue. Together with ``max_line_width`` it frees the cues from the segments.
-        max_words_per_line: words in a cue. Without effect when both limits on lines are set.
+        max_line_count: lines in a cue. Together with ``max_line_width`` it lets cues run across segments.
+        max_words_per_line: words in a cue. It has no effect when both limits on lines are set.
     """
     cues = CueLayout(
         highlight_words,
@@ -72,11 +73,11 @@ def render(
 def write(
     transcript: Transcript, format: str, file_or_path: Union[str, os.PathLike[str], IO[str]], **options: Any
 ) -> None:
-    """Writes the transcript to a text stream, or to a path where it appears whole or not at all.
+    """Write the transcript to a text stream or to a path. A file appears whole or not at all.
 
     Args:
         format: one of ``FORMATS``.
-        options: those of ``render``.
+        options: the options of ``render``.
     """
     text = render(transcript, format, **options)
     if isinstance(file_or_path, (str, os.PathLike)):
@@ -92,12 +93,12 @@ def write_all(
     stem: str,
     **options: Any,
 ) -> list[Path]:
-    """Writes ``output_dir/stem.<format>`` for each format and returns the paths. The directory is made if need be.
+    """Write ``output_dir/stem.<format>`` for each format, and return the paths. Create the directory if need be.
 
     Args:
         formats: one of ``FORMATS``, several, or ``"all"``.
         stem: file name without extension.
-        options: those of ``render``.
+        options: the options of ``render``.
     """
     if not stem or os.path.basename(stem) != stem:
         raise OptionError("stem", stem, "a file name without a directory")

@@ -26,7 +26,7 @@
 #include "decoding/philox.h"
 #include "decoding/row_math.h"
 #include "decoding/sampler.h"
-#include "kernels/dispatch.h"
+#include "dispatch/isas.h"
 
 namespace {
 
@@ -49,7 +49,7 @@ struct Script {
     int64_t n_prompt = 0;
     float eot_per_token = 0;    // how much likelier the end becomes with each token behind the prompt
     int64_t nan_at_length = 0;  // a sequence of this length gets logits that are no numbers
-    std::string isa;
+    const RowMath* row_math = &whisperq::dispatch::isa_named("scalar").row_math;
 };
 
 // Logits that are a function of the script and of all tokens before: noise in (-8, 8), and eight favoured tokens. All
@@ -67,7 +67,7 @@ class ScriptedModel final : public LanguageModel {
     int64_t n_text_ctx() const override { return script_.n_text_ctx; }
     size_t n_windows() const override { return static_cast<size_t>(script_.n_windows); }
     int64_t n_audio_ctx(size_t) const override { return 1500; }
-    std::string isa() const override { return script_.isa; }
+    const RowMath& row_math() const override { return *script_.row_math; }
     void run(int64_t n_tasks, const whisperq::Task& task) override {
         for (int64_t i = 0; i < n_tasks; ++i) task(i, 0);
     }
@@ -168,7 +168,7 @@ void read_model(std::istream& in, Script& script) {
         else if (field == "nan_at_length")
             script.nan_at_length = read<int64_t>(in);
         else if (field == "isa")
-            script.isa = whisperq::kernels::kernels_named(read<std::string>(in)).isa;
+            script.row_math = &whisperq::dispatch::isa_named(read<std::string>(in)).row_math;
         else
             throw std::logic_error("no field " + field);
     }
@@ -233,9 +233,7 @@ void run(Case& asked) {
                     static_cast<long long>(stages.decode.runs), static_cast<long long>(stages.batchd.runs),
                     static_cast<long long>(stages.sample.runs));
     } catch (const whisperq::Error& e) {
-        std::printf("error inference %s\n", e.what());
-    } catch (const std::invalid_argument& e) {
-        std::printf("error argument %s\n", e.what());
+        std::printf("error %s %s\n", e.status() == whisperq::Status::argument ? "argument" : "inference", e.what());
     }
 }
 
@@ -276,10 +274,10 @@ void expect(bool holds, const std::string& what) {
     std::fprintf(stderr, "wrong: %s\n", what.c_str());
 }
 
-std::vector<std::string> isas() {
-    std::vector<std::string> found;
-    for (const whisperq::kernels::IsaInfo& isa : whisperq::kernels::isas()) {
-        if (isa.built && isa.supported) found.push_back(isa.name);
+std::vector<whisperq::dispatch::IsaInfo> usable_isas() {
+    std::vector<whisperq::dispatch::IsaInfo> found;
+    for (const whisperq::dispatch::IsaInfo& isa : whisperq::dispatch::isas()) {
+        if (isa.is_usable()) found.push_back(isa);
     }
     return found;
 }
@@ -391,14 +389,14 @@ void check_order(const RowMath& math) {
 }
 
 int print_isas() {
-    for (const std::string& isa : isas()) std::printf("%s\n", isa.c_str());
+    for (const whisperq::dispatch::IsaInfo& each : usable_isas()) std::printf("%s\n", each.name);
     return 0;
 }
 
 int check_math() {
     check_philox();
-    for (const std::string& isa : isas()) {
-        const RowMath& math = row_math_for(isa.c_str());
+    for (const whisperq::dispatch::IsaInfo& each : usable_isas()) {
+        const RowMath& math = each.isa->row_math;
         check_row_math(math);
         check_sampling(math);
         check_order(math);
@@ -431,8 +429,8 @@ int bench() {
     options.timestamp_begin = 50364;
     for (int32_t i = 0; i < 90; ++i) options.suppress_tokens.push_back(i * 500);
     int64_t sink = 0;
-    for (const std::string& isa : isas()) {
-        const RowMath& math = row_math_for(isa.c_str());
+    for (const whisperq::dispatch::IsaInfo& each : usable_isas()) {
+        const RowMath& math = each.isa->row_math;
         const LogitFilters filters(options, kVocab, math);
         const std::vector<int32_t> sampled{50364, 5, 7, 9};
         const FilteredRow row = filters.apply(sampled, logits.data());
@@ -440,7 +438,7 @@ int bench() {
         const double greedy = best_us([&] { sink += Distribution(row, math).likeliest(); });
         const double beam = best_us([&] { sink += Distribution(row, math).likeliest(6)[5]; });
         const double sampling = best_us([&] { sink += Distribution(row, math).sample(0.37, 0.8f); });
-        std::printf("%s filters %.1f greedy %.1f beam 5 %.1f sample %.1f us\n", isa.c_str(), filter, greedy, beam,
+        std::printf("%s filters %.1f greedy %.1f beam 5 %.1f sample %.1f us\n", each.name, filter, greedy, beam,
                     sampling);
     }
     return sink == 1;

@@ -16,7 +16,7 @@
 #include "core/status.h"
 #include "decoding/row_math.h"
 #include "decoding/row_math_self_test.h"
-#include "kernels/dispatch.h"
+#include "dispatch/isas.h"
 #include "kernels/self_test.h"
 
 namespace k = whisperq::kernels;
@@ -43,8 +43,7 @@ void spoil_row(float* out, int64_t stride, int64_t n_rows, int64_t n_columns) {
     spoil(place == Place::first ? out[0] : out[(n_rows - 1) * stride + n_columns - 1]);
 }
 
-// ---- One wrong number each
-// --------------------------------------------------------------------------------------------
+// ---- One wrong number each ------------------------------------------------------------------------------------------
 
 void quantize_strip(const float* input, int64_t row_stride, int64_t n_rows, int64_t n_values, uint8_t* strip) {
     real->quantize_strip(input, row_stride, n_rows, n_values, strip);
@@ -142,8 +141,7 @@ void softmax_of_row(float* x, int64_t n) {
     spoil_row(x, n, 1, n);
 }
 
-// ---- The program
-// -----------------------------------------------------------------------------------------------------
+// ---- The program ----------------------------------------------------------------------------------------------------
 
 int n_missed = 0, n_found = 0;
 
@@ -213,7 +211,6 @@ void check_faults() {
 }
 
 void check_math() {
-    real_math = &d::row_math_for(real->isa);
     Findings right;
     d::self_test(*real_math, right);
     if (right.first()) {
@@ -236,8 +233,10 @@ void check_math() {
     check("softmax of a row", broken);
 }
 
-void check_isa(const k::KernelTable& table, bool quick) {
+void check_isa(const whisperq::dispatch::Isa& isa, bool quick) {
+    const k::KernelTable& table = isa.kernels;
     real = &table;
+    real_math = &isa.row_math;
     const auto began = std::chrono::steady_clock::now();
     Findings findings;
     k::self_test(table, findings);
@@ -262,10 +261,10 @@ int main(int argc, char** argv) {
     try {
         const bool quick = argc > 1 && std::strcmp(argv[1], "--quick") == 0;
         const int first = quick ? 2 : 1;
-        const k::KernelTable* only = argc > first ? &k::kernels_named(argv[first]) : nullptr;
-        for (const k::IsaInfo& isa : k::isas()) {
-            const bool is_wanted = only == nullptr || isa.table == only;
-            if (isa.built && isa.supported && is_wanted) check_isa(*isa.table, quick);
+        const whisperq::dispatch::Isa* only = argc > first ? &whisperq::dispatch::isa_named(argv[first]) : nullptr;
+        for (const whisperq::dispatch::IsaInfo& each : whisperq::dispatch::isas()) {
+            const bool is_wanted = only == nullptr || each.isa == only;
+            if (each.is_usable() && is_wanted) check_isa(*each.isa, quick);
         }
     } catch (const whisperq::Error& e) {
         std::fprintf(stderr, "%s\n", e.what());

@@ -271,6 +271,9 @@ void shared(int size) {
     ThreadPool& pool = whisperq::shared_pool(size);
     CHECK(&pool == &whisperq::shared_pool(size) && &pool != &whisperq::shared_pool(size + 1));
     CHECK(pool.size() == size);
+    // Numbers of threads that count as the same number share a pool.
+    CHECK(&whisperq::shared_pool(5000) == &whisperq::shared_pool(ThreadPool::kMostThreads));
+    CHECK(&whisperq::shared_pool(-3) == &whisperq::shared_pool(1));
     CHECK(sum_of(pool, 100) == 4950);
     whisperq::rest_shared_pools();
     CHECK(sum_of(pool, 100) == 4950);

@@ -29,8 +29,7 @@ void require(bool holds, const char* what) {
     std::abort();
 }
 
-// ---- Files
-// -----------------------------------------------------------------------------------------------------------
+// ---- Files ----------------------------------------------------------------------------------------------------------
 
 // Bytes, and a hole (zeros that take no memory) after them.
 struct Piece {
@@ -70,8 +69,7 @@ class MemoryFile {
     std::string path_;
 };
 
-// ---- Whole models to start from
-// --------------------------------------------------------------------------------------
+// ---- Whole models to start from -------------------------------------------------------------------------------------
 
 struct Base {
     Hparams hparams;
@@ -150,8 +148,7 @@ const std::vector<Base>& bases() {
     return all;
 }
 
-// ---- Inputs
-// ----------------------------------------------------------------------------------------------------------
+// ---- Inputs ---------------------------------------------------------------------------------------------------------
 
 // Takes numbers from the front of an input; zeros when it is at its end.
 class Input {
@@ -234,8 +231,7 @@ void edit_all(std::vector<Piece>& pieces, Input& input) {
     }
 }
 
-// ---- Promises
-// --------------------------------------------------------------------------------------------------------
+// ---- Promises -------------------------------------------------------------------------------------------------------
 
 void check_tensors(const std::vector<TensorInfo>& tensors, const Hparams& hparams, const TensorType* matrix_type,
                    uint64_t file_bytes) {

@@ -1,5 +1,5 @@
-// Kernels for every AArch64 CPU, the Cortex-A53 of small boards before all: it executes in order, has no dot product of
-// bytes, and multiplies eight of them at a time.
+// Kernels for every AArch64 CPU, and above all for the Cortex-A53 of small boards. It executes in order, has no dot
+// product of bytes, and multiplies eight of them at a time.
 #if !defined(__aarch64__) || !defined(__ARM_NEON)
 #error "compile with the flags of cmake/Kernels.cmake"
 #endif
@@ -54,7 +54,7 @@ struct Order {
     }
 };
 
-// The 32 codes of each of four columns, or of one row.
+// A block's 32 codes of each of four columns, or of one row.
 struct Codes {
     int8x16_t low, high;
 };
@@ -63,15 +63,15 @@ WHISPERQ_INLINE Codes load_codes(const int8_t* from) {
     return {vld1q_s8(from), vld1q_s8(from + 16)};
 }
 
-// 16 products in eight lanes of int16: |a lane| <= 2 * 128 * 127 = 32512, even with a q8_0 code of -128.
+// Return 16 products in eight lanes of int16: |a lane| <= 2 * 128 * 127 = 32512, even with a q8_0 code of -128.
 WHISPERQ_INLINE int16x8_t multiply_half(int8x16_t a, int8x16_t b) {
     return vmlal_high_s8(vmull_s8(vget_low_s8(a), vget_low_s8(b)), a, b);
 }
 
-// The products of a row with four columns, not yet one a lane: columns 0 and 1 have two lanes each of one register, 2
-// and 3 of the other.
+// Compute the products of a row with four columns, not yet one a lane. Columns 0 and 1 have two lanes each of one
+// register, 2 and 3 of the other.
 //
-// Codes of eight bits: two products a lane are all that int16 holds, so that pairs of lanes are added in int32.
+// Codes of eight bits: int16 holds no more than two products a lane, so that pairs of lanes are added in int32.
 WHISPERQ_INLINE void dot_wide(const Codes& row, const Codes (&columns)[kColumns], int32x4_t (&dots)[2]) {
     int32x4_t dot[kColumns];
     for (int64_t c = 0; c < kColumns; ++c) {
@@ -120,8 +120,8 @@ struct Product {
         for (int r = 0; r < kRows; ++r) vst1q_f32(sums + r * kTileColumns, total[r]);
     }
 
-    // The segments of rows from kRow on: a recursion, because GCC keeps arrays in registers only if their indices are
-    // constants from the start.
+    // Compute the segments of rows from kRow on. This is a recursion, because GCC keeps arrays in registers only if
+    // their indices are constants from the start.
     template <int kRow, int kRows, Kind kKind>
     WHISPERQ_INLINE static void add_rows(const uint8_t* strip, const uint8_t* part, const Codes& row,
                                          const Codes (&columns)[kColumns], float32x4_t scales,
@@ -169,7 +169,7 @@ struct Product {
     }
 };
 
-// What neon_packed.h asks for: pairs of products in int16, then pairs of pairs in int32.
+// A Dot for neon_packed.h: pairs of products in int16, then pairs of pairs in int32.
 struct Dot {
     int32x4_t first = vdupq_n_s32(0), second = vdupq_n_s32(0);  // two lanes for each of two columns
 
@@ -181,7 +181,7 @@ struct Dot {
     WHISPERQ_INLINE static int64_t code_at(int64_t row, int64_t group) { return row * kBlock + group * kGroup; }
 };
 
-// Products of int8 are no faster here than those of f32, so that it is always exact.
+// Attention is always exact here, because products of int8 are no faster than those of f32.
 void attention(const float* q, int64_t q_stride, const float* k, int64_t k_stride, const float* v, int64_t v_stride,
                int64_t n_queries, int64_t n_keys, bool, float* out, int64_t out_stride, float* scratch) {
     attend<FloatKeys>(q, q_stride, k, k_stride, v, v_stride, n_queries, n_keys, out, out_stride, scratch);

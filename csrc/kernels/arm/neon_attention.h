@@ -1,12 +1,13 @@
-// Attention of one head, without a matrix of scores: keys are taken in chunks, and each query keeps the greatest score
-// so far, the sum of exp(score - greatest), and its weighted sum of values, which are scaled down when a greater score
+// Attention of one head, without a matrix of scores. Keys are taken in chunks. Each query keeps the greatest score so
+// far, the sum of exp(score - greatest), and its weighted sum of values. The sums are scaled down when a greater score
 // comes.
 //
-// Scores are products of f32 (FloatKeys), or of int8 (CodedKeys): keys as an expanded tile of weights and queries as a
-// strip of the input, so that they are the table's own product. All else is f32.
+// Scores are products of f32 (FloatKeys), or of int8 (CodedKeys). CodedKeys are an expanded tile of weights, and their
+// queries a strip of the input. Scores are thus the table's own product. All else is f32.
 //
-// Loops, from the outside: some queries, whose sums stay in the second-level cache; a chunk of packed keys and values,
-// which stays in the first-level cache and is read from memory once for all of these queries; a strip of queries.
+// The outer loop takes some queries, whose sums stay in the second-level cache. The next one takes a chunk of packed
+// keys and values, which stays in the first-level cache. A chunk is read from memory once for all of these queries. The
+// inner loop takes a strip of queries.
 #pragma once
 
 #include "kernels/arm/neon_expand.h"
@@ -22,10 +23,10 @@ constexpr int64_t kChunkTiles = kChunkKeys / kTileColumns;
 constexpr int64_t kQueriesAtOnce = 12 * kStripRows;
 constexpr int64_t kHeadTiles = kHeadSize / kTileColumns;
 constexpr float kLog2E = 1.44269504088896341f;
-constexpr float kScoreScale = kLog2E / 8.0f;  // 1 / sqrt(kHeadSize), and 2^x is what we have
+constexpr float kScoreScale = kLog2E / 8.0f;  // 1 / sqrt(kHeadSize), and log2(e) for 2^x
 constexpr float kNoScore = -3e38f;
 
-// What is kept in `scratch`.
+// The parts of `scratch`.
 //
 //   keys    [tile of 16 keys], as `Keys` packs them; keys that do not exist are zeros
 //   values  [tile of 16 of kHeadSize][n_keys][16]
@@ -60,7 +61,7 @@ AttentionScratch divide_scratch(float* scratch, int64_t n_keys) {
     return s;
 }
 
-// Up to kStripRows queries.
+// A strip of up to kStripRows queries.
 struct QueryStrip {
     const float* first;
     int64_t stride, n;
@@ -69,7 +70,7 @@ struct QueryStrip {
 
 // ---- Keys
 
-// Four values of four keys, transposed: to[i] has value i of each.
+// Transpose four values of four keys: to[i] has value i of each.
 WHISPERQ_INLINE void transpose(const float32x4_t (&from)[4], float32x4_t (&to)[4]) {
     const float64x2_t a = vreinterpretq_f64_f32(vtrn1q_f32(from[0], from[1]));
     const float64x2_t b = vreinterpretq_f64_f32(vtrn2q_f32(from[0], from[1]));
@@ -114,8 +115,8 @@ struct FloatKeys {
 
 // `Order` and `Product` are a table's own, which its products of int8 have.
 //
-// Keys are taken less their mean, which adds the same to all scores of a query and so nothing to its probabilities: a
-// dimension in which all are large would leave the others few codes.
+// The mean key is subtracted before quantising. Softmax ignores a constant added to all scores of a query. With the
+// mean, a dimension in which all keys are large would leave few codes to the others.
 template <class Order, class Product>
 struct CodedKeys {
     using Part = typename Order::Part;
@@ -164,7 +165,7 @@ struct CodedKeys {
         }
     };
 
-    // A block of four keys, of which n exist (0 or fewer: none), from `column` of the part on.
+    // Pack a block of four keys, of which n exist (0 or fewer: none), from `column` of the part on.
     static void pack_quad(const float* k, int64_t k_stride, const float* mean, int64_t n, int64_t column,
                           uint8_t* block) {
         int8_t codes[kLanes][kBlock] = {};
@@ -233,7 +234,7 @@ float greatest_of(const float* scores, int64_t n_tiles) {
         vmaxq_f32(vmaxq_f32(greatest.quad[0], greatest.quad[1]), vmaxq_f32(greatest.quad[2], greatest.quad[3])));
 }
 
-// scores = 2^(scores * kScoreScale - greatest); returns their sum.
+// Compute scores = 2^(scores * kScoreScale - greatest), and return their sum.
 float exponentiate(float* scores, int64_t n_tiles, float greatest) {
     float32x4_t sum[kQuads] = {};
     for (int64_t t = 0; t < n_tiles; ++t, scores += kTileColumns) {
@@ -248,8 +249,8 @@ float exponentiate(float* scores, int64_t n_tiles, float greatest) {
     return vaddvq_f32(vaddq_f32(vaddq_f32(sum[0], sum[1]), vaddq_f32(sum[2], sum[3])));
 }
 
-// Turns a query's scores into weights, and returns by what its sums so far must be multiplied. `greatest` is kept
-// scaled and rounded, and only it is used, so that its rounding is the same in every chunk.
+// Turn a query's scores into weights, and return the factor that its sums so far must be multiplied by. `greatest` is
+// kept scaled and rounded. Nothing else is subtracted, so that its rounding is the same in every chunk.
 float weigh(float* scores, int64_t n_tiles, float* greatest, float* total) {
     const float before = *greatest;
     const float scaled = greatest_of(scores, n_tiles) * kScoreScale;
@@ -260,7 +261,7 @@ float weigh(float* scores, int64_t n_tiles, float* greatest, float* total) {
     return factor;
 }
 
-// sums[r] = sums[r] * factors[r] + weights of r * values
+// Compute sums[r] = sums[r] * factors[r] + weights of r * values
 template <int kRows>
 void add_values(const Scores& weights, const float (&factors)[kStripRows], const float* values, int64_t n_keys,
                 const Chunk& chunk, float* sums) {
@@ -281,7 +282,7 @@ void add_values(const Scores& weights, const float (&factors)[kStripRows], const
     }
 }
 
-// A strip of queries and a chunk of keys. The strip's sums and what goes with them start at `first`.
+// Attend with a strip of queries to a chunk of keys. The strip's sums, greatest scores and totals start at `first`.
 template <class Keys, int kRows>
 void attend_chunk(const QueryStrip& strip, const AttentionScratch& s, int64_t first, int64_t n_keys,
                   const Chunk& chunk) {

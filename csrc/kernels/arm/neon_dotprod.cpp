@@ -25,7 +25,8 @@ constexpr int64_t kTilesPerCall = 4;
 constexpr int64_t kColumns = 8;
 constexpr int64_t kPartQuads = kColumns / kLanes;
 
-// sdot multiplies four values of each of four columns, as pack.h has them, with four values of a row, taken by lane:
+// sdot multiplies four values of each of four columns with four values of a row, by lane. Columns are as pack.h has
+// them:
 //
 //   strip[row][32]   part[group][column][4]
 struct Order {
@@ -60,7 +61,7 @@ WHISPERQ_INLINE void add_group(const int8_t* codes, const int8x16_t (&rows)[kRow
     }
 }
 
-// Four groups: 16 values of each row.
+// Multiply four groups: 16 values of each row.
 template <int kRows>
 WHISPERQ_INLINE void add_half(const int8_t* strip, const int8_t* codes, Dots<kRows>& dots) {
     constexpr int64_t kGroupBytes = kColumns * kGroup;
@@ -74,7 +75,7 @@ WHISPERQ_INLINE void add_half(const int8_t* strip, const int8_t* codes, Dots<kRo
     add_group<3, false>(codes + 3 * kGroupBytes, rows, next, dots);
 }
 
-// A register of the strip's scales or sums by lane: rows 0 to 3 in one, 4 and 5 in another.
+// Take a row's scale or sum by lane: rows 0 to 3 are in one register, 4 and 5 in another.
 template <int kRow>
 WHISPERQ_INLINE float32x4_t multiply_by_row(float32x4_t x, const float32x4_t (&rows)[2]) {
     return vmulq_laneq_f32(x, rows[kRow / kLanes], kRow % kLanes);
@@ -87,8 +88,8 @@ WHISPERQ_INLINE float32x4_t add_times_row(float32x4_t sum, float32x4_t x, const 
 struct Product {
     using Part = Order::Part;
 
-    // kRows x 8 columns: 12 registers of int32 for a block, 12 of floats, 6 of the rows' codes, which leaves 2 for the
-    // columns'.
+    // Multiply kRows x 8 columns. 12 registers of int32 for a block, 12 of floats and 6 of the rows' codes leave 2 for
+    // the columns' codes.
     //
     //               | w0 | w1 |   4 values of 4 columns each
     //   row |abcd|  |dots|    |   a: the first 4 of 16 values of the row
@@ -113,7 +114,8 @@ struct Product {
         }
     }
 
-    // total += dots * scales of rows and columns, for rows from kRow on: lanes are constants, so this is no loop.
+    // Compute total += dots * scales of rows and columns, for rows from kRow on. Lanes are constants, so this is no
+    // loop.
     template <int kRow, int kRows, bool kHasMinimum>
     WHISPERQ_INLINE static void add_block(const uint8_t* strip, const uint8_t* part, const Dots<kRows>& dots,
                                           float32x4_t (&total)[kRows][kPartQuads]) {
@@ -138,7 +140,7 @@ struct Product {
     }
 };
 
-// What neon_packed.h asks for.
+// A Dot for neon_packed.h.
 struct Dot {
     int32x4_t sum = vdupq_n_s32(0);
 

@@ -1,4 +1,4 @@
-// What happens to the sums of a tile before they are stored.
+// The epilogue of a tile's sums, before they are stored.
 #pragma once
 
 #include "kernels/arm/neon_math.h"
@@ -6,8 +6,8 @@
 namespace whisperq::kernels {
 namespace {
 
-// The sums of a strip times a tile, in the first-level cache: written and read once for thousands of products, and the
-// products' loops are spared the cases of a matrix's last rows and columns.
+// The sums of a strip times a tile, in the first-level cache. They are written and read once for thousands of products.
+// The products' loops are spared the cases of a matrix's last rows and columns.
 struct TileSums {
     alignas(16) float rows[kStripRows][kTileColumns];
 };
@@ -25,7 +25,8 @@ WHISPERQ_INLINE void finish_row(const float* sums, const float* bias, const floa
     store_row(out, row);
 }
 
-// The same for fewer columns than a register row has: in a row of its own, to read and write nothing beyond them.
+// Finish fewer columns than a register row has. They go through a row of their own, so that nothing beyond them is read
+// or written.
 void finish_part_of_row(const float* sums, const float* bias, const float* residual, bool gelu, int64_t n_columns,
                         float* out) {
     const size_t bytes = static_cast<size_t>(n_columns) * sizeof(float);
@@ -36,7 +37,7 @@ void finish_part_of_row(const float* sums, const float* bias, const float* resid
     memcpy(out, row, bytes);
 }
 
-// Stores rows [0, n_rows) of columns [first, first + kTileColumns), or up to n_columns.
+// Store rows [0, n_rows) of columns [first, first + kTileColumns), or up to n_columns.
 void finish_tile(const TileSums& sums, int64_t first, int64_t n_rows, int64_t n_columns, const Epilogue& epilogue,
                  float* out, int64_t out_stride) {
     const float* bias = epilogue.bias == nullptr ? nullptr : epilogue.bias + first;

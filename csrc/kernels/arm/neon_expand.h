@@ -1,7 +1,8 @@
-// Packed weights (pack.h) to a byte a code, and f16 to float.
+// Expansion of packed weights (pack.h) to a byte a code, and of f16 to float.
 #pragma once
 
 #include "kernels/arm/neon_layout.h"
+#include "kernels/block_formats.h"
 
 namespace whisperq::kernels {
 namespace {
@@ -37,13 +38,13 @@ void float_to_half(const float* values, int64_t n, uint16_t* half) {
     memcpy(half + i, halves, static_cast<size_t>(n - i) * sizeof *half);
 }
 
-// The codes of a quad of columns in a block: register g has columns 4 quad to 4 quad + 3 of group g, four bytes each.
+// The codes of a quad of columns in a block. Register g has columns 4 quad to 4 quad + 3 of group g, four bytes each.
 struct QuadCodes {
     int8x16_t group[kGroups];
 };
 
-// 0xff where the code has its fifth bit: register g has bits of 16 codes, two bytes, which are spread over the lanes,
-// each of which looks at a bit of its own.
+// Return 0xff where the code has its fifth bit. The bits of 16 codes, two bytes, are spread over the lanes of register
+// g. Each lane looks at a bit of its own.
 WHISPERQ_INLINE uint8x16_t fifth_bits(const uint8_t* fifth, int64_t group, int64_t quad) {
     static const uint8_t kBit[16] = {1, 2, 4, 8, 16, 32, 64, 128, 1, 2, 4, 8, 16, 32, 64, 128};
     static const uint8_t kByte[16] = {0, 0, 0, 0, 0, 0, 0, 0, 1, 1, 1, 1, 1, 1, 1, 1};
@@ -53,8 +54,8 @@ WHISPERQ_INLINE uint8x16_t fifth_bits(const uint8_t* fifth, int64_t group, int64
     return vtstq_u8(bytes, vld1q_u8(kBit));
 }
 
-// A nibble and its fifth bit as an int8, the zero point taken away. 16 is what the bit is worth, so that with a zero
-// point of 16 a code without the bit is negative: the bits above the nibble are its complement.
+// Return a nibble and its fifth bit as an int8, less the zero point. The bit is worth 16, so that with a zero point of
+// 16 a code without the bit is negative. The bits above the nibble are its complement.
 template <int kZeroPoint>
 WHISPERQ_INLINE uint8x16_t join_fifth(uint8x16_t nibbles, uint8x16_t fifth) {
     static_assert(kZeroPoint == 0 || kZeroPoint == 16, "q5_1, q5_0");
@@ -109,21 +110,7 @@ void expand(const uint8_t* tile, int64_t k, uint8_t* expanded) {
 
 template <class Order>
 void expand_tile(Format format, const uint8_t* tile, int64_t k, uint8_t* expanded) {
-    switch (format) {
-        case Format::q8_0:
-            return expand<Order, Format::q8_0>(tile, k, expanded);
-        case Format::q5_1:
-            return expand<Order, Format::q5_1>(tile, k, expanded);
-        case Format::q5_0:
-            return expand<Order, Format::q5_0>(tile, k, expanded);
-        case Format::q4_1:
-            return expand<Order, Format::q4_1>(tile, k, expanded);
-        case Format::q4_0:
-            return expand<Order, Format::q4_0>(tile, k, expanded);
-        case Format::f32:
-        case Format::f16:
-            return;  // have no codes
-    }
+    with_block_format(format, [&](auto block) { expand<Order, decltype(block)::kFormat>(tile, k, expanded); });
 }
 
 }  // namespace

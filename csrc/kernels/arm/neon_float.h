@@ -7,8 +7,8 @@
 namespace whisperq::kernels {
 namespace {
 
-// Sums of kRows x 16: 24 of the 32 registers, 6 more for four values of each row, which leaves 2 for weights, one that
-// is multiplied and one that is loaded.
+// Sum kRows x 16 products. The sums take 24 of the 32 registers, and four values of each row 6 more. 2 are left for
+// weights: one that is multiplied and one that is loaded.
 //
 //                      panel[i]  | w0 | w1 | w2 | w3 |   a register at a time
 //   rows[r][i..i + 3]  |abcd|    |    |    |    |    |
@@ -18,8 +18,8 @@ struct FloatSums {
     float32x4_t sum[kRows][kQuads];
 };
 
-// sum += weight * value[kLane]. As intrinsics, GCC 12 takes the lane out to a register of its own when segments end
-// between the uses of it.
+// Compute sum += weight * value[kLane]. This is no intrinsic, because GCC 12 takes the lane out to a register of its
+// own when segments end between its uses.
 template <int kLane>
 WHISPERQ_INLINE void add_product(float32x4_t& sum, float32x4_t weight, float32x4_t value) {
     __asm__("fmla %0.4s, %1.4s, %2.s[%c3]" : "+w"(sum) : "w"(weight), "w"(value), "n"(kLane));
@@ -37,7 +37,7 @@ WHISPERQ_INLINE void add_products(const float* weights, const float32x4_t (&valu
     }
 }
 
-// sums += rows[r][0..k) * panel[k][kTileColumns]
+// Compute sums += rows[r][0..k) * panel[k][kTileColumns]
 template <int kRows>
 WHISPERQ_INLINE void multiply_rows(const float* const (&rows)[kRows], const float* panel, int64_t k,
                                    FloatSums<kRows>& sums) {
@@ -71,7 +71,7 @@ void multiply_float_tile(const float* const (&rows)[kRows], const float* panel, 
     }
 }
 
-// Pointers to kRows rows; the last one that exists stands for those that do not.
+// A list of pointers to kRows rows. The last row that exists stands for those that do not.
 template <int kRows>
 WHISPERQ_INLINE void point_to_rows(const float* first, int64_t stride, int64_t n_rows, const float* (&rows)[kRows]) {
     for (int64_t r = 0; r < kRows; ++r) rows[r] = first + (r < n_rows ? r : n_rows - 1) * stride;

@@ -72,7 +72,8 @@ WHISPERQ_INLINE void add_step(const int8_t* strip, const int8_t* codes, Dots<kPa
     }
 }
 
-// Numbers a and b of two columns as a b a b, of two rows as a a b b: what a 2 x 2 of smmla is multiplied with.
+// Arrange numbers a and b of two columns as a b a b, and of two rows as a a b b. A 2 x 2 of smmla is multiplied with
+// them.
 WHISPERQ_INLINE float32x4_t repeat_columns(const float* two) {
     double pair;
     memcpy(&pair, two, sizeof pair);
@@ -86,8 +87,8 @@ WHISPERQ_INLINE float32x4_t repeat_rows(const float* two) {
 struct Product {
     using Part = Order::Part;
 
-    // 2 kPairs rows x 8 columns: 12 registers of int32 for a block, 12 of floats, 3 of the rows' codes, 4 of the
-    // columns'.
+    // Multiply 2 kPairs rows x 8 columns: 12 registers of int32 for a block, 12 of floats, 3 of the rows' codes, 4 of
+    // the columns'.
     //
     //                  | c0 c1 | c2 c3 | c4 c5 | c6 c7 |   8 values of each
     //   r0 r1 | a a |  | 2 x 2 |       |       |       |
@@ -116,7 +117,7 @@ struct Product {
         }
     }
 
-    // total += dots * scales of rows and columns
+    // Compute total += dots * scales of rows and columns
     template <int kPairs, bool kHasMinimum>
     WHISPERQ_INLINE static void add_block(const uint8_t* strip, const uint8_t* part, const Dots<kPairs>& dots,
                                           float32x4_t (&total)[kPairs][kColumnPairs]) {
@@ -142,7 +143,7 @@ struct Product {
     }
 };
 
-// What neon_packed.h asks for.
+// A Dot for neon_packed.h.
 struct Dot {
     int32x4_t sum = vdupq_n_s32(0);
 

@@ -1,6 +1,6 @@
-// How ARM's tables order the bytes of strips and expanded tiles (kernels.h lets each table choose), and what their
-// sources share. Included by arm/neon*.cpp only, each of which compiles its own copy for its own instructions: all of
-// it is in an anonymous namespace.
+// The order of bytes in strips and expanded tiles of ARM's tables, and other parts that their sources share. kernels.h
+// lets each table choose its order. Only arm/neon*.cpp include it. Each compiles its own copy for its own instructions,
+// so all of it is in an anonymous namespace.
 //
 // A block of a strip, 256 bytes, so that every load of it is aligned and stays in one cache line:
 //
@@ -28,8 +28,8 @@ namespace {
 #define WHISPERQ_INLINE [[gnu::always_inline]] inline
 
 // GCC moves no instruction across this. The inner loops use all 32 registers: a scheduler that is free to load further
-// ahead spills sums. They are written as segments, in each of which what the next one needs is loaded, what was loaded
-// is multiplied, and what was multiplied before is finished, so that cores that execute in order do not wait either.
+// ahead spills sums. The loops are therefore written as segments. A segment loads the next one's values, multiplies
+// loaded ones, and finishes earlier products. Cores that execute in order thus do not wait either.
 WHISPERQ_INLINE void end_segment() {
     __asm__ volatile("" ::: "memory");
 }
@@ -69,8 +69,9 @@ struct Part {
     static const float* minima(const uint8_t* block) { return scales(block) + kColumns; }
 };
 
-// Instead of minima that do not exist: codes of five bits or fewer lie in [-16, 31], so that eight products of one with
-// an input code fit int16 (8 * 31 * 127 = 31496); two of eight bits' do (2 * 128 * 127 = 32512).
+// These stand in place of minima that do not exist. Codes of five bits or fewer lie in [-16, 31], so that eight of
+// their products with input codes fit int16 (8 * 31 * 127 = 31496). Only two products of eight-bit codes do (2 * 128 *
+// 127 = 32512).
 constexpr float kNarrowCodes = 1.0f;
 constexpr float kWideCodes = 0.0f;
 
@@ -80,7 +81,7 @@ struct RowCount {
     static constexpr int kRows = kCount;
 };
 
-// Calls `function` with the least RowCount that holds n_rows.
+// Call `function` with the least RowCount that holds n_rows.
 template <class Function>
 WHISPERQ_INLINE void with_row_count(int64_t n_rows, Function function) {
     static_assert(kStripRows == 6, "the counts below");

@@ -1,5 +1,5 @@
-// exp2 and GELU, four registers at a time: the polynomials are chains of dependent multiply-adds, and cores that
-// execute in order need others to fill their latency.
+// exp2 and GELU, four registers at a time. The polynomials are chains of dependent multiply-adds. Cores that execute in
+// order need other chains to fill their latency.
 #pragma once
 
 #include "kernels/arm/neon_layout.h"
@@ -20,7 +20,7 @@ WHISPERQ_INLINE void store_row(float* to, const Row16& row) {
     for (int64_t i = 0; i < kQuads; ++i) vst1q_f32(to + i * kLanes, row.quad[i]);
 }
 
-// A polynomial without its constant term, x (c[0] + x (c[1] + ...)).
+// Return a polynomial without its constant term, x (c[0] + x (c[1] + ...)).
 template <int kDegree>
 WHISPERQ_INLINE float32x4_t polynomial(const float (&c)[kDegree], float32x4_t x) {
     float32x4_t sum = vdupq_n_f32(c[kDegree - 1]);
@@ -31,10 +31,10 @@ WHISPERQ_INLINE float32x4_t polynomial(const float (&c)[kDegree], float32x4_t x)
 // 2^f - 1 for f in [-0.5, 0.5], fitted to the least greatest relative error of 2^f: 9.2e-8.
 constexpr float kExp2[] = {0.6931470036506653f, 0.24022242426872253f, 0.05550733581185341f, 0.009671512991189957f,
                            0.001326472731307149f};
-constexpr float kLeastExponent = -126.0f;  // of the normal floats; 2^-126 is nothing beside a sum of at least 1
+constexpr float kLeastExponent = -126.0f;  // the normal floats' least; 2^-126 is nothing beside a sum of at least 1
 constexpr float kRounder = 12582912.0f;    // 1.5 * 2^23: a float of this size has no bits behind the point
 
-// 2^x for x in [-126, 127], less being taken for -126. NaN stays NaN.
+// Return 2^x for x in [-126, 127]. A lesser x counts as -126. NaN stays NaN.
 //
 // x + kRounder is rounded to a whole number, which then stands in the last bits; shifted by 23 it is an exponent.
 WHISPERQ_INLINE float32x4_t exp2_of(float32x4_t x) {
@@ -80,7 +80,7 @@ void gelu(float* values, int64_t n) {
     memcpy(values + i, row, rest);
 }
 
-// What cached_attention.h asks for.
+// The Lanes of cached_attention.h.
 struct Lanes {
     using Row = Row16;
 

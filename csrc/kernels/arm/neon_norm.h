@@ -8,7 +8,7 @@ namespace {
 
 constexpr float kLayerNormEpsilon = 1e-5f;
 
-// Adds f(values) of all values: sixteen lanes of sums, then the rest.
+// Sum f(values) over all values: sixteen lanes of sums, then the rest.
 template <class Function>
 WHISPERQ_INLINE float sum_of(const float* values, int64_t n, Function f) {
     float32x4_t sum[kQuads] = {};

@@ -1,10 +1,11 @@
-// Products of a few rows with weights as they are packed: every byte of them is loaded once, and nothing is stored but
-// the sums. The float operations of a sum are those of the table's multiply_strip, so that it is the same to the bit.
+// Products of a few rows with weights as they are packed. Every byte of the weights is loaded once, and only sums are
+// stored. A sum's float operations are those of the table's multiply_strip, so that it is the same to the bit.
 #pragma once
 
 #include "kernels/arm/neon_epilogue.h"
 #include "kernels/arm/neon_expand.h"
 #include "kernels/arm/neon_layout.h"
+#include "kernels/block_formats.h"
 #include "kernels/by_strips.h"
 
 namespace whisperq::kernels {
@@ -68,26 +69,8 @@ void multiply_packed(Format format, const uint8_t* strips, const uint8_t* tiles,
     using Multiply =
         void (*)(const uint8_t*, const uint8_t*, int64_t, int64_t, int64_t, int64_t, float*, int64_t, const Epilogue&);
     Multiply multiply = nullptr;
-    switch (format) {
-        case Format::q8_0:
-            multiply = multiply_packed_format<Dot, Format::q8_0>;
-            break;
-        case Format::q5_1:
-            multiply = multiply_packed_format<Dot, Format::q5_1>;
-            break;
-        case Format::q5_0:
-            multiply = multiply_packed_format<Dot, Format::q5_0>;
-            break;
-        case Format::q4_1:
-            multiply = multiply_packed_format<Dot, Format::q4_1>;
-            break;
-        case Format::q4_0:
-            multiply = multiply_packed_format<Dot, Format::q4_0>;
-            break;
-        case Format::f32:
-        case Format::f16:
-            return;  // not block formats
-    }
+    with_block_format(format, [&](auto block) { multiply = multiply_packed_format<Dot, decltype(block)::kFormat>; });
+    if (multiply == nullptr) return;
     by_strips(multiply, format, strips, tiles, n_tiles, k, n_rows, n_columns, out, out_stride, epilogue);
 }
 

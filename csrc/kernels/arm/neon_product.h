@@ -7,7 +7,7 @@
 namespace whisperq::kernels {
 namespace {
 
-// Calls `Product::multiply<n, has_minimum>(strip, part, n_blocks, sums)` for as many times kRowsAtOnce rows as there
+// Call `Product::multiply<n, has_minimum>(strip, part, n_blocks, sums)` for as many times kRowsAtOnce rows as there
 // are.
 template <class Product, int kRowsAtOnce>
 WHISPERQ_INLINE void multiply_rows(const uint8_t* strip, const uint8_t* part, int64_t n_blocks, bool has_minimum,

@@ -1,4 +1,4 @@
-// Inputs to strips of int8.
+// Quantisation of inputs to strips of int8.
 #pragma once
 
 #include <float.h>
@@ -17,9 +17,9 @@ WHISPERQ_INLINE float greatest_magnitude(const float32x4_t (&values)[kBlockQuads
     return vmaxvq_f32(vmaxq_f32(vmaxq_f32(greatest[0], greatest[1]), vmaxq_f32(greatest[2], greatest[3])));
 }
 
-// round(x / scale) without a division: the quotient by the rounded reciprocal, corrected by its remainder, is the
-// correctly rounded quotient (Markstein), so that codes are the same as scalar's even where a half must be rounded. A
-// scale of 0 goes with a reciprocal of 0 and gives 0.
+// Return round(x / scale) without a division. The quotient by the rounded reciprocal, corrected by its remainder, is
+// the correctly rounded quotient (Markstein). Codes are therefore scalar's even where a half must be rounded. A scale
+// of 0 goes with a reciprocal of 0 and gives 0.
 WHISPERQ_INLINE int32x4_t code_of(float32x4_t x, float scale, float reciprocal) {
     const float32x4_t quotient = vmulq_n_f32(x, reciprocal);
     const float32x4_t remainder = vfmsq_f32(x, quotient, vdupq_n_f32(scale));
@@ -32,7 +32,7 @@ WHISPERQ_INLINE int8x16_t narrow(const int32x4_t* codes) {
     return vmovn_high_s16(vmovn_s16(low), high);
 }
 
-// kBlock values: codes 0 to 15 and 16 to 31.
+// The codes of kBlock values: 0 to 15 and 16 to 31.
 struct BlockCodes {
     int8x16_t low, high;
     float scale;
@@ -42,7 +42,7 @@ WHISPERQ_INLINE BlockCodes quantize_block(const float* input) {
     float32x4_t values[kBlockQuads];
     for (int64_t i = 0; i < kBlockQuads; ++i) values[i] = vld1q_f32(input + i * kLanes);
     const float wanted = greatest_magnitude(values) / kGreatestCode;
-    // A scale below the normal floats has too few bits to divide by; what is lost with the block is less than 1.5e-36.
+    // A scale below the normal floats has too few bits to divide by. Dropping the block costs less than 1.5e-36.
     const float scale = wanted < FLT_MIN ? 0.0f : wanted;
     const float reciprocal = wanted < FLT_MIN ? 0.0f : 1.0f / wanted;
     int32x4_t codes[kBlockQuads];
@@ -50,7 +50,7 @@ WHISPERQ_INLINE BlockCodes quantize_block(const float* input) {
     return {narrow(codes), narrow(codes + 4), scale};
 }
 
-// One row of one block. `Order::store_row(codes, row, low, high)` puts its 32 codes in their places.
+// Quantise one row of one block. `Order::store_row(codes, row, low, high)` puts its 32 codes in their places.
 template <class Order>
 WHISPERQ_INLINE void quantize_row(const float* input, int64_t row, uint8_t* block) {
     const BlockCodes codes = quantize_block(input);

@@ -1,5 +1,5 @@
-// The plain version of every kernel: what is right, to be read beside kernels.h. It runs on every CPU, and it judges
-// the fast ones (tests/cpp/check_kernels.cpp), so nothing here is clever.
+// The plain version of every kernel, to be read beside kernels.h. It runs on every CPU, and it judges the fast versions
+// (tests/cpp/check_kernels.cpp), so nothing here is clever.
 #include <float.h>
 #include <math.h>
 #include <string.h>
@@ -11,7 +11,7 @@
 namespace whisperq::kernels {
 namespace {
 
-// Two, so that whoever groups tiles is tested on every machine.
+// There are two, so that the grouping of tiles is tested on every machine.
 constexpr int64_t kTilesPerCall = 2;
 constexpr int64_t kGroup = 4;  // values of k that lie together, as a dot product instruction takes them
 constexpr int64_t kGroups = kBlock / kGroup;
@@ -19,8 +19,7 @@ constexpr int kGreatestCode = 127;
 constexpr double kLayerNormEpsilon = 1e-5;
 constexpr double kSqrtHalf = 0.70710678118654752440;
 
-// ---- Layouts of kernels.h as structs
-// ----------------------------------------------------------------------------------
+// ---- Layouts of kernels.h as structs --------------------------------------------------------------------------------
 
 struct StripBlock {
     int8_t codes[kGroups][kStripRows][kGroup];
@@ -37,8 +36,7 @@ struct ExpandedBlock {
 };
 static_assert(sizeof(ExpandedBlock) == kExpandedBlockBytes, "as kernels.h has it");
 
-// ---- Quantised inputs
-// -------------------------------------------------------------------------------------------------
+// ---- Quantised inputs -----------------------------------------------------------------------------------------------
 
 float greatest_magnitude(const float* values) {
     float greatest = 0.0f;
@@ -46,13 +44,13 @@ float greatest_magnitude(const float* values) {
     return greatest;
 }
 
-// A scale below the normal floats has too few bits to divide by; what is lost with the block is less than 1.5e-36.
+// A scale below the normal floats has too few bits to divide by. Dropping the block costs less than 1.5e-36.
 float scale_of(float greatest, int most = kGreatestCode) {
     const float scale = greatest / static_cast<float>(most);
     return scale < FLT_MIN ? 0.0f : scale;
 }
 
-// 0 for what is no number, from weights that hold none: no integer stands for it.
+// Return a code, and 0 for NaN, which comes from damaged weights, because no integer stands for it.
 int code_of(float value, float scale) {
     if (scale == 0.0f) return 0;
     const float code = nearbyintf(value / scale);
@@ -80,8 +78,7 @@ void quantize_strip(const float* input, int64_t row_stride, int64_t n_rows, int6
     }
 }
 
-// ---- Weights
-// ----------------------------------------------------------------------------------------------------------
+// ---- Weights --------------------------------------------------------------------------------------------------------
 
 float half_to_float(uint16_t half) {
     const int sign = half >> 15, exponent = half >> 10 & 31, fraction = half & 1023;
@@ -118,7 +115,7 @@ void float_to_half_n(const float* values, int64_t n, uint16_t* half) {
     for (int64_t i = 0; i < n; ++i) half[i] = float_to_half(values[i]);
 }
 
-// Code of value `i` (0 to 31) of column `c` in a packed block (pack.h), from 0.
+// Return the code of value `i` (0 to 31) of column `c` in a packed block (pack.h), from 0.
 int code_at(const FormatInfo& format, const uint8_t* block, int64_t c, int64_t i) {
     const int64_t group = i / kGroup, j = i % kGroup;
     if (format.bits == 8) return block[(group * kTileColumns + c) * kGroup + j];
@@ -160,14 +157,13 @@ void expand_tile(Format format, const uint8_t* tile, int64_t k, uint8_t* expande
     }
 }
 
-// ---- Products
-// ---------------------------------------------------------------------------------------------------------
+// ---- Products -------------------------------------------------------------------------------------------------------
 
 float gelu(float x) {
     return static_cast<float>(0.5 * x * (1.0 + erf(x * kSqrtHalf)));
 }
 
-// Stores the sum of row r, column c.
+// Store the sum of row r, column c.
 void finish(float sum, int64_t r, int64_t c, const Epilogue& epilogue, float* out, int64_t out_stride) {
     if (epilogue.bias != nullptr) sum += epilogue.bias[c];
     if (epilogue.gelu) sum = gelu(sum);
@@ -254,8 +250,7 @@ void multiply_half(const float* input, int64_t input_stride, const uint16_t* til
     }
 }
 
-// ---- Everything else
-// --------------------------------------------------------------------------------------------------
+// ---- Everything else ------------------------------------------------------------------------------------------------
 
 void layer_norm_row(const float* input, int64_t n, const float* weight, const float* bias, float* out) {
     double mean = 0.0, variance = 0.0;
@@ -281,7 +276,7 @@ float dot(const float* a, const float* b, int64_t n) {
     return sum;
 }
 
-// softmax(scores) in place. The greatest is subtracted first, so that exp cannot overflow.
+// Compute softmax of scores in place. The greatest is subtracted first, so that exp cannot overflow.
 void softmax(float* scores, int64_t n) {
     float greatest = scores[0], sum = 0.0f;
     for (int64_t i = 1; i < n; ++i) greatest = fmaxf(greatest, scores[i]);
@@ -309,8 +304,7 @@ void attention(const float* q, int64_t q_stride, const float* k, int64_t k_strid
     }
 }
 
-// ---- Attention over a cache
-// -----------------------------------------------------------------------------------------------
+// ---- Attention over a cache -----------------------------------------------------------------------------------------
 
 void quantize_head(const float* values, int most, int8_t* codes, float* scale) {
     float greatest = 0.0f;
@@ -321,7 +315,7 @@ void quantize_head(const float* values, int most, int8_t* codes, float* scale) {
     }
 }
 
-// Value i of key (or value) j of a cache of floats, `at` being its place in the block.
+// Return value i of key (or value) j of a cache of floats. `at` is its place in the block.
 float cached(const uint8_t* block, CacheType type, int64_t at) {
     if (type == CacheType::f16) {
         uint16_t bits;
@@ -375,7 +369,7 @@ void softmax_blocks(float* scores, int64_t n) {
     for (int64_t j = n; j < n_key_blocks(n) * kKeyBlock; ++j) scores[j] = 0.0f;
 }
 
-// out += sum of the values of a block times their probabilities
+// Compute out += sum of the values of a block times their probabilities
 void mix_floats(const float* probabilities, const uint8_t* block, CacheType type, float* out) {
     for (int64_t j = 0; j < kKeyBlock; ++j) {
         for (int64_t i = 0; i < kHeadSize; ++i) out[i] += probabilities[j] * cached(block, type, j * kHeadSize + i);

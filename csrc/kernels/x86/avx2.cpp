@@ -49,7 +49,8 @@ void gelu(float* values, int64_t n) {
     }
 }
 
-// Four sums, so that an addition need not wait for the one before it; rows are a few hundred values long.
+// Return the sum by four partial sums, so that an addition need not wait for the one before it. Rows are a few hundred
+// values long.
 float sum_of(const float* x, int64_t n) {
     __m256 sum[4] = {_mm256_setzero_ps(), _mm256_setzero_ps(), _mm256_setzero_ps(), _mm256_setzero_ps()};
     int64_t i = 0;

@@ -1,5 +1,6 @@
-// Attention in f32, in one pass over the keys: the scores of some queries and some keys, the greatest so far, the
-// probabilities relative to it, and what they add to the output, which is scaled when the greatest changes.
+// Attention in f32, in one pass over the keys. For some queries and some keys it computes scores, the greatest so far,
+// and the probabilities relative to it. Their weighted values are added to the output, which is scaled when the
+// greatest changes.
 //
 //                 kKeysAtOnce                       scratch, in floats:
 //              +-------------+--                    keys    [tiles of 16 keys][kHeadSize][16]
@@ -18,7 +19,7 @@
 namespace whisperq::kernels {
 namespace {
 
-// Four strips use a tile of keys (4 KB) or of values while it is in L1; the block's keys and values are in L2.
+// Four strips use a tile of keys (4 KB) or of values while it is in L1. The block's keys and values are in L2.
 constexpr int64_t kQueries = 4 * kStripRows;
 constexpr int64_t kKeysAtOnce = 128;
 constexpr int64_t kKeyTile = kTileColumns;
@@ -48,7 +49,7 @@ struct Softmax {
     float sum[kQueries];
 };
 
-// In: row i holds value 0 to 7 of key i. Out: row i holds value i of key 0 to 7.
+// Transpose: row i holds value 0 to 7 of key i before, and value i of key 0 to 7 afterwards.
 inline void transpose(__m256 (&x)[8]) {
     __m256 t[8], u[8];
     for (int i = 0; i < 4; ++i) {
@@ -67,7 +68,7 @@ inline void transpose(__m256 (&x)[8]) {
     }
 }
 
-// Eight keys, of which `n` (0 to 8) exist, into half of a tile.
+// Pack eight keys, of which `n` (0 to 8) exist, into half of a tile.
 inline void pack_eight_keys(const float* k, int64_t k_stride, int64_t n, float* half_tile) {
     for (int64_t i = 0; i < kHeadSize; i += kLanes) {
         __m256 x[8];
@@ -87,8 +88,8 @@ inline void pack_keys(const float* k, int64_t k_stride, int64_t n_keys, float* k
     }
 }
 
-// Rows of a head lie far apart, at strides that share few sets of the cache: they are used together, so they move
-// together.
+// Copy a head's values side by side. Rows of a head lie far apart, at strides that share few sets of the cache, and are
+// used together.
 inline void pack_values(const float* v, int64_t v_stride, int64_t n_keys, float* values) {
     for (int64_t i = 0; i < n_keys; ++i) memcpy(values + i * kHeadSize, v + i * v_stride, kHeadSize * sizeof(float));
 }
@@ -137,7 +138,7 @@ inline float greatest_of(const float* scores, int64_t n) {
     return value;
 }
 
-// Scores to probabilities relative to `greatest`; their sum. What lies behind the last key becomes 0.
+// Turn scores into probabilities relative to `greatest`, and return their sum. Places behind the last key become 0.
 inline float exponentiate(float* scores, int64_t n, float greatest) {
     const __m256 subtracted = _mm256_set1_ps(greatest);
     __m256 sum = _mm256_setzero_ps();
@@ -157,8 +158,8 @@ inline void scale_row(float* row, float factor) {
     }
 }
 
-// Makes `greatest`, of a block of keys, the greatest score so far where it is that, and scales what was summed up by
-// the lesser one: the probabilities, and their products with values in `row`.
+// Make a block's `greatest` the greatest score so far, if it is greater. The sums by the lesser one are then scaled:
+// the probabilities, and their products with values in `row`.
 inline void raise_greatest(float greatest, bool is_first, float* greatest_so_far, float* sum, float* row) {
     if (is_first) {
         *greatest_so_far = greatest;
@@ -170,7 +171,7 @@ inline void raise_greatest(float greatest, bool is_first, float* greatest_so_far
     }
 }
 
-// The sums over what their probabilities sum up to.
+// Store the sums, divided by the sums of their probabilities.
 inline void store_rows(float* sums, const float* divisors, int64_t n, float* out, int64_t out_stride) {
     for (int64_t r = 0; r < n; ++r) {
         scale_row(sums + r * kHeadSize, 1.0f / divisors[r]);
@@ -188,7 +189,7 @@ inline void update_softmax(const AttentionScratch& at, int64_t n_rows, int64_t n
     }
 }
 
-// Up to kQueries queries.
+// Attend with up to kQueries queries.
 inline void attend(const AttentionScratch& at, int64_t n_queries, int64_t n_keys, float* out, int64_t out_stride) {
     const int64_t n_rows = (n_queries + kStripRows - 1) / kStripRows * kStripRows;
     Softmax softmax = {};

@@ -1,14 +1,14 @@
-// Attention whose operands are rounded to fixed point: vpmaddwd and vpaddd do 16 products where an FMA does 8, and a
-// cycle has room for nearly as many (1.4 times the speed of f32, measured on Zen 4). No 32-bit sum overflows:
+// Attention whose operands are rounded to fixed point. vpmaddwd and vpaddd do 16 products where an FMA does 8, and a
+// cycle has room for nearly as many. The speed is 1.4 times that of f32, measured on Zen 4. No 32-bit sum overflows:
 //
 //   q, k             13.5 bits: codes to 5792, a scale a row       64 * 5792 * 5792     < 2^31
 //   probabilities    14 bits: codes to 16383, of the greatest so far
 //   v                11 bits: codes to 1023, a scale for each      128 * 16383 * 1023   < 2^31
 //                    column of kKeysAtOnce keys
 //
-// Half a step is 2^-13.5, 2^-15 and 2^-11 of the greatest of a row or column, bf16's is 2^-9 of each number: a quarter
-// of bf16's error on normal values, and as much where a single dimension of k is 50 times the others while q's is 1/50.
-// Sums over the blocks of keys are f32.
+// Half a step is 2^-13.5, 2^-15 and 2^-11 of the greatest of a row or column; bf16's is 2^-9 of each number. Errors are
+// a quarter of bf16's on normal values. They are as large where a single dimension of k is 50 times the others while
+// q's is 1/50. Sums over the blocks of keys are f32.
 //
 //   keys      [tiles of 16 keys][kHeadSize / 2][16][2]     pairs of values of a head meet in a vpmaddwd
 //   values    [keys / 2][kHeadSize][2]                     pairs of keys do
@@ -53,22 +53,22 @@ struct Int16Scratch {
         value_scales = key_scales + padded;
     }
 };
-// For a key: half of what floats take, its scale, and less than two of the columns' scales.
+// A key takes half of a float key's bytes, its scale, and less than two of the columns' scales.
 static_assert(kQueries * (kHeadSize + kKeysAtOnce) * 3 / 2 + 64 * (kHeadSize + 3) <= attention_scratch_floats(64),
               "fits for 64 keys, and more keys bring more room than they need");
 
 struct Int16Softmax {
-    float scale[kQueries];  // of a query, and what makes 2^score of its scores
+    float scale[kQueries];  // a query's scale, times the factor that makes 2^score of its scores
     float greatest[kQueries];
     float sum[kQueries];  // of probability codes
 };
 
-// Where a row has nothing, or so little that 1 / scale would be infinite, its codes are 0.
+// Return 1 / scale, or 0 for a row whose greatest is so small that 1 / scale would be infinite. Its codes are 0 then.
 inline float inverse_scale(float greatest, float greatest_code) {
     return greatest < 1e-30f ? 0.0f : greatest_code / greatest;
 }
 
-// Codes of a row of a head; returns the row's scale.
+// Quantise a row of a head, and return the row's scale.
 inline float quantize_head(const float* row, int16_t* codes) {
     const __m256 magnitude = _mm256_castsi256_ps(_mm256_set1_epi32(0x7fffffff));
     __m256 greatest = _mm256_setzero_ps();
@@ -86,7 +86,7 @@ inline float quantize_head(const float* row, int16_t* codes) {
     return limit / kGreatestInput;
 }
 
-// Eight keys, of which `n` (0 to 8) exist, into half of a tile. Pairs of codes move as floats do.
+// Quantise eight keys, of which `n` (0 to 8) exist, into half of a tile. Pairs of codes move as floats do.
 inline void quantize_eight_keys(const float* k, int64_t k_stride, int64_t n, int16_t* half_tile, float* scales) {
     alignas(32) int16_t codes[8][kHeadSize] = {};
     for (int64_t j = 0; j < 8; ++j) scales[j] = j < n ? quantize_head(k + j * k_stride, codes[j]) : 0.0f;
@@ -110,7 +110,7 @@ inline void quantize_keys(const float* k, int64_t k_stride, int64_t n_keys, cons
     }
 }
 
-// Eight columns of up to kKeysAtOnce keys. A last key without a partner gets one of zeros.
+// Quantise eight columns of up to kKeysAtOnce keys. A last key without a partner gets one of zeros.
 inline void quantize_value_columns(const float* v, int64_t v_stride, int64_t n, int16_t* values, float* scales) {
     const __m256 magnitude = _mm256_castsi256_ps(_mm256_set1_epi32(0x7fffffff));
     __m256 greatest = _mm256_set1_ps(1e-30f);
@@ -145,7 +145,8 @@ inline void quantize_queries(const float* q, int64_t q_stride, int64_t n, const 
     memset(at.queries + n * kHeadSize, 0, static_cast<size_t>((kQueries - n) * kHeadSize) * sizeof(int16_t));
 }
 
-// As FloatTile, with pairs of codes in place of values: twelve sums, two registers of w, an input and a product.
+// A tile like FloatTile, with pairs of codes in place of values. Twelve sums, two registers of w, an input and a
+// product fill it.
 struct Int16Tile {
     __m256i sum[kStripRows][2];
 
@@ -202,8 +203,8 @@ inline void multiply_values(const Int16Scratch& at, int64_t n_rows, int64_t firs
     }
 }
 
-// Codes of 2^(scale * score - greatest), and their sum: what is divided by in the end, so that rounding moves weight
-// between keys but makes none. What lies behind the last key becomes 0.
+// Quantise 2^(scale * score - greatest), and return the sum of the codes. The output is divided by this sum in the end,
+// so that rounding moves weight between keys but makes none. Places behind the last key become 0.
 inline float quantize_probabilities(const float* scores, int64_t n, float scale, float greatest, int16_t* codes) {
     const __m256 by = _mm256_set1_ps(scale), subtracted = _mm256_set1_ps(greatest - kLogGreatestProbability);
     __m256i sum = _mm256_setzero_si256();
@@ -232,7 +233,7 @@ inline void update_softmax(const Int16Scratch& at, int64_t n_rows, int64_t n_key
     }
 }
 
-// Up to kQueries queries.
+// Attend with up to kQueries queries.
 inline void attend(const Int16Scratch& at, const float* q, int64_t q_stride, int64_t n_queries, int64_t n_keys,
                    float* out, int64_t out_stride) {
     const int64_t n_rows = (n_queries + kStripRows - 1) / kStripRows * kStripRows;

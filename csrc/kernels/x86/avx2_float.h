@@ -1,4 +1,4 @@
-// Products of floats, and how a tile of sums is finished and stored.
+// Products of floats, and the end and the storing of a tile of sums.
 #pragma once
 
 #include <immintrin.h>
@@ -15,7 +15,7 @@ struct alignas(32) TileSums {
     float at[kStripRows][kTileColumns];
 };
 
-// One register of sums: lanes of column c and on. `n` of them exist.
+// Finish one register of sums: lanes of column c and on. `n` of them exist.
 inline void finish_lanes(__m256 sum, int64_t c, int64_t n, const Epilogue& epilogue, int64_t row_offset, float* out) {
     const int64_t at = row_offset + c;
     if (n >= kLanes) {
@@ -32,7 +32,7 @@ inline void finish_lanes(__m256 sum, int64_t c, int64_t n, const Epilogue& epilo
     _mm256_maskstore_ps(out + at, exist, sum);
 }
 
-// Finishes and stores `n_columns` (1 or more; a tile's at most) columns from `first_column` on.
+// Finish and store `n_columns` (1 or more; a tile's at most) columns from `first_column` on.
 inline void finish_tile(const TileSums& sums, int64_t n_rows, int64_t first_column, int64_t n_columns,
                         const Epilogue& epilogue, float* out, int64_t out_stride) {
     for (int64_t r = 0; r < n_rows; ++r) {

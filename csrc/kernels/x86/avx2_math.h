@@ -23,13 +23,13 @@ inline float greatest_lane(__m256 x) {
     return _mm_cvtss_f32(_mm_max_ss(four, _mm_movehdup_ps(four)));
 }
 
-// The first n lanes (0 to 8) for maskload and maskstore.
+// Return a mask of the first n lanes (0 to 8) for maskload and maskstore.
 inline __m256i first_lanes(int64_t n) {
     return _mm256_cmpgt_epi32(_mm256_set1_epi32(static_cast<int>(n)), _mm256_setr_epi32(0, 1, 2, 3, 4, 5, 6, 7));
 }
 
-// Sums that must stay in their registers. The empty statement emits nothing; without it g++ computes all products of a
-// step before it adds any, or turns an unrolled chain of integer additions into a tree, and neither fits into 16
+// Add to sums that must stay in their registers. The empty statement emits nothing. Without it g++ computes all
+// products of a step before it adds any. Or it makes a tree of an unrolled chain of additions. Neither fits into 16
 // registers (1.1 to 1.6 times slower, measured with g++ 12).
 #if defined(__GNUC__)
 #define WHISPERQ_STAYS_IN_REGISTER(x) asm("" : "+x"(x))
@@ -47,8 +47,8 @@ inline void add_int16(__m256i& sum, __m256i x) {
     WHISPERQ_STAYS_IN_REGISTER(sum);
 }
 
-// 2^x for x up to 126, to 2e-7 of the value. Below -126 it stays at 2^-126, which is nothing beside the 1 of the
-// greatest probability, and is not a denormal, which would be slow.
+// Return 2^x for x up to 126, to 2e-7 of the value. Below -126 it stays at 2^-126, which is nothing beside the 1 of the
+// greatest probability. A denormal would be slow.
 inline __m256 exp2_of(__m256 x) {
     x = _mm256_max_ps(x, _mm256_set1_ps(-126.0f));
     const __m256 whole = _mm256_round_ps(x, _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC);
@@ -68,8 +68,8 @@ inline float exp2_of(float x) {
     return _mm256_cvtss_f32(exp2_of(_mm256_set1_ps(x)));
 }
 
-// 0.5 x (1 + erf(x / sqrt 2)), to 2.1e-7 * max(1, |x|). erf(x / sqrt 2) is x P(x^2) / Q(x^2) up to where it is 1 in
-// float; all coefficients are positive, so that nothing cancels.
+// Return 0.5 x (1 + erf(x / sqrt 2)), to 2.1e-7 * max(1, |x|). erf(x / sqrt 2) is x P(x^2) / Q(x^2) up to where it is 1
+// in float. All coefficients are positive, so that nothing cancels.
 inline __m256 gelu_of(__m256 x) {
     const __m256 end = _mm256_set1_ps(5.25f);
     const __m256 t = _mm256_max_ps(_mm256_min_ps(x, end), _mm256_sub_ps(_mm256_setzero_ps(), end));
@@ -91,7 +91,7 @@ inline __m256 gelu_of(__m256 x) {
     return _mm256_fmadd_ps(half, erf, half);
 }
 
-// What cached_attention.h asks for: rows of 16 are two registers.
+// The Lanes of cached_attention.h. Rows of 16 are two registers.
 struct Lanes {
     struct Row {
         __m256 low, high;
@@ -147,8 +147,8 @@ struct Lanes {
         expand_half(packed + 32, rows[0].high, rows[1].high, rows[2].high, rows[3].high);
     }
 
-    // Products of pairs are at most 2 * 127 * 127, which int16 holds. Of two signed sides, |four| times codes with the
-    // signs of four.
+    // Sums of int8 products. Products of pairs are at most 2 * 127 * 127, which int16 holds. Two signed sides are
+    // multiplied as |four| times codes with the signs of four.
     struct Dots {
         __m256i low, high;
     };
@@ -168,7 +168,7 @@ struct Lanes {
 
   private:
     static __m256i load_bytes(const void* from) { return _mm256_loadu_si256(static_cast<const __m256i*>(from)); }
-    // 32 codes of each row.
+    // Expand 32 codes of each row.
     static void expand_half(const uint8_t* packed, __m256i& row0, __m256i& row1, __m256i& row2, __m256i& row3) {
         const auto row = [](__m256i low, __m256i above) {
             return _mm256_or_si256(_mm256_and_si256(low, _mm256_set1_epi8(15)),

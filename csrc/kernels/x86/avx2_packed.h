@@ -1,10 +1,11 @@
-// Products of a few rows with weights as they are packed: every byte of them is loaded once, and nothing is stored but
-// the sums. The float operations of a sum are those of avx2_quantised.h, so that it is the same to the bit.
+// Products of a few rows with weights as they are packed. Every byte of the weights is loaded once, and only sums are
+// stored. A sum's float operations are those of avx2_quantised.h, so that it is the same to the bit.
 #pragma once
 
 #include <immintrin.h>
 #include <stdint.h>
 
+#include "kernels/block_formats.h"
 #include "kernels/by_strips.h"
 #include "kernels/x86/avx2_quantised.h"
 
@@ -15,8 +16,8 @@ inline __m256 load_eight_halves(const uint8_t* from) {
     return _mm256_cvtph_ps(_mm_loadu_si128(reinterpret_cast<const __m128i*>(from)));
 }
 
-// Products of eight columns (`part` is 0 or 1) of a block with each row, in int32. Codes of eight bits have their sign
-// given to the input, as in multiply_wide; others count from 0, and zero_point * sum(input) is taken away.
+// Multiply eight columns (`part` is 0 or 1) of a block with each row, in int32. Codes of eight bits give their sign to
+// the input, as in multiply_wide. Others count from 0, and zero_point * sum(input) is taken away.
 template <int kBits, int kZeroPoint, int kRows>
 void multiply_packed_block(const StripBlock& input, const uint8_t* packed, int part, __m256i (&products)[kRows]) {
     const __m256i ones = _mm256_set1_epi16(1);
@@ -90,26 +91,8 @@ void multiply_packed(Format format, const uint8_t* strips, const uint8_t* tiles,
     using Multiply =
         void (*)(const uint8_t*, const uint8_t*, int64_t, int64_t, int64_t, int64_t, float*, int64_t, const Epilogue&);
     Multiply multiply = nullptr;
-    switch (format) {
-        case Format::q8_0:
-            multiply = multiply_packed_format<Format::q8_0>;
-            break;
-        case Format::q5_1:
-            multiply = multiply_packed_format<Format::q5_1>;
-            break;
-        case Format::q5_0:
-            multiply = multiply_packed_format<Format::q5_0>;
-            break;
-        case Format::q4_1:
-            multiply = multiply_packed_format<Format::q4_1>;
-            break;
-        case Format::q4_0:
-            multiply = multiply_packed_format<Format::q4_0>;
-            break;
-        case Format::f32:
-        case Format::f16:
-            return;  // not block formats
-    }
+    with_block_format(format, [&](auto block) { multiply = multiply_packed_format<decltype(block)::kFormat>; });
+    if (multiply == nullptr) return;
     by_strips(multiply, format, strips, tiles, n_tiles, k, n_rows, n_columns, out, out_stride, epilogue);
 }
 

@@ -1,18 +1,19 @@
 // Products of quantised inputs with quantised weights, without a dot product instruction.
 //
-// vpmaddubsw multiplies unsigned bytes with signed ones and adds pairs into int16, where it saturates. Two ways around
-// that, by the width of the weights' codes:
+// vpmaddubsw multiplies unsigned bytes with signed ones and adds pairs into int16, where it saturates. There are two
+// ways around that, by the width of the weights' codes:
 //
 // Wide (q8_0): |w| times (w < 0 ? -a : a), then pairs are widened to int32. |w| <= 128 and |a| <= 127, so a pair is at
-// most 32512. -a is ~a + 1: the ~ is an xor, which every port does while vpsignb shares two with the multiplications
-// (1.6 times the speed, measured on Zen 4), and the missing +1 is the same for every input: the sum of |w| over w < 0
-// is computed when the tile is expanded, and is what the int32 sum starts with. ~a >= -128: a pair is at least -32768.
+// most 32512. -a is computed as ~a, without the + 1. The ~ is an xor, which every port does, while vpsignb shares two
+// ports with the multiplications (1.6 times the speed, measured on Zen 4). The missing + 1 is the same for every input:
+// the sum of |w| over w < 0. It is computed when the tile is expanded, and the int32 sum starts with it. ~a >= -128, so
+// a pair is at least -32768.
 //
-// Narrow (q5_x, q4_x): codes from 0 to 31 times a are at most 31 * 127 * 2 = 7874 a pair. Signed, that is code - 16,
-// the 8 pairs that meet in one int16 sum are at most 16 * 127 * 16 = 32512, so that a sum which wraps around on its way
-// from -16 * sum(a) (the strip's offsets) arrives where it should: a block needs one widening instead of eight.
+// Narrow (q5_x, q4_x): codes from 0 to 31 times a are at most 31 * 127 * 2 = 7874 a pair. One int16 sum takes 8 pairs.
+// With signed codes, code - 16, these are at most 16 * 127 * 16 = 32512. The sum starts with -16 * sum(a) (the strip's
+// offsets). It may wrap around on its way, but its result is right. A block thus needs one widening instead of eight.
 //
-// What this makes of a strip's block (the sizes are those of kernels.h):
+// A strip's block in this order (the sizes are those of kernels.h):
 //
 //   int8  codes[kStripRows][kBlock]
 //   float scales[kStripRows], sums[kStripRows]
@@ -33,6 +34,7 @@
 #include <stdint.h>
 #include <string.h>
 
+#include "kernels/block_formats.h"
 #include "kernels/kernels.h"
 #include "kernels/x86/avx2_float.h"
 #include "kernels/x86/avx2_math.h"
@@ -77,10 +79,9 @@ inline __m256i broadcast_group(const int8_t* codes) {
     return _mm256_set1_epi32(four);
 }
 
-// ---- Quantised inputs
-// -------------------------------------------------------------------------------------------------
+// ---- Quantised inputs -----------------------------------------------------------------------------------------------
 
-// Sums of the int16 lanes of the same parity, times -16, as two int16.
+// Return the sums of the int16 lanes of the same parity, times -16, as two int16.
 inline int32_t offsets_of(__m256i pairs) {
     __m128i sum = _mm_add_epi16(_mm256_castsi256_si128(pairs), _mm256_extracti128_si256(pairs, 1));
     sum = _mm_add_epi16(sum, _mm_shuffle_epi32(sum, 0x4e));
@@ -100,7 +101,7 @@ inline void quantize_row_of_block(const float* values, int64_t row, StripBlock* 
         x[i] = _mm256_loadu_ps(values + i * kLanes);
         greatest = _mm256_max_ps(greatest, _mm256_and_ps(x[i], magnitude));
     }
-    // As in scalar: below the normal floats a scale has too few bits to divide by.
+    // A scale below the normal floats has too few bits to divide by, as in scalar.
     const float scale = greatest_lane(greatest) / 127.0f;
     if (scale < FLT_MIN) return;  // the block is zero already
 
@@ -125,8 +126,7 @@ inline void quantize_strip(const float* input, int64_t row_stride, int64_t n_row
     }
 }
 
-// ---- Weights
-// ----------------------------------------------------------------------------------------------------------
+// ---- Weights --------------------------------------------------------------------------------------------------------
 
 inline void expand_halves(const uint8_t* halves, float* floats) {
     for (int64_t c = 0; c < kTileColumns; c += kLanes) {
@@ -135,7 +135,7 @@ inline void expand_halves(const uint8_t* halves, float* floats) {
     }
 }
 
-// Eight columns of an 8-bit block. A start is the sum of |w| over w < 0.
+// Expand eight columns of an 8-bit block. A start is the sum of |w| over w < 0.
 inline void expand_wide_half(const uint8_t* packed, uint8_t* codes, int32_t* starts) {
     const __m256i zero = _mm256_setzero_si256();
     __m256i start = zero;
@@ -157,7 +157,7 @@ inline void expand_wide(const uint8_t* packed, ExpandedBlock* block) {
     expand_halves(packed + kBlock * kTileColumns, block->scales);
 }
 
-// 16 in each byte whose bit of the 32 is set, else 0.
+// Return 16 in each byte whose bit of the 32 is set, else 0.
 inline __m256i fifth_bits(const uint8_t* bits) {
     int32_t all;
     memcpy(&all, bits, sizeof all);
@@ -170,7 +170,7 @@ inline __m256i fifth_bits(const uint8_t* bits) {
     return _mm256_and_si256(set, _mm256_set1_epi8(16));
 }
 
-// Half of a group of codes: `part` is 0 or 1. What makes the zero point 16 is added.
+// Return half of a group of codes: `part` is 0 or 1. `added` makes the zero point 16.
 template <int kBits>
 __m256i narrow_codes(const uint8_t* packed, int g, int part, __m256i added) {
     constexpr int kPairs = kGroups / 2;
@@ -201,57 +201,29 @@ void expand_narrow(const uint8_t* packed, int8_t added, bool has_minimum, Expand
     }
 }
 
-// Not info(): a lookup would put the formats' table, which other objects have too, into this one.
-inline void expand_block(Format format, const uint8_t* packed, ExpandedBlock* block) {
-    switch (format) {
-        case Format::q8_0:
-            return expand_wide(packed, block);
-        case Format::q5_1:
-            return expand_narrow<5>(packed, 0, true, block);
-        case Format::q5_0:
-            return expand_narrow<5>(packed, 0, false, block);
-        case Format::q4_1:
-            return expand_narrow<4>(packed, 0, true, block);
-        case Format::q4_0:
-            return expand_narrow<4>(packed, 8, false, block);
-        case Format::f32:
-        case Format::f16:
-            return;
+// Expand blocks. Codes of a format without minimum are raised so that their zero point is 16.
+template <Format kFormat>
+void expand_blocks(const uint8_t* tile, int64_t k, uint8_t* expanded) {
+    constexpr FormatInfo kInfo = info(kFormat);
+    for (int64_t b = 0; b < k / kBlock; ++b, tile += kInfo.tile_bytes, expanded += kExpandedBlockBytes) {
+        auto* block = reinterpret_cast<ExpandedBlock*>(expanded);
+        if constexpr (kInfo.bits == 8) {
+            expand_wide(tile, block);
+        } else {
+            constexpr int kAdded = kInfo.has_minimum ? 0 : kNarrowZeroPoint - kInfo.zero_point;
+            expand_narrow<kInfo.bits>(tile, kAdded, kInfo.has_minimum, block);
+        }
     }
-}
-
-inline int64_t packed_block_bytes(Format format) {
-    switch (format) {
-        case Format::q8_0:
-            return info(Format::q8_0).tile_bytes;
-        case Format::q5_1:
-            return info(Format::q5_1).tile_bytes;
-        case Format::q5_0:
-            return info(Format::q5_0).tile_bytes;
-        case Format::q4_1:
-            return info(Format::q4_1).tile_bytes;
-        case Format::q4_0:
-            return info(Format::q4_0).tile_bytes;
-        case Format::f32:
-        case Format::f16:
-            return 0;
-    }
-    return 0;
 }
 
 inline void expand_tile(Format format, const uint8_t* tile, int64_t k, uint8_t* expanded) {
-    const int64_t packed_bytes = packed_block_bytes(format);
-    for (int64_t b = 0; b < k / kBlock; ++b) {
-        expand_block(format, tile + b * packed_bytes,
-                     reinterpret_cast<ExpandedBlock*>(expanded + b * kExpandedBlockBytes));
-    }
+    with_block_format(format, [&](auto block) { expand_blocks<decltype(block)::kFormat>(tile, k, expanded); });
 }
 
-// ---- Products
-// ---------------------------------------------------------------------------------------------------------
+// ---- Products -------------------------------------------------------------------------------------------------------
 
-// Eight columns at a time: six int32 and six float sums, |w|, the mask of w < 0, the ones that widen and one product
-// are the 16 registers.
+// Multiply eight columns at a time. Six int32 and six float sums, |w|, the mask of w < 0, the ones that widen and one
+// product fill the 16 registers.
 template <int kRows>
 void multiply_wide_half(const StripBlock* strip, const ExpandedBlock* tile, int64_t half, int64_t n_blocks,
                         TileSums* out) {
@@ -290,8 +262,8 @@ void multiply_wide(const StripBlock* strip, const ExpandedBlock* tile, int64_t n
     multiply_wide_half<kRows>(strip, tile, 1, n_blocks, out);
 }
 
-// Sixteen columns at a time, so that one input feeds two products: 2 loads a cycle are what there is. Twelve int16
-// sums leave no room for floats, which the compiler keeps on the stack until a block's end.
+// Multiply sixteen columns at a time, so that one input feeds two products. A core does no more than 2 loads a cycle.
+// Twelve int16 sums leave no room for floats, which the compiler keeps on the stack until a block's end.
 template <int kRows, bool kHasMinimum>
 void multiply_narrow(const StripBlock* strip, const ExpandedBlock* tile, int64_t n_blocks, TileSums* out) {
     const __m256i ones = _mm256_set1_epi16(1);
@@ -314,7 +286,7 @@ void multiply_narrow(const StripBlock* strip, const ExpandedBlock* tile, int64_t
             }
         }
         for (int r = 0; r < kRows; ++r) {
-            // A minimum belongs to codes from 0: 16 * sum(a) comes back, in int32, where it fits.
+            // A minimum belongs to codes from 0, so 16 * sum(a) is added again, in int32, where it fits.
             const __m256i back = _mm256_madd_epi16(_mm256_set1_epi32(input.offsets[r]), ones);
             for (int i = 0; i < 2; ++i) {
                 __m256i products = _mm256_madd_epi16(pairs[r][i], ones);
@@ -336,7 +308,8 @@ void multiply_narrow(const StripBlock* strip, const ExpandedBlock* tile, int64_t
 
 using MultiplyTile = void (*)(const StripBlock*, const ExpandedBlock*, int64_t, TileSums*);
 
-// Rows that do not exist are multiplied too, unless there is only one: a decoder's step.
+// Return the function for a tile. Rows that do not exist are multiplied too, unless there is only one row, as in a
+// decoder's step.
 inline MultiplyTile choose_tile(const ExpandedBlock& first, bool has_minimum, bool one_row) {
     if (has_minimum) return one_row ? multiply_narrow<1, true> : multiply_narrow<kStripRows, true>;
     if (first.marker == kNarrowMarker) return one_row ? multiply_narrow<1, false> : multiply_narrow<kStripRows, false>;

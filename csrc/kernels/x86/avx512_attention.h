@@ -1,6 +1,6 @@
-// Attention of one head, in the manner of flash attention: for a block of up to 48 queries the keys come in chunks,
-// and scores, probabilities and the weighted sum of a chunk's values are computed while the chunk is in the cache. When
-// a chunk raises a query's greatest score, what was summed so far is scaled down.
+// Attention of one head, in the manner of flash attention. For a block of up to 48 queries the keys come in chunks.
+// Scores, probabilities and the weighted sum of a chunk's values are computed while the chunk is in the cache. When a
+// chunk raises a query's greatest score, the sums so far are scaled down.
 //
 //   scores    lanes are queries, so that greatest, exp and sum need no exchange between lanes:
 //
@@ -33,7 +33,7 @@ namespace whisperq::kernels {
 namespace {
 
 constexpr int kQueryVectors = 3;     // registers of queries in a block
-constexpr int64_t kChunkKeys = 128;  // of 32, 64, 128 and 256 the fastest on Zen 4, by a few percent
+constexpr int64_t kChunkKeys = 128;  // the fastest of 32, 64, 128 and 256 on Zen 4, by a few percent
 constexpr int64_t kKeyGroup = 8;     // keys whose scores are summed at once
 constexpr int kHeadVectors = kHeadSize / kLanes;
 constexpr float kQueryScale = 0.125f * 1.44269504088896f;  // 1 / sqrt(64), and e^x = 2^(x log2 e)
@@ -45,13 +45,13 @@ struct F32Keys {
     static constexpr int kPack = 1;
     using Sum = __m512;
 
-    // What all keys of a head have in common, and what is known of one beside its words.
+    // A record that all keys of a head have in common, and one of each key beside its words.
     struct Common {
         Common(const float*, int64_t, int64_t) {}
     };
     struct Number {};
 
-    // A query into kHeadSize words; returns what its scores are to be multiplied with.
+    // Pack a query into kHeadSize words, and return the factor of its scores.
     static float pack_query(const float* from, float* words) {
         copy(from, words);
         return kQueryScale;
@@ -74,11 +74,11 @@ struct F32Keys {
     }
 };
 
-// Four to a word, with a scale for each query and each key. The instruction wants one side unsigned: queries are codes
-// + 128, so that sums start with -128 * sum(key's codes).
+// Int8 keys, four to a word, with a scale for each query and each key. The instruction wants one side unsigned. Queries
+// are codes + 128, so that sums start with -128 * sum(key's codes).
 //
-// Keys are taken less their mean, which adds the same to all scores of a query and so nothing to its probabilities: a
-// dimension in which all are large would leave the others few codes.
+// The mean key is subtracted before quantising. Softmax ignores a constant added to all scores of a query. With the
+// mean, a dimension in which all keys are large would leave few codes to the others.
 struct Int8Keys {
     static constexpr int kPack = 4;
     using Sum = __m512i;
@@ -144,13 +144,13 @@ struct F32Values {
     static constexpr int kPack = 1;
     static constexpr int kExp2Degree = kExp2Exact;
 
-    // kPack rows of values, of which `n` exist, into kHeadSize words.
+    // Pack kPack rows of values, of which `n` exist, into kHeadSize words.
     static void pack(const float* from, int64_t, int64_t, float* words) {
 #pragma GCC unroll 4
         for (int v = 0; v < kHeadVectors; ++v) _mm512_storeu_ps(words + v * kLanes, _mm512_loadu_ps(from + v * kLanes));
     }
 
-    // kPack registers of probabilities into one of words; adds what they are as operands to `total`.
+    // Pack kPack registers of probabilities into one of words, and add them, rounded as operands are, to `total`.
     static __m512i pack_probabilities(const __m512 (&p)[kPack], __m512& total) {
         total = _mm512_add_ps(total, p[0]);
         return _mm512_castps_si512(p[0]);
@@ -161,17 +161,17 @@ struct F32Values {
     }
 };
 
-// What a block of queries needs while it goes over the keys. Words and scores lie [step][query].
+// The working memory of a block of queries while it goes over the keys. Words and scores lie [step][query].
 template <class Keys, int kVectors>
 struct QueryBlock {
     static constexpr int64_t kQueries = kVectors * kLanes;
     static constexpr int64_t kSteps = kHeadSize / Keys::kPack;
 
     alignas(64) float queries[kSteps][kQueries];
-    alignas(64) float scales[kQueries];              // of the queries
+    alignas(64) float scales[kQueries];              // scales of the queries
     alignas(64) float scores[kChunkKeys][kQueries];  // then, from the beginning, the words of the probabilities
     alignas(64) float sums[kQueries][kHeadSize];     // of values by probabilities
-    alignas(64) float factors[kQueries];             // what the sums are worth beside the new greatest score
+    alignas(64) float factors[kQueries];             // factors that the new greatest score puts on the sums
     __m512 greatest[kVectors];
     __m512 totals[kVectors];  // of the probabilities
 };
@@ -193,7 +193,8 @@ static inline void start_block(QueryBlock<Keys, kVectors>& block, const float* q
     }
 }
 
-// Scores of all queries with kKeyGroup keys. Unrolled all the way for int8, or GCC copies every sum in every step.
+// Score all queries with kKeyGroup keys. The loop is unrolled all the way for int8, because GCC copies every sum in
+// every step otherwise.
 template <class Keys, int kVectors>
 static inline void score_keys(const QueryBlock<Keys, kVectors>& block, const float* keys,
                               const typename Keys::Number* numbers, float* scores, __m512 (&greatest)[kVectors]) {
@@ -228,7 +229,7 @@ static inline void score_keys(const QueryBlock<Keys, kVectors>& block, const flo
     }
 }
 
-// Scores of a chunk into probabilities, relative to the greatest score so far.
+// Turn the scores of a chunk into probabilities, relative to the greatest score so far.
 template <class Values, class Keys, int kVectors>
 static inline void weigh_keys(QueryBlock<Keys, kVectors>& block, const __m512 (&greatest)[kVectors], int64_t n_keys) {
     constexpr int kPack = Values::kPack;
@@ -252,7 +253,7 @@ static inline void weigh_keys(QueryBlock<Keys, kVectors>& block, const __m512 (&
     }
 }
 
-// sums = sums * factor + probabilities * values of a chunk, for kRows queries from `first` on.
+// Compute sums = sums * factor + probabilities * values of a chunk, for kRows queries from `first` on.
 template <class Values, int kBlockRows, class Keys, int kVectors>
 static inline void add_values(QueryBlock<Keys, kVectors>& block, int64_t first, const float* values, int64_t n_steps) {
     __m512 sums[kBlockRows][kHeadVectors];
@@ -299,8 +300,8 @@ static inline void finish_block(const QueryBlock<Keys, kVectors>& block, int64_t
     }
 }
 
-// A head's keys and values as words. Keys are packed row by row, up to a whole group with copies of the last one, whose
-// scores change no maximum; values key by key, or two keys together.
+// A head's keys and values as words. Keys are packed row by row. Copies of the last key fill the last group, because
+// their scores change no maximum. Values are packed key by key, or two keys together.
 template <class Keys>
 struct PackedHead {
     const float* keys;
@@ -328,7 +329,7 @@ static PackedHead<Keys> pack_head(const float* k, int64_t k_stride, const float*
     return {keys, numbers, values, n_keys};
 }
 
-// Up to kVectors * 16 queries with all keys.
+// Attend with up to kVectors * 16 queries to all keys.
 template <class Keys, class Values, int kVectors>
 static void attend_block(const float* q, int64_t q_stride, const PackedHead<Keys>& head, int64_t n_queries, float* out,
                          int64_t out_stride) {

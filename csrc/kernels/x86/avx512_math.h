@@ -13,13 +13,13 @@ namespace {
 
 constexpr int64_t kLanes = 16;  // floats of a register
 
-// The first n lanes (0 or fewer: none; 16 or more: all).
+// Return a mask of the first n lanes (0 or fewer: none; 16 or more: all).
 static inline __mmask16 first_lanes(int64_t n) {
     if (n <= 0) return 0;
     return n >= kLanes ? static_cast<__mmask16>(0xffff) : static_cast<__mmask16>((1u << n) - 1);
 }
 
-// Four bytes, wherever they lie, in every lane.
+// Return four bytes, wherever they lie, in every lane.
 static inline __m512i broadcast_word(const void* from) {
     int32_t word;
     memcpy(&word, from, sizeof word);
@@ -31,10 +31,10 @@ constexpr float kRounder = 12582912.0f;  // 1.5 * 2^23
 
 // ---- GELU
 //
-// gelu(x) = max(x, 0) - g(|x|),  g(a) = a / 2 erfc(a / sqrt 2). g is small and smooth, so 16 pieces of degree 5
-// (minimax fits, |error| < 1e-8) do: their coefficients fill one register a degree, and a permutation looks them up.
-// Beyond the last piece g is below 7e-8 and taken as it is at its end. That is half of the operations of erf by a
-// quotient.
+// gelu(x) = max(x, 0) - g(|x|),  g(a) = a / 2 erfc(a / sqrt 2). g is small and smooth, so that 16 pieces of degree 5
+// suffice (minimax fits, |error| < 1e-8). Their coefficients fill one register a degree, and a permutation looks them
+// up. Beyond the last piece g is below 7e-8, and is taken as it is at the piece's end. This takes half of the
+// operations of erf by a quotient.
 constexpr float kGeluPiece = 0.36f;              // piece i is around i * kGeluPiece
 constexpr float kGeluEnd = 15.49f * kGeluPiece;  // 15.5 would round to piece 16
 constexpr int kGeluDegree = 5;
@@ -76,9 +76,9 @@ static inline __m512 gelu(__m512 x) {
 
 // ---- 2^x
 //
-// Split into an integer, which goes into the exponent's bits, and a rest in [-1/2, 1/2] with a minimax polynomial.
-// (vscalefps and vreduceps would be fewer operations, but take more than twice the time on Zen 4.)
-// Relative error: below 1.5e-7 with degree 5; below 7.6e-5 with degree 3, for results that become bf16 (2e-3).
+// x is split into an integer, which goes into the exponent's bits, and a rest in [-1/2, 1/2] with a minimax polynomial.
+// vscalefps and vreduceps would be fewer operations, but they take more than twice the time on Zen 4. The relative
+// error is below 1.5e-7 with degree 5. With degree 3 it is below 7.6e-5, for results that become bf16 (2e-3).
 constexpr int kExp2Exact = 5;
 constexpr int kExp2ForBf16 = 3;
 static const float kExp2Degree5[] = {1.0000001192092896f,  0.6931469440460205f,   0.24022120237350464f,
@@ -86,7 +86,7 @@ static const float kExp2Degree5[] = {1.0000001192092896f,  0.6931469440460205f, 
 static const float kExp2Degree3[] = {0.9999280571937561f, 0.6932609677314758f, 0.2426111251115799f,
                                      0.0551716648042202f};
 
-// For x <= 0; what is below 2^-126 becomes about that.
+// Return 2^x for x <= 0. Results below 2^-126 become about that.
 template <int kDegree>
 static inline __m512 exp2_of(__m512 x) {
     const float* coefficients = kDegree == kExp2Exact ? kExp2Degree5 : kExp2Degree3;

@@ -1,5 +1,5 @@
-// Products of a few rows with weights as they are packed: every byte of them is loaded once, and nothing is stored but
-// the sums. The float operations of a sum are those of avx512_product.h, so that it is the same to the bit.
+// Products of a few rows with weights as they are packed. Every byte of the weights is loaded once, and only sums are
+// stored. A sum's float operations are those of avx512_product.h, so that it is the same to the bit.
 #pragma once
 
 #include <immintrin.h>
@@ -7,6 +7,7 @@
 #include <cstdint>
 #include <cstring>
 
+#include "kernels/block_formats.h"
 #include "kernels/x86/avx512_product.h"
 #include "kernels/x86/avx512_rows.h"
 
@@ -15,7 +16,7 @@ namespace {
 
 constexpr int64_t kPackedGroupBytes = 64;  // 16 columns of 4 values: a register
 
-// Codes from 0 of a group g and, where two share a byte, of the group g + 4.
+// Return codes from 0 of a group g and, where two share a byte, of the group g + 4.
 template <int kBits>
 struct PackedPair {
     __m512i low, high;
@@ -37,7 +38,7 @@ struct PackedPair {
     }
 };
 
-// Where one or two strips of the input have a block: row r is row r % kStripRows of strip r / kStripRows.
+// A block in one or two strips of the input: row r is row r % kStripRows of strip r / kStripRows.
 template <int kCount>
 struct InputBlock {
     static constexpr int kStrips = (kCount + kRows - 1) / kRows;
@@ -58,8 +59,8 @@ struct InputBlock {
         return _mm512_castsi512_ps(broadcast_word(numbers[r / kRows] + kSumsAt + r % kRows * 4));
     }
 
-    // What the sums of a block start with, so that codes from 0 count as code - zero point: offsets[] is
-    // -128 * sum(input).
+    // Return the start of a block's sums, so that codes from 0 count as code - zero point. offsets[] is -128 *
+    // sum(input).
     template <int kZeroPoint>
     __m512i offset(int r) const {
         static_assert(kZeroPoint == 128 || kZeroPoint == 16 || kZeroPoint == 8 || kZeroPoint == 0, "a shift below");
@@ -112,8 +113,8 @@ static inline void add_packed_block(const InputBlock<kCount>& input, const uint8
     }
 }
 
-// Rows from which on a core computes for as long as it waits for memory. Its prefetcher does not look far enough ahead
-// then; fewer rows leave it the time to, and lose by what is fetched beside it.
+// With so many rows a core computes for as long as it waits for memory. Its prefetcher does not look far enough ahead
+// then. With fewer rows the prefetcher has the time to, and a second prefetch costs more than it gains.
 constexpr int kRowsToFetchFor = 3;
 constexpr int64_t kBlocksAhead = 16;
 
@@ -125,7 +126,7 @@ static inline void fetch_ahead(const uint8_t* packed) {
     }
 }
 
-// kCount rows, of which n_rows are there.
+// Multiply kCount rows, of which n_rows are there.
 template <Format kFormat, int kCount>
 static void multiply_packed_rows(const uint8_t* strips, const uint8_t* tiles, int64_t n_tiles, int64_t k,
                                  int64_t n_rows, int64_t n_columns, float* out, int64_t out_stride,
@@ -162,32 +163,14 @@ static void multiply_packed(Format format, const uint8_t* strips, const uint8_t*
     using Multiply =
         void (*)(const uint8_t*, const uint8_t*, int64_t, int64_t, int64_t, int64_t, float*, int64_t, const Epilogue&);
     Multiply multiply = nullptr;
-    switch (format) {
-        case Format::q8_0:
-            multiply = multiply_packed_format<Format::q8_0>;
-            break;
-        case Format::q5_1:
-            multiply = multiply_packed_format<Format::q5_1>;
-            break;
-        case Format::q5_0:
-            multiply = multiply_packed_format<Format::q5_0>;
-            break;
-        case Format::q4_1:
-            multiply = multiply_packed_format<Format::q4_1>;
-            break;
-        case Format::q4_0:
-            multiply = multiply_packed_format<Format::q4_0>;
-            break;
-        case Format::f32:
-        case Format::f16:
-            return;  // not block formats
-    }
+    with_block_format(format, [&](auto block) { multiply = multiply_packed_format<decltype(block)::kFormat>; });
+    if (multiply == nullptr) return;
     multiply(strips, tiles, n_tiles, k, n_rows, n_columns, out, out_stride, epilogue);
 }
 
 // ---- f16
 
-// Tiles side by side give a row that is alone more sums than one.
+// Multiply tiles side by side, which gives a row that is alone more sums than one.
 template <int kCount, int kTiles>
 static void multiply_half_tiles(const float* input, int64_t input_stride, const uint16_t* tiles, int64_t k,
                                 int64_t n_columns, float* out, int64_t out_stride, const Epilogue& epilogue) {

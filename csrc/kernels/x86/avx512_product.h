@@ -1,8 +1,7 @@
 // The matrix products: a strip of 6 rows times 1 or 2 tiles of 16 columns.
 //
 //               w0 (16 columns)   w1               One register of weights a tile, one value (or four int8) of a row in
-//             +----------------+----------------+   every lane of another: 6 x 2 sums. With the 12 int32 sums of a
-//             block
+//             +----------------+----------------+   every lane of another: 6 x 2 sums. With 12 int32 sums of a block
 //   row 0     |  sums[0][0]    |  sums[0][1]    |   beside them 24 of 32 registers are taken. Each step loads 2 + 6
 //   ...       |                |                |   registers for 12 multiplications, which a core's load ports keep up
 //   row 5     |  sums[5][0]    |  sums[5][1]    |   with, and 12 chains of sums hide a latency of 4 to 5 twice over.
@@ -22,7 +21,7 @@ namespace {
 constexpr int kRows = kStripRows;
 constexpr int64_t kTilesPerCall = 2;
 
-// ---- What happens to the sums
+// ---- The epilogue of the sums
 
 template <int kCount, int kTiles>
 static inline void store_sums(const __m512 (&sums)[kCount][kTiles], int64_t n_rows, int64_t n_columns, float* out,
@@ -48,7 +47,7 @@ static inline void store_sums(const __m512 (&sums)[kCount][kTiles], int64_t n_ro
 
 // ---- Quantised
 
-// One block: eight steps of int32, exact, then two or three float operations a sum for the scales.
+// Multiply one block: eight steps of int32, exact, then two or three float operations a sum for the scales.
 template <bool kMinimum, int kTiles>
 static inline void add_block(const uint8_t* codes, const uint8_t* numbers, const uint8_t* const (&tiles)[kTiles],
                              __m512 (&sums)[kRows][kTiles]) {

@@ -1,17 +1,18 @@
-// Inputs into strips of int8, packed weights into unsigned bytes.
+// Quantisation of inputs to strips of int8, and expansion of packed weights to unsigned bytes.
 #pragma once
 
 #include <immintrin.h>
 
 #include <cstdint>
 
+#include "kernels/block_formats.h"
 #include "kernels/x86/avx512_math.h"
 
 namespace whisperq::kernels {
 namespace {
 
 // A strip as these tables order it: the codes of all blocks, then the three numbers a row of all blocks. The codes are
-// as the pack instructions leave them, so that no permutation is needed; with 192 bytes a block they stay aligned.
+// as the pack instructions leave them, so that no permutation is needed. With 192 bytes a block they stay aligned.
 //
 //   int8 codes of a block       lane 0      lane 1      lane 2      lane 3       (lanes of 16 bytes: 4 values a row)
 //     groups 0-3, rows 0-3     g0 r0..r3   g1 r0..r3   g2 r0..r3   g3 r0..r3
@@ -23,15 +24,15 @@ constexpr int64_t kStripCodeBytes = kBlock * kStripRows;                      //
 constexpr int64_t kStripNumberBytes = kStripBlockBytes - kStripCodeBytes;     // of a block
 constexpr int64_t kSumsAt = kStripRows * 4, kOffsetsAt = 2 * kStripRows * 4;  // in a block's numbers, behind the scales
 
-// Where the four codes of a group and row lie in a block.
+// Return where the four codes of a group and row lie in a block.
 constexpr int64_t code_at(int64_t group, int64_t row) {
     return row < 4 ? group * 16 + row * 4 : 128 + group % 4 * 16 + group / 4 * 8 + (row - 4) * 4;
 }
 
 // ---- Inputs
 
-// Both take [x of rows 0-3] in each of the four lanes, and [rows 4, 5, 4, 5] in each of the four lanes, of which the
-// latter has two different halves for each row, and return rows 0-5 in the first six places.
+// Return rows 0-5 in the first six places. This function and the next take [x of rows 0-3] and [rows 4, 5, 4, 5], each
+// in each of the four lanes. The latter has two different halves for each row.
 static inline __m256 greatest_of_rows(__m512 rows03, __m512 rows45) {
     rows45 = _mm512_max_ps(rows45, _mm512_permute_ps(rows45, 0x4e));
     __m512 both = _mm512_max_ps(_mm512_shuffle_f32x4(rows03, rows45, 0x88), _mm512_shuffle_f32x4(rows03, rows45, 0xdd));
@@ -47,7 +48,7 @@ static inline __m256i sum_of_rows(__m512i rows03, __m512i rows45) {
     return _mm512_castsi512_si256(_mm512_shuffle_i32x4(both, both, 0x88));
 }
 
-// Of two rows' lanes, the greater ones of half of the lanes: [a b a b] four times.
+// Return the greater ones of half of the lanes of two rows: [a b a b] four times.
 static inline __m512 greater_pairs(__m512 a, __m512 b) {
     return _mm512_max_ps(_mm512_unpacklo_ps(a, b), _mm512_unpackhi_ps(a, b));
 }
@@ -56,7 +57,7 @@ struct BlockValues {
     __m512 low[kStripRows], high[kStripRows];  // values 0-15 and 16-31 of each row
 };
 
-// Rows of a strip. One that does not exist reads row 0 under a mask without lanes.
+// The rows of a strip. A row that does not exist reads row 0 under a mask without lanes.
 struct InputRows {
     const float* rows[kStripRows];
     __mmask16 exists[kStripRows];
@@ -96,7 +97,7 @@ static inline __m256 greatest_magnitudes(const BlockValues& values) {
 constexpr __mmask8 kSixRows = (1 << kStripRows) - 1;
 
 static inline void scale_block(const BlockValues& values, uint8_t* numbers, float* inverses) {
-    // A scale below the normal floats has no inverse to rely on; such a block is a block of zeros.
+    // A scale below the normal floats has no inverse to rely on. Such a block becomes a block of zeros.
     const __m256 exact_scale = _mm256_div_ps(greatest_magnitudes(values), _mm256_set1_ps(127.0f));
     const __mmask8 normal = _mm256_cmp_ps_mask(exact_scale, _mm256_set1_ps(1.17549435e-38f), _CMP_GE_OQ);
     const __m256 scale = _mm256_maskz_mov_ps(normal, exact_scale);
@@ -130,8 +131,8 @@ static inline void quantize_block(const BlockValues& values, const float* invers
                              _mm256_sub_epi32(_mm256_setzero_si256(), _mm256_slli_epi32(sum, 7)));
 }
 
-// The scales of a few blocks, then their codes: from a value to the scale of its block and back to its code is a chain
-// of about 100 cycles, of which a core holds too little at once to overlap it with the next block's.
+// Quantise a strip: the scales of a few blocks, then their codes. A value goes to its block's scale and back to its
+// code in a chain of about 100 cycles. A core holds too few operations at once to overlap two blocks' chains by itself.
 static void quantize_strip(const float* input, int64_t row_stride, int64_t n_rows, int64_t k, uint8_t* strip) {
     constexpr int64_t kBlocksAtOnce = 8;
     alignas(32) float inverses[kBlocksAtOnce][8];
@@ -152,7 +153,7 @@ static void quantize_strip(const float* input, int64_t row_stride, int64_t n_row
 
 // ---- Weights
 
-// Codes of group g and, with 4 bits, of group g + 4 beside it: all columns.
+// Expand the codes of group g and, with 4 bits, of group g + 4 beside it: all columns.
 template <int kBits, int kZeroPoint, bool kMinimum>
 static inline void expand_block(const uint8_t* packed, uint8_t* expanded) {
     constexpr int64_t kGroupBytes = 64;  // 16 columns of 4 values: a register
@@ -199,21 +200,7 @@ static void expand_blocks(const uint8_t* tile, int64_t k, uint8_t* expanded) {
 }
 
 static void expand_tile(Format format, const uint8_t* tile, int64_t k, uint8_t* expanded) {
-    switch (format) {
-        case Format::q8_0:
-            return expand_blocks<Format::q8_0>(tile, k, expanded);
-        case Format::q5_1:
-            return expand_blocks<Format::q5_1>(tile, k, expanded);
-        case Format::q5_0:
-            return expand_blocks<Format::q5_0>(tile, k, expanded);
-        case Format::q4_1:
-            return expand_blocks<Format::q4_1>(tile, k, expanded);
-        case Format::q4_0:
-            return expand_blocks<Format::q4_0>(tile, k, expanded);
-        case Format::f32:
-        case Format::f16:
-            return;  // not block formats
-    }
+    with_block_format(format, [&](auto block) { expand_blocks<decltype(block)::kFormat>(tile, k, expanded); });
 }
 
 }  // namespace

@@ -1,4 +1,4 @@
-// What works on plain rows of floats: layer norm, GELU, f16 to float. Rests of less than a register are masked.
+// Kernels on plain rows of floats: layer norm, GELU, f16 to float. Rests of less than a register are masked.
 #pragma once
 
 #include <immintrin.h>
@@ -100,7 +100,7 @@ static void float_to_half(const float* values, int64_t n, uint16_t* half) {
     }
 }
 
-// What cached_attention.h asks for.
+// The Lanes of cached_attention.h.
 struct Lanes {
     using Row = __m512;
     static Row zero() { return _mm512_setzero_ps(); }
@@ -144,7 +144,7 @@ struct Lanes {
         rows[3] = row(_mm512_srli_epi16(rows23, 4), _mm512_srli_epi16(above, 2));
     }
 
-    // The instruction wants one side unsigned: codes + 128, of which 128 * sum is taken away from the start.
+    // The instruction wants one side unsigned: codes + 128. The start is less 128 * sum of the other side's codes.
     using Dots = __m512i;
     static Dots start_unsigned() { return _mm512_setzero_si512(); }
     static Dots start_signed(int32_t sum) { return _mm512_set1_epi32(-128 * sum); }

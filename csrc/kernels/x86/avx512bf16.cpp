@@ -1,5 +1,5 @@
-// Kernels for CPUs with AVX-512, its byte dot products and bf16 (Intel from Cooper Lake on, AMD from Zen 4 on): those
-// of avx512vnni, and attention in bf16.
+// Kernels for CPUs with AVX-512, its byte dot products and bf16 (Intel from Cooper Lake on, AMD from Zen 4 on). They
+// are those of avx512vnni, with attention in bf16.
 #if !defined(__AVX512F__) || !defined(__AVX512BW__) || !defined(__AVX512DQ__) || !defined(__AVX512VL__) || \
     !defined(__AVX512VNNI__) || !defined(__AVX512BF16__) || !defined(__FMA__) || !defined(__F16C__)
 #error "compile this file with the flags that cmake/Kernels.cmake gives it"

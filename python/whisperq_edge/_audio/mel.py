@@ -21,24 +21,25 @@ _MOST_MELS = 256
 
 
 def log_mel_spectrogram(audio: AudioLike, n_mels: int = 80, padding: int = 0) -> npt.NDArray[np.float32]:
-    """The log-mel spectrogram of openai/whisper, within 1e-6 of its definition.
+    """Return the log-mel spectrogram of openai/whisper, within 1e-6 of its definition.
 
-    Its own function of this name computes in float32, and is some 2e-5 away on speech, up to 1e-3 beside pure tones.
+    The function of this name in openai/whisper computes in float32. It is some 2e-5 away from the definition on speech,
+    and up to 1e-3 beside pure tones.
 
     Args:
-        audio: whatever :meth:`WhisperModel.transcribe` takes: a path, the bytes of a file, a file object, or an array
-            of samples at 16 kHz.
+        audio: a path, the bytes of a file, a file object, or an array of samples at 16 kHz, as
+            :meth:`WhisperModel.transcribe` takes them.
         n_mels: mel bands: 80, or 128 for large-v3 and turbo; any number up to 256 is computed.
         padding: zero samples behind the audio. openai/whisper transcribes with 480000, 30 seconds.
 
     Returns:
         float32 ``[n_mels, n_frames]`` with a frame for every whole 160 samples (10 ms), padding included. All values
-        are within 2 of the largest. Audio of at most 200 samples, which openai/whisper refuses unless it is padded, is
-        taken as if silence followed.
+        are within 2 of the largest. Silence is added to audio of at most 200 samples, which openai/whisper refuses
+        unless it is padded.
 
     Raises:
         OptionError: ``n_mels`` or ``padding`` is no whole number in its range.
-        AudioError: as ``transcribe`` raises it for audio that cannot be used.
+        AudioError: the audio cannot be used.
         OSError: the file cannot be opened or read.
     """
     n_mels = check_whole("n_mels", n_mels, 1, _MOST_MELS)

@@ -42,7 +42,7 @@ _UNITS = {"": 1, "B": 1, "KB": 10**3, "MB": 10**6, "GB": 10**9, "KIB": 2**10, "M
 
 
 def parse_size(text: Union[str, int]) -> int:
-    """Bytes of ``40MB``, ``40 MiB``, ``1.5GB`` or a plain number."""
+    """Return the bytes of ``40MB``, ``40 MiB``, ``1.5GB`` or a plain number."""
     match = re.fullmatch(r"\s*(\d+(?:\.\d+)?)\s*([KMG]?I?B?)\s*", str(text), re.IGNORECASE)
     unit = match.group(2).upper() if match else "?"
     if match is None or unit not in _UNITS:
@@ -71,29 +71,29 @@ def convert_model(
     find: FindSource = _refuse_name,
     on_progress: Optional[OnProgress] = None,
 ) -> Report:
-    """Converts a Whisper model. Nothing is left behind by an error, Ctrl-C or a killed process.
+    """Convert a Whisper model. An error, Ctrl-C or a killed process leaves no half-written file.
 
     Args:
         source: an OpenAI ``.pt``, a Hugging Face or CTranslate2 folder, a ggml ``.bin``, or a name that ``find`` knows.
         destination: the file (a folder for ``to="safetensors"``). None: ``ggml-<name>-<type>.bin`` in the current
             folder.
-        type: what the matrices become: ``f32 f16 q8_0 q5_1 q5_0 q4_1 q4_0 q6_k q5_k q4_k q3_k q2_k iq4_nl`` or
+        type: the type of the matrices: ``f32 f16 q8_0 q5_1 q5_0 q4_1 q4_0 q6_k q5_k q4_k q3_k q2_k iq4_nl`` or
             ``int8 q8 int5 q5 int4 q4 float16 float32``. Default ``q5_0``, and ``f16`` for ``to`` other than ggml.
         to: ``ggml``, ``openai`` (a ``.pt``) or ``safetensors`` (a folder for transformers).
         recipe: a TOML file with a type and patterns (see ``plan.read_recipe``).
-        tensor_types: ``REGEX=TYPE``, after those of the recipe; the last that matches counts.
+        tensor_types: ``REGEX=TYPE``, after the patterns of the recipe; the last that matches counts.
         target_size: choose types per tensor so that the file is no larger (``"40MB"`` or bytes).
         calibrate: audio (anything ``transcribe`` takes) whose activations weigh the errors of ``target_size``.
         proof: ``full`` (errors of all tensors, and the whole model run before and after) or ``tensors``.
         min_agreement: the least share of decoder tokens that must be the source's; below it there is no file.
-        overwrite: replace what is there.
+        overwrite: replace a file that is there.
         n_threads: 0 takes every CPU that the process may use.
-        find: gives the file or folder that a name means which is no path here, and is told how to report a stage.
+        find: returns the file or folder of a name that is no path here. It gets a function that reports a stage.
             ``_store.locate.find_source`` knows published names and the hub. By default names are refused.
         on_progress: called with a stage (``download scan convert verify proof``) and the fraction of it that is done.
 
     Raises:
-        OptionError: an argument that is not possible.
+        OptionError: an argument is not possible.
         ModelError: the source is no sound Whisper model (see each subclass), or the result is worse than
             ``min_agreement``.
         OSError: the disk is full, or the folder cannot be written.

@@ -1,19 +1,20 @@
 """faster-whisper's face over this package: ``segments, info = WhisperModel("base.en").transcribe("speech.wav")``.
 
-As there, ``segments`` is a generator and the work happens while it is consumed: segments come out as they are ready.
-Closing the generator early ends the work. ``BatchedInferencePipeline`` decodes chunks of speech together (engine
-``edge``); ``detect_language`` and ``decode_audio`` are there as well. What cannot be honoured raises ``OptionError``,
-which is a ``ValueError``:
+As there, ``segments`` is a generator that yields each segment when it is ready. Closing the generator early ends the
+work. ``BatchedInferencePipeline`` decodes chunks of speech together (engine ``edge``); ``detect_language`` and
+``decode_audio`` are there as well. Arguments that cannot be honoured raise ``OptionError``, which is a ``ValueError``:
 
 - ``device_index``: one device; a list of several is refused.
-- ``num_workers``: any number. Threads share one model, so it neither takes more memory nor limits how many may call.
+- ``num_workers``: any number is taken. Threads share one model, so that the number changes neither memory nor the
+  number of callers.
 - ``files``, ``revision`` and ``use_auth_token`` with a token: fetch the model with ``huggingface_hub`` and give its
   folder; a token may stand in ``$HF_TOKEN``.
-- CTranslate2's own arguments of the model (``inter_threads``, …). Ours, ``engine`` and ``flash_attention``, are taken.
-- ``detect_language(features=…)``: it listens to audio.
+- CTranslate2's own arguments of the model (``inter_threads``, …) are refused. Ours, ``engine`` and
+  ``flash_attention``, are taken.
+- ``detect_language(features=…)``: give audio instead.
 - ``decode_audio`` at another rate than 16 kHz.
-- ``vad_parameters`` where no voice detection listens to them; faster-whisper ignores them.
-- A name that is no option, where Python would raise a ``TypeError``.
+- ``vad_parameters`` where no voice detection uses them; faster-whisper ignores them.
+- A name that is no option; Python would raise a ``TypeError``.
 """
 
 from __future__ import annotations
@@ -65,17 +66,17 @@ Clips = Union[str, Iterable[float], Iterable[Mapping[str, float]]]
 
 @dataclass(frozen=True)
 class TranscriptionInfo:
-    """What is known before the first segment.
+    """The facts that are known before the first segment.
 
     Attributes:
         language: code.
         language_probability: 0 to 1; 1.0 when the language was given.
         duration: seconds of audio.
-        duration_after_vad: seconds that the voice detector left: none where it heard nobody. Equal to ``duration``
-            without it, and in batches, whose chunks may hold pauses.
+        duration_after_vad: seconds that voice detection left; 0 where it found no speech. Without voice detection it
+            equals ``duration``, and so it does in batches, because their chunks may hold pauses.
         all_language_probs: (code, probability) of every language, likeliest first; None when the language was given.
         transcription_options: the options of the call.
-        vad_options: those of the voice detector, or None without it.
+        vad_options: the options of voice detection, or None without it.
     """
 
     language: str
@@ -102,13 +103,13 @@ def decode_audio(
 def decode_audio(
     input_file: AudioLike, sampling_rate: int = SAMPLE_RATE, split_stereo: bool = False
 ) -> Union[Floats, tuple[Floats, Floats]]:
-    """Samples of an audio file: float32, mono, 16 kHz (the only rate that Whisper takes).
+    """Return the samples of an audio file: float32, mono, 16 kHz (the only rate that Whisper takes).
 
     Args:
-        split_stereo: give ``(left, right)`` instead of their mean; of one channel, it twice.
+        split_stereo: return ``(left, right)`` instead of their mean; of one channel, that channel twice.
 
     Raises:
-        OptionError: another rate.
+        OptionError: the rate is another one.
         AudioError: the audio cannot be used, or there are more than two channels to split.
         OSError: the file cannot be read.
     """
@@ -128,8 +129,10 @@ class _Started:
 
 
 class WhisperModel:
-    """faster-whisper's class of this name. ``whisperq_edge.WhisperModel`` says what the arguments mean, and this module
-    at its top what is different."""
+    """faster-whisper's class of this name.
+
+    ``whisperq_edge.WhisperModel`` describes the arguments, and the top of this module the differences.
+    """
 
     def __init__(
         self,
@@ -167,7 +170,7 @@ class WhisperModel:
 
     @property
     def supported_languages(self) -> list[str]:
-        """Codes of the languages that the model knows."""
+        """Return the codes of the languages that the model knows."""
         return self.model.supported_languages
 
     def transcribe(
@@ -214,9 +217,10 @@ class WhisperModel:
         drop_silence: Optional[bool] = None,
         **unknown: NoReturn,
     ) -> tuple[Iterable[Segment], TranscriptionInfo]:
-        """Segments (a generator) and what is known about the audio before the first one.
+        """Return segments (a generator) and the facts that are known before the first one.
 
-        ``whisperq_edge.TranscribeOptions`` describes the options. Those after ``language_detection_segments`` are ours.
+        ``whisperq_edge.TranscribeOptions`` describes the options. The options after ``language_detection_segments`` are
+        ours.
         """
         return self._start(audio, given_options(locals()))
 
@@ -248,15 +252,15 @@ class WhisperModel:
         language_detection_segments: int = 1,
         language_detection_threshold: float = 0.5,
     ) -> tuple[str, float, list[tuple[str, float]]]:
-        """The language of ``audio``, its probability, and those of all languages, likeliest first.
+        """Return the language of ``audio``, its probability, and the probabilities of all languages, likeliest first.
 
-        Where there is nothing to hear, the languages are those of silence, with a warning on the logger.
+        Audio that is empty, also after voice detection, gives the languages of silence, with a warning on the logger.
 
         Args:
-            features: None; there it is a spectrogram.
-            vad_filter: listen to speech only.
+            features: None; faster-whisper takes a spectrogram here.
+            vad_filter: detect the language of speech only.
             vad_parameters: a ``VadOptions`` or a dict of its fields.
-            language_detection_segments: how many windows of 30 s to listen to.
+            language_detection_segments: the number of windows of 30 s to use.
             language_detection_threshold: probability above which a language is taken at once.
 
         Raises:
@@ -362,14 +366,14 @@ class BatchedInferencePipeline:
         drop_silence: Optional[bool] = None,
         **unknown: NoReturn,
     ) -> tuple[Iterable[Segment], TranscriptionInfo]:
-        """As ``WhisperModel.transcribe``, with faster-whisper's defaults for batches.
+        """Transcribe as ``WhisperModel.transcribe`` does, with faster-whisper's defaults for batches.
 
         Args:
             batch_size: chunks that are decoded together.
-            vad_filter: chunks are where somebody speaks; False: all of the audio, in parts of 90 s.
-            without_timestamps: a segment is a chunk; False: the model finds segments within it.
-            clip_timestamps: the chunks, instead of ``vad_filter``'s: dicts of ``start`` and ``end`` in seconds, or as
-                ``WhisperModel.transcribe`` takes them.
+            vad_filter: cut chunks where somebody speaks. False: take all of the audio, in parts of 90 s.
+            without_timestamps: make a segment of each chunk. False: the model finds segments within chunks.
+            clip_timestamps: the chunks, in place of those of ``vad_filter``: dicts of ``start`` and ``end`` in seconds,
+                or clips as ``WhisperModel.transcribe`` takes them.
         """
         given = given_options(locals())
         if clip_timestamps is None and vad_filter:

@@ -1,4 +1,4 @@
-#include "edge/vad.h"
+#include "vad/stream.h"
 
 #include <algorithm>
 #include <cmath>
@@ -7,15 +7,13 @@
 #include <utility>
 
 #include "core/status.h"
-#include "kernels/half.h"
 #include "kernels/pack.h"
 #include "model/silero_file.h"
 
-namespace whisperq::edge {
+namespace whisperq::vad {
 namespace {
 
 using kernels::Epilogue;
-using kernels::Format;
 using kernels::kStripRows;
 using kernels::kTileColumns;
 using model::kSileroBins;
@@ -25,10 +23,8 @@ using model::kSileroGates;
 using model::kSileroHidden;
 using model::kSileroTaps;
 
-static_assert(VadNetwork::kWindowSamples == model::kSileroWindow);
-
 constexpr int64_t kMirrored = 64;  // samples before and after a window
-constexpr int64_t kPaddedSamples = VadNetwork::kWindowSamples + 2 * kMirrored;
+constexpr int64_t kPaddedSamples = Network::kWindowSamples + 2 * kMirrored;
 constexpr int64_t kHop = 128;
 constexpr int64_t kFrames = (kPaddedSamples - kSileroFft) / kHop + 1;
 constexpr int64_t kConvolutionStrides[] = {1, 2, 2, 1};  // 4 frames, 4, 2, 1, 1
@@ -49,29 +45,8 @@ AlignedBuffer float_buffer(int64_t n) {
     return buffer;
 }
 
-std::vector<float> floats_of(const std::vector<uint16_t>& halves) {
-    std::vector<float> values(halves.size());
-    std::transform(halves.begin(), halves.end(), values.begin(), kernels::half_value);
-    return values;
-}
-
-// [out][in][tap] -> [out][tap][in]: the frames that a convolution sees, side by side, are one row of its input.
-std::vector<float> taps_first(const std::vector<float>& weight, int64_t n_in) {
-    std::vector<float> rows(weight.size());
-    const auto n_out = static_cast<int64_t>(weight.size()) / (n_in * kSileroTaps);
-    for (int64_t o = 0; o < n_out; ++o) {
-        for (int64_t i = 0; i < n_in; ++i) {
-            for (int64_t tap = 0; tap < kSileroTaps; ++tap) {
-                rows[static_cast<size_t>((o * kSileroTaps + tap) * n_in + i)] =
-                    weight[static_cast<size_t>((o * n_in + i) * kSileroTaps + tap)];
-            }
-        }
-    }
-    return rows;
-}
-
-// e^x to a few units in the last place; x is taken as -87 to 87. Without a branch or a call, so that the compiler makes
-// vectors of it: x = n ln 2 + f with |f| <= ln 2 / 2, and e^f is its Taylor series.
+// Return e^x to a few units in the last place. x is clamped to [-87, 87]. x = n ln 2 + f with |f| <= ln 2 / 2, and e^f
+// comes by its Taylor series. There is no branch and no call, so that the compiler vectorises it.
 inline float exponential(float x) {
     constexpr float kRound = 12582912.0f;  // 1.5 * 2^23: what is added to it loses its fraction
     constexpr float kLn2High = 0.693145751953125f, kLn2Low = 1.42860677e-6f;
@@ -114,46 +89,7 @@ void require_finite(const float* samples, int64_t n) {
 
 }  // namespace
 
-// ---- Weights ------------------------------------------------------------------------------------------------------
-
-VadNetwork::VadNetwork(const std::filesystem::path& path, const kernels::KernelTable& kernels) : kernels_(kernels) {
-    const model::SileroFile file = model::read_silero_file(path);
-    basis_ = pack(floats_of(file.basis), 2 * kSileroBins, kSileroFft, {});
-    for (size_t i = 0; i < kConvolutions; ++i) {
-        const int64_t n_in = kSileroChannels[i];
-        encoder_[i] = pack(taps_first(floats_of(file.encoder[i].weight), n_in), kSileroChannels[i + 1],
-                           kSileroTaps * n_in, file.encoder[i].bias);
-    }
-    std::vector<float> bias = file.input_bias;
-    for (size_t i = 0; i < bias.size(); ++i) bias[i] += file.state_bias[i];
-    input_ = pack(file.input_weight, kSileroGates, kSileroHidden, bias);
-    state_ = pack(file.state_weight, kSileroGates, kSileroHidden, {});
-    output_weight_ = floats_of(file.output_weight);
-    output_bias_ = file.output_bias.front();
-}
-
-VadNetwork::Matrix VadNetwork::pack(const std::vector<float>& rows, int64_t n, int64_t k,
-                                    const std::vector<float>& bias) const {
-    Matrix matrix;
-    matrix.n = n;
-    matrix.k = k;
-    matrix.packed = AlignedBuffer(kernels::packed_bytes(Format::f32, n, k));
-    for (int64_t i = 0; i < matrix.n_chunks(); ++i) {
-        const int64_t first = i * kChunk, count = matrix.chunk_size(i);
-        std::vector<float> columns(static_cast<size_t>(n * count));
-        for (int64_t row = 0; row < n; ++row)
-            std::copy_n(&rows[static_cast<size_t>(row * k + first)], count, &columns[static_cast<size_t>(row * count)]);
-        auto* to = reinterpret_cast<uint8_t*>(matrix.packed.floats() + kernels::n_tiles(n) * kTileColumns * first);
-        kernels::pack_rows(Format::f32, reinterpret_cast<const uint8_t*>(columns.data()), 0, n, count, to);
-    }
-    matrix.bias = AlignedBuffer(bias.size() * sizeof(float));
-    if (!bias.empty()) std::memcpy(matrix.bias.data(), bias.data(), matrix.bias.size());
-    return matrix;
-}
-
-// ---- Audio in pieces ----------------------------------------------------------------------------------------------
-
-VadStream::VadStream(std::shared_ptr<const VadNetwork> network)
+Stream::Stream(std::shared_ptr<const Network> network)
     : network_(std::move(network)),
       inputs_(float_buffer(kBatch * kFrames * kWidestInput)),
       outputs_(float_buffer(kBatch * kFrames * kWidestOutput)),
@@ -161,10 +97,10 @@ VadStream::VadStream(std::shared_ptr<const VadNetwork> network)
       gates_(float_buffer(kSileroGates)),
       hidden_(float_buffer(kSileroHidden)),
       cell_(float_buffer(kSileroHidden)),
-      pending_(float_buffer(VadNetwork::kWindowSamples)) {}
+      pending_(float_buffer(Network::kWindowSamples)) {}
 
-void VadStream::feed(const float* samples, int64_t n_samples, std::vector<float>& probabilities) {
-    constexpr int64_t window = VadNetwork::kWindowSamples;
+void Stream::feed(const float* samples, int64_t n_samples, std::vector<float>& probabilities) {
+    constexpr int64_t window = Network::kWindowSamples;
     require_finite(samples, n_samples);
     if (n_pending_ > 0) {
         const int64_t n = std::min(n_samples, window - n_pending_);
@@ -186,15 +122,15 @@ void VadStream::feed(const float* samples, int64_t n_samples, std::vector<float>
     n_pending_ = n_samples;
 }
 
-void VadStream::finish(std::vector<float>& probabilities) {
+void Stream::finish(std::vector<float>& probabilities) {
     if (n_pending_ > 0) {
-        std::fill(pending_.floats() + n_pending_, pending_.floats() + VadNetwork::kWindowSamples, 0.0f);
+        std::fill(pending_.floats() + n_pending_, pending_.floats() + Network::kWindowSamples, 0.0f);
         compute(pending_.floats(), 1, probabilities);
     }
     reset();
 }
 
-void VadStream::reset() noexcept {
+void Stream::reset() noexcept {
     n_pending_ = 0;
     std::fill_n(hidden_.floats(), kSileroHidden, 0.0f);
     std::fill_n(cell_.floats(), kSileroHidden, 0.0f);
@@ -202,9 +138,9 @@ void VadStream::reset() noexcept {
 
 // ---- The network --------------------------------------------------------------------------------------------------
 
-void VadStream::compute(const float* samples, int64_t n_windows, std::vector<float>& probabilities) {
+void Stream::compute(const float* samples, int64_t n_windows, std::vector<float>& probabilities) {
     Rows rows = magnitudes(frames(samples, n_windows));
-    for (size_t layer = 0; layer < VadNetwork::kConvolutions; ++layer) rows = convolve(layer, rows, n_windows);
+    for (size_t layer = 0; layer < Network::kConvolutions; ++layer) rows = convolve(layer, rows, n_windows);
     // One frame a window is left. The input's share of the gates needs no state: it is one product.
     std::copy_n(rows.data, n_windows * rows.stride, inputs_.floats());
     const Rows gates{outputs_.floats(), n_windows, kSileroGates};
@@ -213,8 +149,8 @@ void VadStream::compute(const float* samples, int64_t n_windows, std::vector<flo
 }
 
 // Frames of the windows, each window mirrored at its ends (without repeating its first and last sample).
-VadStream::Rows VadStream::frames(const float* samples, int64_t n_windows) {
-    constexpr int64_t window = VadNetwork::kWindowSamples;
+Stream::Rows Stream::frames(const float* samples, int64_t n_windows) {
+    constexpr int64_t window = Network::kWindowSamples;
     const Rows rows{inputs_.floats(), n_windows * kFrames, kSileroFft};
     float* audio = outputs_.floats();
     for (int64_t w = 0; w < n_windows; ++w, samples += window) {
@@ -229,7 +165,7 @@ VadStream::Rows VadStream::frames(const float* samples, int64_t n_windows) {
     return rows;
 }
 
-VadStream::Rows VadStream::magnitudes(const Rows& frames) {
+Stream::Rows Stream::magnitudes(const Rows& frames) {
     const Rows spectrum{outputs_.floats(), frames.n, padded(2 * kSileroBins)};
     multiply(network_->basis_, frames, nullptr, spectrum);
     for (int64_t r = 0; r < spectrum.n; ++r) {
@@ -243,7 +179,7 @@ VadStream::Rows VadStream::magnitudes(const Rows& frames) {
 }
 
 // A convolution over three frames of a window, with a frame of zeros before its first and behind its last, and ReLU.
-VadStream::Rows VadStream::convolve(size_t layer, const Rows& input, int64_t n_windows) {
+Stream::Rows Stream::convolve(size_t layer, const Rows& input, int64_t n_windows) {
     const int64_t n_in = kSileroChannels[layer], n_out = kSileroChannels[layer + 1];
     const int64_t n_frames = input.n / n_windows, hop = kConvolutionStrides[layer];
     const int64_t n_out_frames = (n_frames - 1) / hop + 1;
@@ -268,7 +204,7 @@ VadStream::Rows VadStream::convolve(size_t layer, const Rows& input, int64_t n_w
 }
 
 // One window: the LSTM's next state, and what the output layer makes of it.
-float VadStream::step(const float* from_input) {
+float Stream::step(const float* from_input) {
     float *gates = gates_.floats(), *hidden = hidden_.floats(), *cell = cell_.floats();
     multiply(network_->state_, {hidden, 1, kSileroHidden}, from_input, {gates, 1, kSileroGates});
     for (int64_t i = 0; i < kSileroHidden; ++i) {
@@ -283,9 +219,9 @@ float VadStream::step(const float* from_input) {
     return sigmoid(sum);
 }
 
-// To the nearest f16. What no f16 holds, from audio far beyond [-1, 1], becomes the largest: infinity times 0 would
-// stay in the LSTM's state for ever.
-void VadStream::round(float* values, int64_t n) noexcept {
+// Round to the nearest f16. Values beyond the largest f16, from audio far beyond [-1, 1], become the largest, because
+// infinity times 0 would stay in the LSTM's state for ever.
+void Stream::round(float* values, int64_t n) noexcept {
     auto* halves = reinterpret_cast<uint16_t*>(halves_.data());
     for (int64_t i = 0; i < n; ++i) {
         const float value = values[i] < kLargestHalf ? values[i] : kLargestHalf;
@@ -296,15 +232,14 @@ void VadStream::round(float* values, int64_t n) noexcept {
 }
 
 // A group of tiles of one chunk at a time, which stays in the cache while every strip is multiplied with it.
-void VadStream::multiply(const VadNetwork::Matrix& matrix, const Rows& input, const float* residual,
-                         const Rows& out) const {
+void Stream::multiply(const Network::Matrix& matrix, const Rows& input, const float* residual, const Rows& out) const {
     const kernels::KernelTable& kernels = network_->kernels();
     const int64_t n_tiles = kernels::n_tiles(matrix.n);
     for (int64_t tile = 0; tile < n_tiles; tile += kernels.tiles_per_call) {
         const int64_t tiles = std::min(kernels.tiles_per_call, n_tiles - tile), column = tile * kTileColumns;
         const int64_t n_columns = std::min(tiles * kTileColumns, matrix.n - column);
         for (int64_t chunk = 0; chunk < matrix.n_chunks(); ++chunk) {
-            const int64_t first = chunk * VadNetwork::kChunk, k = matrix.chunk_size(chunk);
+            const int64_t first = chunk * Network::kChunk, k = matrix.chunk_size(chunk);
             const float* panel = matrix.packed.floats() + n_tiles * kTileColumns * first + column * k;
             const float* added = chunk == 0 ? residual : out.data;
             Epilogue epilogue;
@@ -319,4 +254,4 @@ void VadStream::multiply(const VadNetwork::Matrix& matrix, const Rows& input, co
     }
 }
 
-}  // namespace whisperq::edge
+}  // namespace whisperq::vad

@@ -7,7 +7,7 @@
 #include <exception>
 #include <thread>
 
-namespace whisperq::python {
+namespace whisperq::binding {
 
 // A daemon thread that asks for the GIL while the interpreter shuts down is ended by CPython (before 3.14) with
 // pthread_exit(), which unwinds the stack; and unwinding out of a destructor, or of what is noexcept, aborts the
@@ -46,4 +46,4 @@ void with_gil(const Action& action) {
     }
 }
 
-}  // namespace whisperq::python
+}  // namespace whisperq::binding

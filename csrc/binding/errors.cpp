@@ -1,17 +1,19 @@
-#include "python/errors.h"
+#include "binding/errors.h"
 
 namespace py = pybind11;
 
-namespace whisperq::python {
+namespace whisperq::binding {
 namespace {
 
 struct Row {
     Status status;
     const char* status_name;
-    const char* python_class;  // in whisperq_edge._errors; nullptr: MemoryError
+    const char* python_class;
+    const char* python_module = "whisperq_edge._errors";
 };
 
 constexpr Row kTable[] = {
+    {Status::argument, "argument", "ValueError", "builtins"},
     {Status::audio, "audio", "AudioError"},
     {Status::model_not_found, "model_not_found", "ModelNotFoundError"},
     {Status::model_format, "model_format", "ModelFormatError"},
@@ -21,15 +23,13 @@ constexpr Row kTable[] = {
     {Status::isa_not_supported, "isa_not_supported", "IsaNotSupportedError"},
     {Status::inference, "inference", "InferenceError"},
     {Status::internal, "internal", "InternalError"},
-    {Status::out_of_memory, "out_of_memory", nullptr},
+    {Status::out_of_memory, "out_of_memory", "MemoryError", "builtins"},
 };
 static_assert(sizeof kTable / sizeof kTable[0] == kStatusCount, "every Status has its row");
 
 py::object class_for(Status status) {
     for (const Row& row : kTable) {
-        if (row.status != status) continue;
-        if (row.python_class == nullptr) return py::reinterpret_borrow<py::object>(PyExc_MemoryError);
-        return py::module_::import("whisperq_edge._errors").attr(row.python_class);
+        if (row.status == status) return py::module_::import(row.python_module).attr(row.python_class);
     }
     return py::module_::import("whisperq_edge._errors").attr("InternalError");
 }
@@ -58,7 +58,7 @@ void register_errors() {
 
 py::dict error_table() {
     py::dict table;
-    for (const Row& row : kTable) table[row.status_name] = row.python_class ? row.python_class : "MemoryError";
+    for (const Row& row : kTable) table[row.status_name] = row.python_class;
     return table;
 }
 
@@ -68,4 +68,4 @@ void refuse_option(const char* field, const py::handle& value, const std::string
     throw py::error_already_set();
 }
 
-}  // namespace whisperq::python
+}  // namespace whisperq::binding

@@ -7,7 +7,7 @@
 
 #include "core/status.h"
 
-namespace whisperq::python {
+namespace whisperq::binding {
 
 // Registers the translator for `whisperq::Error` with the module that is being imported.
 void register_errors();
@@ -18,4 +18,4 @@ pybind11::dict error_table();
 // Raises OptionError: `field` has a value that is not allowed; `allowed` says what is.
 [[noreturn]] void refuse_option(const char* field, const pybind11::handle& value, const std::string& allowed);
 
-}  // namespace whisperq::python
+}  // namespace whisperq::binding

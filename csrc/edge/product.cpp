@@ -1,4 +1,4 @@
-#include "edge/linear.h"
+#include "edge/product.h"
 
 #include <algorithm>
 
@@ -12,19 +12,20 @@ using kernels::Format;
 using kernels::kStripRows;
 using kernels::kTileColumns;
 
-// Enough tasks that threads which were held up elsewhere do not hold up the others.
+// Tasks are so many that threads which were held up elsewhere do not hold up the others.
 constexpr int64_t kTasksPerThread = 4;
 
-// Up to so many strips of input, weights are multiplied as they are packed; for more, it pays to expand them first.
+// Weights are multiplied as they are packed up to so many strips of input. With more strips it pays to expand them
+// first.
 constexpr int64_t kStripsFromPacked = kernels::kPackedRows / kStripRows;
-// Tiles of a task then: enough to hide its start, few enough for every thread to get some and, where the input takes
-// several passes over them, to stay in a core's cache.
+// A task then has enough tiles to hide its start, and few enough for every thread to get some. They also have to stay
+// in a core's cache where the input takes several passes over them.
 constexpr int64_t kFewestPackedTiles = 8, kMostPackedTiles = 32;
-// With this many strips, each thread takes strips of its own, those that it has quantised or normalised itself, instead
-// of tiles of its own: to expand all tiles costs as much as one strip more.
+// With this many strips, each thread takes the strips that it has quantised or normalised itself, instead of tiles of
+// its own. It then expands all tiles, which costs as much as one strip more.
 constexpr int64_t kFewestStripsOfThread = 16;
-// Strips that are multiplied in one pass, from a first level cache or a little beyond: to go over the weights a second
-// time costs more than to fetch some of the input from the second level.
+// Strips of so many bytes are multiplied in one pass, from the first-level cache or a little beyond. A second pass over
+// the weights costs more than reading some of the input from the second-level cache.
 constexpr size_t kNearBytes = 40 * 1024;
 
 bool is_block_format(const Linear& linear) {
@@ -37,7 +38,7 @@ MachineNeeds normalised_needs(int64_t m, int64_t k) {
     return needs;
 }
 
-// The rows after the norm, in the machine's.
+// Return the rows after the norm, in the machine's memory.
 Rows normalised(Machine& machine, const Rows& rows, const LayerNormWeights& norm) {
     const auto k = static_cast<int64_t>(norm.weight.size());
     float* to = machine.rows();
@@ -60,7 +61,7 @@ Forms forms_of(const std::vector<Product>& products) {
     return forms;
 }
 
-// The input in these forms.
+// An input in the forms that products want.
 class Input {
   public:
     Input(Machine& machine, const Rows& rows, const LayerNormWeights* norm, const std::vector<Product>& products)
@@ -104,7 +105,7 @@ class Input {
     int64_t k_;
 };
 
-// A group of tiles of one product times some of the strips: what a thread does at a time.
+// A thread's task: a group of tiles of one product times some of the strips.
 struct Part {
     const Product* product;
     bool packed;  // weights as they are, or expanded first
@@ -126,12 +127,12 @@ struct Part {
     }
 };
 
-// Whether weights are multiplied as they are packed: with few rows.
+// Return whether weights are multiplied as they are packed, which pays with few rows.
 bool takes_packed(const Linear& linear, int64_t n_strips) {
     return n_strips <= kStripsFromPacked && linear.format != Format::f32;
 }
 
-// Whether packed weights are multiplied with all strips in one pass.
+// Return whether packed weights are multiplied with all strips in one pass.
 bool takes_one_pass(const Linear& linear, int64_t n_strips) {
     if (n_strips == 1) return true;
     return is_block_format(linear) && static_cast<size_t>(n_strips) * kernels::strip_bytes(linear.k) <= kNearBytes;
@@ -151,7 +152,7 @@ void cut_packed(const Product& product, int64_t n_strips, int64_t n_threads, std
     }
 }
 
-// In how many groups the strips are multiplied with tiles that were expanded for each of them.
+// Return the number of groups of strips. Tiles are expanded for each group.
 int64_t n_strip_groups(const std::vector<Product>& products, int64_t n_strips, int64_t tiles_per_call,
                        int64_t n_threads) {
     if (n_strips >= kFewestStripsOfThread * n_threads) return n_threads;
@@ -258,7 +259,7 @@ void multiply_all(Machine& machine, const Rows& rows, const LayerNormWeights* no
     });
 }
 
-// Each product with the rows that its linear is given in the study.
+// Compute each product with the rows that the study gives to its linear.
 void multiply_studied(Machine& machine, ActivationStudy& study, const Rows& rows, const LayerNormWeights* norm,
                       const std::vector<Product>& products) {
     Rows input = rows;
@@ -272,30 +273,6 @@ void multiply_studied(Machine& machine, ActivationStudy& study, const Rows& rows
 }
 
 }  // namespace
-
-void Machine::reserve(const MachineNeeds& needs) {
-    for (AlignedBuffer& buffer : scratch_) reserve_bytes(buffer, needs.scratch_bytes);
-    reserve_bytes(strips_, needs.strip_bytes);
-    reserve_bytes(rows_, needs.row_bytes);
-}
-
-size_t Machine::n_bytes() const noexcept {
-    size_t n = strips_.size() + rows_.size();
-    for (const AlignedBuffer& buffer : scratch_) n += buffer.size();
-    return n;
-}
-
-// What is too small goes first: the two are never there at once.
-void reserve_bytes(AlignedBuffer& buffer, size_t n_bytes) {
-    if (buffer.size() >= n_bytes) return;
-    buffer = AlignedBuffer();
-    buffer = AlignedBuffer(n_bytes);
-}
-
-float* reserve_floats(AlignedBuffer& buffer, int64_t n_floats) {
-    reserve_bytes(buffer, static_cast<size_t>(n_floats) * sizeof(float));
-    return buffer.floats();
-}
 
 MachineNeeds product_needs(const kernels::KernelTable& kernels, int64_t m, bool has_norm,
                            const std::vector<Product>& products) {

@@ -6,10 +6,10 @@
 #include <exception>
 #include <utility>
 
+#include "binding/gil.h"
 #include "core/clock.h"
-#include "python/gil.h"
 
-namespace whisperq::python {
+namespace whisperq::binding {
 
 // Asks Python, at most every 20 ms, whether to stop: its signal handlers (Ctrl-C) and the caller's own `should_stop`, a
 // callable without arguments or None. What these raise stops too, and is for the end: rethrow_error().
@@ -47,4 +47,4 @@ class StopCheck {
     std::exception_ptr error_;
 };
 
-}  // namespace whisperq::python
+}  // namespace whisperq::binding
