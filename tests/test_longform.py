@@ -14,7 +14,7 @@ import pytest
 import scripted_windows
 from scripted_windows import VOCABULARY, Answer, NumberedMel, Script, ScriptedModel, random_case, transcribe
 from whisperq_edge import OptionError
-from whisperq_edge._engines import edge, first_pass
+from whisperq_edge._engines import edge, first_pass, longform
 from whisperq_edge._engines.word_times import WordTiming, steady_words
 from whisperq_edge._options import TranscribeOptions
 from whisperq_edge._result import Dropped, Segment
@@ -249,6 +249,14 @@ def speech_in(*spans_s: tuple[float, float]) -> Any:
     return hear
 
 
+@pytest.fixture
+def few_words(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Scripts have a word in place of many, which is no skipped speech."""
+    monkeypatch.setattr(longform, "_LEAST_SKIPPED_FRAMES", 10**6)
+    monkeypatch.setattr(longform, "_LONGEST_WORD_FRAMES", 10**6)
+
+
+@pytest.mark.usefixtures("few_words")
 def test_batches_decode_chunks_of_speech_together() -> None:
     model = Recorder()
     heard: list[float] = []
@@ -308,6 +316,7 @@ def test_a_batch_listens_again_to_speech_behind_the_last_timestamp() -> None:
     ]
 
 
+@pytest.mark.usefixtures("few_words")
 def test_a_batch_goes_on_where_the_sequential_loop_does_and_fills_the_window_again() -> None:
     spans = speech_in((0, 25), (26, 50), (51, 80))
     answers = [said(0, " one", 1000, 1000), said(0, " two", 1400, 1400), said(0, " three", 1500)]
@@ -329,6 +338,7 @@ def test_a_short_rest_is_not_worth_a_window(rest: tuple[Any, ...]) -> None:
     assert segments[-1].end == (20 if rest else 19.1)
 
 
+@pytest.mark.usefixtures("few_words")
 def test_a_rest_however_short_is_heard_again_where_speech_goes_on() -> None:
     model = Recorder([said(0, " one", 1476, 1476)])
     vad = {"speech_pad_ms": 0, "min_silence_duration_ms": 100}
@@ -363,7 +373,15 @@ class Stretched(Recorder):
         return scripted_windows._Aligned(text, times.astype(np.int64), [0.9] * len(request.text_tokens))
 
 
+MANY = " old house new river big night small garden red letter green day"
+
 TEXT_ONLY = {"batch_size": 2, "without_timestamps": True}
+
+
+def run_on_speech(model: Recorder, duration_s: float, **options: Any) -> Any:
+    """As ``run``, with a voice detector that hears speech all the time."""
+    arguments = {"language": "en", "beam_size": 1, "temperature": 0.0, "batch_size": 2, **options}
+    return transcribe(Script(0), duration_s, arguments, model=model, hear_speech=speech_in((0, duration_s)))
 
 
 def is_timed(model: Recorder) -> list[bool]:
@@ -372,23 +390,23 @@ def is_timed(model: Recorder) -> list[bool]:
 
 def test_without_timestamps_a_batch_goes_on_behind_the_last_word() -> None:
     model = Stretched([said(" one two"), said(" one")], [(0, 1), (1, 2)], [(0, 1)])
-    segments, _ = run(model, 4, **TEXT_ONLY)
+    segments, _ = run_on_speech(model, 4, without_timestamps=True)
     assert [window for window, _ in model.requests] == [(0, 400), (200, 200)]
     assert segments[0].end == segments[1].start == 2
 
 
 def test_a_word_over_much_speech_is_decoded_again_with_timestamps() -> None:
-    model = Stretched([said(" one two"), said(0, " one two one", 450, 450)], [(0, 1), (1, 9)])
-    segments, _ = run(model, 9, **TEXT_ONLY)
+    model = Stretched([said(" one two"), said(0, MANY, 450, 450)], [(0, 1), (1, 9)])
+    segments, _ = run_on_speech(model, 9, without_timestamps=True)
     assert [window for window, _ in model.requests] == [(0, 900), (0, 900)] and is_timed(model) == [False, True]
-    assert [(segment.start, segment.end, segment.text) for segment in segments] == [(0, 9, " one two one")]
+    assert [(segment.start, segment.end, segment.text) for segment in segments] == [(0, 9, MANY)]
     assert all(token < TIME for token in segments[0].tokens)
 
 
 def test_what_timestamps_leave_of_such_a_window_is_heard_next() -> None:
-    answers = [said(" one two"), said(0, " one two one", 350, 350), said(" two")]
+    answers = [said(" one two"), said(0, MANY, 350, 350), said(" two")]
     model = Stretched(answers, [(0, 1), (1, 9)], [(0, 1.5)])
-    segments, _ = run(model, 9, **TEXT_ONLY)
+    segments, _ = run_on_speech(model, 9, without_timestamps=True)
     assert [window for window, _ in model.requests] == [(0, 900), (0, 900), (700, 200)]
     assert [(segment.start, segment.end) for segment in segments] == [(0, 7), (7, 9)]
 
@@ -400,7 +418,7 @@ def test_where_timestamps_do_not_help_the_text_ends_before_what_is_skipped(again
         [(0, 1), (1, 4.6), (4.6, 6)],
         [(0, 1.2), (1.2, 2.5), (2.5, 3.8), (3.8, 5)],
     )
-    segments, _ = run(model, 6, temperature=0.0, **TEXT_ONLY)
+    segments, _ = run_on_speech(model, 6, without_timestamps=True)
     assert [window for window, _ in model.requests] == [(0, 600), (0, 600), (100, 500)]
     assert [segment.text for segment in segments] == [" one", " two two two two"]
     assert segments[0].end == segments[1].start == 1
@@ -413,19 +431,36 @@ def test_a_pause_is_no_skipped_speech() -> None:
     assert [window for window, _ in model.requests] == [(0, 900)] and is_timed(model) == [False]
 
 
-def test_a_segment_that_skips_much_speech_ends_the_answer_before_it() -> None:
-    """The second segment has two words for seven seconds of speech, of which the first word covers six."""
-    answers = [said(0, " one", 50, 50, " two two", 400, 400), said(0, " two" * 9, 350, 350)]
-    model = Stretched(answers, [(0, 1), (1, 7), (7, 8)])
-    segments, _ = run(model, 8, batch_size=2, temperature=0.0)
+def test_a_segment_that_skips_much_speech_ends_before_it() -> None:
+    """The second segment has two words for seven seconds of speech, of which the second word covers five."""
+    answers = [said(0, " one", 50, 50, " two one", 400, 400), said(0, " two" * 9, 250, 250)]
+    model = Stretched(answers, [(0, 1), (1, 3), (3, 8)])
+    segments, _ = run_on_speech(model, 8)
+    assert [window for window, _ in model.requests] == [(0, 800), (300, 500)]
+    assert [(one.start, one.end, one.text) for one in segments] == [(0, 1, " one"), (1, 3, " two"), (3, 8, " two" * 9)]
+
+
+def test_a_timestamp_far_behind_the_last_word_is_not_believed() -> None:
+    """The segment claims to reach to 8 s. Its word ends at 1 s, and speech goes on behind it."""
+    model = Stretched([said(0, " one", 400, 400), said(0, " two" * 9, 350, 350)], [(0, 1)])
+    segments, _ = run_on_speech(model, 8)
     assert [window for window, _ in model.requests] == [(0, 800), (100, 700)]
+    assert [(segment.start, segment.end) for segment in segments] == [(0, 1), (1, 8)]
+
+
+def test_speech_between_two_segments_is_decoded() -> None:
+    model = Recorder([said(0, " one", 50, 250, " two", 300, 300), said(0, " two" * 9, 250, 250)])
+    segments, _ = run_on_speech(model, 6)
+    assert [window for window, _ in model.requests] == [(0, 600), (100, 500)]
     assert [segment.text for segment in segments] == [" one", " two" * 9]
 
 
-def test_a_first_segment_that_skips_speech_stands() -> None:
-    model = Stretched([said(0, " two two", 400, 400)], [(0, 7), (7, 8)])
-    segments, _ = run(model, 8, batch_size=2)
-    assert [window for window, _ in model.requests] == [(0, 800)] and [s.text for s in segments] == [" two two"]
+def test_speech_that_is_skipped_at_the_beginning_is_decoded_by_itself_once() -> None:
+    late = said(0, " one two", 300, 300)
+    model = Stretched([late, late, said(0, MANY, 100, 100)], [(0, 4.5), (4.5, 6)], [(0, 3.5), (3.5, 4)])
+    segments, _ = run_on_speech(model, 6)
+    assert [window for window, _ in model.requests] == [(0, 600), (0, 400), (400, 200)]
+    assert [(segment.start, segment.end) for segment in segments] == [(0, 4), (4, 6)]
 
 
 def test_answers_that_keep_ending_early_end_in_a_warning(caplog: pytest.LogCaptureFixture) -> None:

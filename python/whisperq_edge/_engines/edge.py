@@ -123,8 +123,12 @@ class EdgeEngine:
         prompt = Prompt(language.tokenizer, options, call.n_text_ctx)
         if options.batch_size is None:
             return transcribe_sequentially(decode, options, prompt, clips, heard.n_frames, heard.is_silent)
+        knows_speech = heard.regions is not None
         regions = regions_of_clips(clips, options) if heard.regions is None else heard.regions
-        return transcribe_in_batches(decode, options, prompt, regions, heard.n_frames, heard.is_silent, heard.keep_from)
+        return transcribe_in_batches(
+            *(decode, options, prompt, regions, heard.n_frames, heard.is_silent, heard.keep_from),
+            knows_speech=knows_speech,
+        )
 
     def check(self, options: TranscribeOptions) -> None:
         """Raises ``OptionError`` for the first option that this engine cannot honour."""

@@ -15,7 +15,7 @@ import math
 from collections.abc import Iterable, Iterator, Sequence
 from copy import copy
 from dataclasses import dataclass, replace
-from itertools import chain
+from itertools import accumulate, chain
 from typing import Callable, Optional, Protocol
 
 from .._options import APPEND_PUNCTUATIONS, PREPEND_PUNCTUATIONS, TranscribeOptions
@@ -515,9 +515,6 @@ _LEAST_SKIPPED_FRAMES = 300
 _SLOW_FRAMES_PER_TOKEN = 50
 """Slow speech has a token in this time. Most speech has two or three."""
 
-_SKIP_SLACK_S = 0.5
-"""How far a segment may reach into skipped speech and still end before it."""
-
 Region = Sequence[Chunk]
 """Chunks of speech that windows go through in order, apart from other regions. Pauses between them are left out."""
 
@@ -577,6 +574,7 @@ class _Lane:
         self.begin = self.seek = self._chunks[0][0]
         self.end = self._chunks[-1][1]
         self._n_left = _MOST_WINDOWS * -(-(self.end - self.begin) // self._longest)
+        self._beginning: Optional[Chunk] = None
         self.last_speech_s = last_speech_s
         self.prompt = prompt
         self.segments: list[Segment] = []
@@ -587,6 +585,8 @@ class _Lane:
         if not rest:
             return None
         seek = rest[0][0]
+        if self._beginning is not None and self._beginning[0] == seek:
+            return self._beginning
         fitting = [end - seek for _, end in rest if end - seek <= self._longest]
         is_good = fitting and (fitting[-1] >= self._shortest or seek + fitting[-1] == self.end)
         return seek, fitting[-1] if is_good else self._longest
@@ -604,6 +604,16 @@ class _Lane:
         if self._speech(end, end + 1):
             return 1
         return _LEAST_CUT_REST_FRAMES if self._is_cut and end == self.end else self._least_rest
+
+    def begin_again(self, window: Window, n_skipped: int) -> bool:
+        """Decode the beginning of a window by itself, once, if its answer skips that much speech there."""
+        has_begun_again = self._beginning is not None and self._beginning[0] == window.seek
+        if n_skipped == 0 or has_begun_again or self._n_left <= 1:
+            return False
+        self._n_left -= 1
+        self._beginning = window.seek, min(n_skipped, window.n_frames * 2 // 3)
+        self.seek = window.seek
+        return True
 
     def go_on(self, window: Window, n_heard: int) -> bool:
         """Go on behind ``n_heard`` frames of the window that was heard last. False: nothing of it is left to hear."""
@@ -631,6 +641,8 @@ def transcribe_in_batches(
     n_frames: int,
     is_silent: IsSilent,
     keep_from: Callable[[int], None] = lambda frame: None,
+    *,
+    knows_speech: bool = False,
 ) -> Iterator[Step]:
     """Yield the transcript of ``regions``, of which ``options.batch_size`` are heard side by side.
 
@@ -639,8 +651,10 @@ def transcribe_in_batches(
 
     Args:
         keep_from: gets the first frame that may still be read, before each batch.
+        knows_speech: the regions are of speech, so that answers with too few words for it can be told. Clips hold
+            pauses, too.
     """
-    batches = _Batches(decode, options, prompt, regions, n_frames, is_silent)
+    batches = _Batches(decode, options, prompt, regions, n_frames, is_silent, knows_speech)
     while batches.fill():
         keep_from(batches.first_frame)
         batches.decode()
@@ -659,11 +673,13 @@ class _Batches:
         regions: Sequence[Region],
         n_frames: int,
         is_silent: IsSilent,
+        knows_speech: bool,
     ) -> None:
         self._decode = decode
         self._options = options
         self._prompt = prompt
         self._is_silent = is_silent
+        self._knows_speech = knows_speech
         self._writer = _Writer(options, n_frames * HOP_SAMPLES / SAMPLE_RATE)
         self._regions = [region for region in regions if region]
         self._next_region = 0
@@ -708,17 +724,21 @@ class _Batches:
 
     def decode(self) -> None:
         heard = [_Heard(*asked, answer) for asked, answer in zip(self._windows, self._decode_all())][::-1]
-        if self._options.without_timestamps:
-            self._decode_with_timestamps([one for one in heard if one.answer.is_believed and one.skips_speech()])
-        for one in heard:
-            if one.answer.is_believed and (one.window.is_timed or not self._options.without_timestamps):
-                one.cut_where_segments_skip()
+        if self._knows_speech:
+            self._mend_what_skips_speech([one for one in heard if one.answer.is_believed])
         while heard:
             # Each answer has its window's audio in its hands, which goes before that of the next batch comes.
             self._hear(heard.pop())
 
     def _decode_all(self) -> list[Answer]:
         return self._decode([window for _, window in self._windows])
+
+    def _mend_what_skips_speech(self, heard: Sequence[_Heard]) -> None:
+        if self._options.without_timestamps:
+            self._decode_with_timestamps([one for one in heard if one.skips_speech()])
+        for one in heard:
+            if one.window.is_timed or not self._options.without_timestamps:
+                one.cut_where_segments_skip()
 
     def _decode_with_timestamps(self, doubtful: Sequence[_Heard]) -> None:
         """Decode windows again where text without timestamps leaves out what was said amid them. The answer with
@@ -736,6 +756,8 @@ class _Batches:
         lane, window, answer = heard.lane, heard.window, heard.answer
         if _says_no_speech(answer, self._options):
             lane.go_on(window, window.n_frames)
+            return
+        if lane.begin_again(window, heard.n_skipped_first):
             return
         split = _split(window, answer)
         drafts = split.drafts
@@ -778,6 +800,7 @@ class _Heard:
     def __init__(self, lane: _Lane, window: Window, answer: Answer) -> None:
         self.lane, self.window, self.answer = lane, window, answer
         self._words: Optional[list[WordTiming]] = None
+        self.n_skipped_first = 0  # frames at the beginning whose speech the answer skips
 
     def words(self) -> list[WordTiming]:
         """Align the answer's words with the window, once."""
@@ -803,34 +826,67 @@ class _Heard:
         limits = [*[_LEAST_SKIPPED_FRAMES] * (len(words) - 1), _LONGEST_WORD_FRAMES]
         long = [i for i, word in enumerate(words) if self._n_speech_frames(word) > limits[i]]
         if not long or long[0] == 0:
+            self._note_skipped_first(is_long=bool(long))
             return
         tokens = tuple(chain.from_iterable(word.tokens for word in words[: long[0]]))
         text = self.answer.tokenizer.decode(tokens).strip()
         self.answer, self._words = replace(self.answer, tokens=tokens, text=text), words[: long[0]]
 
     def cut_where_segments_skip(self) -> None:
-        """End an answer with timestamps behind the last segment before much skipped speech. Alignment is asked only
-        where there are few tokens for the speech of a segment."""
+        """End an answer with timestamps before much skipped speech, which lies between two segments or in one."""
         drafts = _split(self.window, self.answer).drafts
+        tokens = self._before_gap(drafts) or self._before_stretched_word(drafts)
+        if tokens:
+            eot = self.answer.tokenizer.eot
+            text = self.answer.tokenizer.decode(token for token in tokens if token < eot).strip()
+            self.answer, self._words = replace(self.answer, tokens=tokens, text=text), None
+
+    def _before_gap(self, drafts: Sequence[Draft]) -> tuple[int, ...]:
+        for i, (before, after) in enumerate(zip(drafts, drafts[1:]), 1):
+            if self._n_frames_of_speech(before.end, after.start) > _LEAST_SKIPPED_FRAMES:
+                return tuple(chain.from_iterable(draft.tokens for draft in drafts[:i]))
+        return ()
+
+    def _before_stretched_word(self, drafts: Sequence[Draft]) -> tuple[int, ...]:
+        """Return the tokens before the first stretched word, or all where speech goes on behind the last one, and a
+        timestamp there. Alignment is asked only where a segment has few tokens for its speech."""
         if not any(self._is_sparse(draft) for draft in drafts):
-            return
-        long = [word for word in self.words() if self._n_speech_frames(word) > _LEAST_SKIPPED_FRAMES]
-        skip_s = self.window.start_s + long[0].start + _SKIP_SLACK_S if long else math.inf
-        kept = [draft for draft in drafts if draft.end <= skip_s]
-        if not kept or len(kept) == len(drafts):
-            return
-        tokens = tuple(chain.from_iterable(draft.tokens for draft in kept))
-        text = self.answer.tokenizer.decode(token for token in tokens if token < self.answer.tokenizer.eot).strip()
-        self.answer, self._words = replace(self.answer, tokens=tokens, text=text), None
+            return ()
+        words, tokenizer = self.words(), self.answer.tokenizer
+        starts_s = [word.start for word in words]
+        ends_s = [word.end for word in words]
+        # The last span is that of no word: from the last one to where the answer ends by its timestamps.
+        spans = zip([*starts_s, *ends_s[-1:]], [*ends_s, drafts[-1].end - self.window.start_s])
+        long = [(i, start_s) for i, (start_s, end_s) in enumerate(spans) if self._is_long(start_s, end_s)]
+        if not long or long[0][0] == 0:
+            self._note_skipped_first(is_long=bool(long))
+            return ()
+        i, start_s = long[0]
+        n_text = sum(len(word.tokens) for word in words[:i])
+        counts = accumulate(token < tokenizer.eot for token in self.answer.tokens)
+        tokens = [token for token, n in zip(self.answer.tokens, counts) if n <= n_text]
+        while tokens[-1] >= tokenizer.eot:
+            tokens.pop()
+        return (*tokens, max(tokenizer.timestamp_begin + round(start_s / TOKEN_S), *tokens))
+
+    def _note_skipped_first(self, is_long: bool) -> None:
+        """Nothing stands before the first word that the answer could end with, if that one is stretched."""
+        self.n_skipped_first = round(self.words()[0].end * FRAMES_PER_S) if is_long else 0
+
+    def _is_long(self, start_s: float, end_s: float) -> bool:
+        window_s = self.window.start_s
+        return self._n_frames_of_speech(window_s + start_s, window_s + end_s) > _LEAST_SKIPPED_FRAMES
 
     def _is_sparse(self, draft: Draft) -> bool:
         n_tokens = sum(token < self.answer.tokenizer.eot for token in draft.tokens)
-        n_frames = self.lane.n_speech_frames(round(draft.start * FRAMES_PER_S), round(draft.end * FRAMES_PER_S))
+        n_frames = self._n_frames_of_speech(draft.start, draft.end)
         return n_frames > _LEAST_SKIPPED_FRAMES + _SLOW_FRAMES_PER_TOKEN * n_tokens
 
     def _n_speech_frames(self, word: WordTiming) -> int:
-        begin, end = (self.window.seek + round(time_s * FRAMES_PER_S) for time_s in (word.start, word.end))
-        return self.lane.n_speech_frames(begin, end)
+        return self._n_frames_of_speech(self.window.start_s + word.start, self.window.start_s + word.end)
+
+    def _n_frames_of_speech(self, start_s: float, end_s: float) -> int:
+        return self.lane.n_speech_frames(round(start_s * FRAMES_PER_S), round(end_s * FRAMES_PER_S))
 
 
 def _density(lane: _Lane, window: Window, answer: Answer) -> float:
