@@ -288,7 +288,7 @@ def test_an_entry_in_a_cache_that_cannot_be_written_is_used(
     def refuse(*_: Any, **__: Any) -> Any:
         raise OSError(errno.EROFS, "read-only")
 
-    monkeypatch.setattr(cache, "atomic_write", refuse)
+    monkeypatch.setattr(cache, "write_json", refuse)
     assert cached_model(original, "q8_0") == entry
     assert runs == [] and snapshot(entry.parent) == before
 

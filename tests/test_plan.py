@@ -362,7 +362,7 @@ def test_plan_with_word_times() -> None:
 
 
 def test_plan_as_a_table(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("whisperq_edge._engines.memory.available_memory", lambda: Available(150_000_000, "a limit"))
+    monkeypatch.setattr("whisperq_edge.cli.plan.available_memory", lambda: Available(150_000_000, "a limit"))
     result = cli_runner().invoke(main, ["plan", "base", "--threads", "2", "--beam-size", "1"])
     assert result.exit_code == 0, result.stderr
     rows = [line.split() for line in result.stdout.splitlines()]
