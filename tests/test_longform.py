@@ -463,6 +463,32 @@ def test_speech_that_is_skipped_at_the_beginning_is_decoded_by_itself_once() -> 
     assert [(segment.start, segment.end) for segment in segments] == [(0, 4), (4, 6)]
 
 
+def test_a_beginning_that_stays_skipped_ends_in_a_warning(caplog: pytest.LogCaptureFixture) -> None:
+    late = said(0, " one two", 300, 300)
+    model = Stretched([late, said(0, " one", 200, 200), said(0, MANY, 100, 100)], [(0, 4.5), (4.5, 6)], [(0, 4)])
+    run_on_speech(model, 6)
+    assert [window for window, _ in model.requests] == [(0, 600), (0, 400), (400, 200)]
+    assert "from 0.00 to 4.00 s" in caplog.text
+
+
+def test_the_answer_with_timestamps_is_aligned_itself() -> None:
+    """It has few words, too. Those of the first answer tell nothing about where it ends."""
+    answers = [said(" one two"), said(0, " two one two one", 600, 600), said(" one two")]
+    times = [(0, 1), (1, 2), (2, 3), (3, 12)]
+    model = Stretched(answers, [(0, 1), (1, 12)], times, [(0, 1), (1, 2)], [(0, 1)])
+    segments, _ = run_on_speech(model, 12, without_timestamps=True)
+    assert [window for window, _ in model.requests][:3] == [(0, 1200), (0, 1200), (300, 900)]
+    assert segments[0].text == " two one two"
+
+
+@pytest.mark.parametrize("options", [{"max_new_tokens": 4}, {"prefix": "Say", "condition_on_previous_text": False}])
+def test_few_words_that_the_caller_asked_for_are_not_looked_at(options: dict[str, Any]) -> None:
+    model = Stretched([said(*([] if "prefix" in options else [0]), " one", 300, 300)])  # no alignment is scripted
+    segments, _ = run_on_speech(model, 6, **options)
+    assert [window for window, _ in model.requests] == [(0, 600)]
+    assert segments[0].text.endswith(" one")
+
+
 def test_answers_that_keep_ending_early_end_in_a_warning(caplog: pytest.LogCaptureFixture) -> None:
     model = Recorder([said(0, " one", 10, 10, " two")] * 20)
     segments, _ = run(model, 20, batch_size=2)

@@ -606,9 +606,12 @@ class _Lane:
         return _LEAST_CUT_REST_FRAMES if self._is_cut and end == self.end else self._least_rest
 
     def begin_again(self, window: Window, n_skipped: int) -> bool:
-        """Decode the beginning of a window by itself, once, if its answer skips that much speech there."""
+        """Decode the beginning of a window by itself, once, if its answer skips that many frames there."""
+        if n_skipped == 0:
+            return False
         has_begun_again = self._beginning is not None and self._beginning[0] == window.seek
-        if n_skipped == 0 or has_begun_again or self._n_left <= 1:
+        if has_begun_again or self._n_left <= 1:
+            _warn_left_out(window.seek, window.seek + n_skipped)
             return False
         self._n_left -= 1
         self._beginning = window.seek, min(n_skipped, window.n_frames * 2 // 3)
@@ -624,13 +627,17 @@ class _Lane:
         if n_heard == 0 or n_rest < self._least_rest_before(end):
             return False
         if self._n_left <= 0:
-            _LOG.warning(
-                "from %.2f to %.2f s the voice detector hears speech and the model does not: it is left out",
-                *(seek / FRAMES_PER_S, end / FRAMES_PER_S),
-            )
+            _warn_left_out(seek, end)
             return False
         self.seek = seek
         return True
+
+
+def _warn_left_out(begin: int, end: int) -> None:
+    _LOG.warning(
+        "from %.2f to %.2f s the voice detector hears speech and the model does not: it is left out",
+        *(begin / FRAMES_PER_S, end / FRAMES_PER_S),
+    )
 
 
 def transcribe_in_batches(
@@ -725,13 +732,22 @@ class _Batches:
     def decode(self) -> None:
         heard = [_Heard(*asked, answer) for asked, answer in zip(self._windows, self._decode_all())][::-1]
         if self._knows_speech:
-            self._mend_what_skips_speech([one for one in heard if one.answer.is_believed])
+            self._mend_what_skips_speech([one for one in heard if self._may_skip_speech(one)])
         while heard:
             # Each answer has its window's audio in its hands, which goes before that of the next batch comes.
             self._hear(heard.pop())
 
     def _decode_all(self) -> list[Answer]:
         return self._decode([window for _, window in self._windows])
+
+    def _may_skip_speech(self, heard: _Heard) -> bool:
+        """Return whether words may be missed in an answer. A caller who sets ``max_new_tokens`` asks for so many, and
+        ``prefix`` may be text that nobody says."""
+        has_prefix = heard.window.is_first and bool((self._options.prefix or "").strip())
+        return heard.answer.is_believed and not has_prefix and not self._was_cut(heard.answer)
+
+    def _was_cut(self, answer: Answer) -> bool:
+        return len(answer.tokens) >= (self._options.max_new_tokens or math.inf)
 
     def _mend_what_skips_speech(self, heard: Sequence[_Heard]) -> None:
         if self._options.without_timestamps:
@@ -748,7 +764,7 @@ class _Batches:
         for one, window, answer in zip(doubtful, windows, self._decode(windows) if windows else []):
             is_good = answer.is_believed and not needs_fallback(answer, self._options)
             if is_good and _density(one.lane, window, answer) > _density(one.lane, one.window, one.answer):
-                one.window, one.answer = window, answer
+                one.take(window, answer)
             else:
                 one.cut_where_much_is_skipped()
 
@@ -776,7 +792,7 @@ class _Batches:
     def _n_heard_frames(self, heard: _Heard, split: _Split) -> int:
         """Return how far into the window the answer reaches. It is the whole window where ``max_new_tokens`` ended the
         answer: that much was asked for."""
-        if len(heard.answer.tokens) >= (self._options.max_new_tokens or math.inf):
+        if self._was_cut(heard.answer):
             return heard.window.n_frames
         is_timed = heard.window.is_timed or not self._options.without_timestamps
         return split.n_timed_frames if is_timed else heard.last_word_frame()
@@ -802,6 +818,10 @@ class _Heard:
         self._words: Optional[list[WordTiming]] = None
         self.n_skipped_first = 0  # frames at the beginning whose speech the answer skips
 
+    def take(self, window: Window, answer: Answer) -> None:
+        """Replace the answer, and with it what alignment said of the one before."""
+        self.window, self.answer, self._words = window, answer, None
+
     def words(self) -> list[WordTiming]:
         """Align the answer's words with the window, once."""
         if self._words is None:
@@ -817,14 +837,14 @@ class _Heard:
 
     def skips_speech(self) -> bool:
         """Return whether a word is stretched over more speech than one can take."""
-        return any(self._n_speech_frames(word) > _LONGEST_WORD_FRAMES for word in self.words())
+        return any(self._n_speech_frames(word.start, word.end) > _LONGEST_WORD_FRAMES for word in self.words())
 
     def cut_where_much_is_skipped(self) -> None:
         """End the answer before the first word that stands for a sentence or more, unless it is the first of all. The
         last word need not stand for as much, because nothing behind it is heard twice."""
         words = self.words()
         limits = [*[_LEAST_SKIPPED_FRAMES] * (len(words) - 1), _LONGEST_WORD_FRAMES]
-        long = [i for i, word in enumerate(words) if self._n_speech_frames(word) > limits[i]]
+        long = [i for i, word in enumerate(words) if self._n_speech_frames(word.start, word.end) > limits[i]]
         if not long or long[0] == 0:
             self._note_skipped_first(is_long=bool(long))
             return
@@ -839,11 +859,12 @@ class _Heard:
         if tokens:
             eot = self.answer.tokenizer.eot
             text = self.answer.tokenizer.decode(token for token in tokens if token < eot).strip()
-            self.answer, self._words = replace(self.answer, tokens=tokens, text=text), None
+            self.take(self.window, replace(self.answer, tokens=tokens, text=text))
 
     def _before_gap(self, drafts: Sequence[Draft]) -> tuple[int, ...]:
         for i, (before, after) in enumerate(zip(drafts, drafts[1:]), 1):
-            if self._n_frames_of_speech(before.end, after.start) > _LEAST_SKIPPED_FRAMES:
+            gap_s = before.end - self.window.start_s, after.start - self.window.start_s
+            if self._n_speech_frames(*gap_s) > _LEAST_SKIPPED_FRAMES:
                 return tuple(chain.from_iterable(draft.tokens for draft in drafts[:i]))
         return ()
 
@@ -857,7 +878,7 @@ class _Heard:
         ends_s = [word.end for word in words]
         # The last span is that of no word: from the last one to where the answer ends by its timestamps.
         spans = zip([*starts_s, *ends_s[-1:]], [*ends_s, drafts[-1].end - self.window.start_s])
-        long = [(i, start_s) for i, (start_s, end_s) in enumerate(spans) if self._is_long(start_s, end_s)]
+        long = [(i, span[0]) for i, span in enumerate(spans) if self._n_speech_frames(*span) > _LEAST_SKIPPED_FRAMES]
         if not long or long[0][0] == 0:
             self._note_skipped_first(is_long=bool(long))
             return ()
@@ -873,20 +894,15 @@ class _Heard:
         """Nothing stands before the first word that the answer could end with, if that one is stretched."""
         self.n_skipped_first = round(self.words()[0].end * FRAMES_PER_S) if is_long else 0
 
-    def _is_long(self, start_s: float, end_s: float) -> bool:
-        window_s = self.window.start_s
-        return self._n_frames_of_speech(window_s + start_s, window_s + end_s) > _LEAST_SKIPPED_FRAMES
-
     def _is_sparse(self, draft: Draft) -> bool:
         n_tokens = sum(token < self.answer.tokenizer.eot for token in draft.tokens)
-        n_frames = self._n_frames_of_speech(draft.start, draft.end)
+        n_frames = self._n_speech_frames(draft.start - self.window.start_s, draft.end - self.window.start_s)
         return n_frames > _LEAST_SKIPPED_FRAMES + _SLOW_FRAMES_PER_TOKEN * n_tokens
 
-    def _n_speech_frames(self, word: WordTiming) -> int:
-        return self._n_frames_of_speech(self.window.start_s + word.start, self.window.start_s + word.end)
-
-    def _n_frames_of_speech(self, start_s: float, end_s: float) -> int:
-        return self.lane.n_speech_frames(round(start_s * FRAMES_PER_S), round(end_s * FRAMES_PER_S))
+    def _n_speech_frames(self, start_s: float, end_s: float) -> int:
+        """Return how much speech there is between two times, in seconds from the start of the window."""
+        begin, end = (self.window.seek + round(time_s * FRAMES_PER_S) for time_s in (start_s, end_s))
+        return self.lane.n_speech_frames(begin, end)
 
 
 def _density(lane: _Lane, window: Window, answer: Answer) -> float:
