@@ -8,7 +8,7 @@ from typing import Any, Optional
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from whisperq_edge._audio.timeline import SpeechTimeline
 from whisperq_edge._errors import InternalError, OptionError
@@ -141,7 +141,6 @@ def speech_like(draw: st.DrawFn) -> np.ndarray[Any, Any]:
     return np.array([level for level, length in runs for _ in range(length)], np.float64)
 
 
-@settings(deadline=None)
 @given(speech_like(), st.integers(0, W - 1), vad_options)
 def test_spans_are_sorted_disjoint_and_inside(probs: np.ndarray[Any, Any], missing: int, options: VadOptions) -> None:
     n_samples = max(probs.size * W - missing, 0)
@@ -160,7 +159,6 @@ def test_spans_are_sorted_disjoint_and_inside(probs: np.ndarray[Any, Any], missi
         assert all(end - start <= longest_s * 16000 + W for start, end in spans)
 
 
-@settings(deadline=None)
 @given(speech_like(), st.integers(1, W), vad_options)
 def test_against_faster_whisper(probs: np.ndarray[Any, Any], missing: int, options: VadOptions) -> None:
     """Until 1.2.1 it knows no longest silence: the last one splits, when it is longer than 98 ms."""
@@ -181,7 +179,6 @@ def test_against_faster_whisper(probs: np.ndarray[Any, Any], missing: int, optio
     assert ours == [(span["start"], span["end"]) for span in expected]
 
 
-@settings(deadline=None)
 @given(speech_like(), st.integers(1, W), vad_options)
 def test_against_silero(probs: np.ndarray[Any, Any], missing: int, options: VadOptions) -> None:
     theirs = pytest.importorskip("silero_vad.utils_vad", reason="silero-vad is not installed")

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any, Optional
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from whisperq_edge._errors import OptionError
 from whisperq_edge._result import Segment, Timings, Transcript, Word, join_text
@@ -83,7 +83,6 @@ def openai_results(draw: st.DrawFn) -> dict[str, Any]:
     return {"text": "".join(piece["text"] for piece in segments), "segments": segments, "language": "en"}
 
 
-@settings(deadline=None)
 @given(openai_results(), st.booleans(), limits, limits, limits)
 def test_live_against_openai_whisper(
     result: dict[str, Any], highlight: bool, width: Optional[int], count: Optional[int], per_line: Optional[int]
