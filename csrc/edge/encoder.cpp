@@ -139,9 +139,11 @@ void Encoder::attend(const AttentionWeights& weights, int64_t n_ctx, float* x) {
     machine.pool().run_shares(n_head * n_parts, [&](int64_t task, int worker) {
         const int64_t head = task / n_parts * kHeadSize, first = task % n_parts * n_queries;
         if (first >= n_ctx) return;
-        kernels_.attention(q + first * n_state + head, n_state, k + head, n_state, v + head, n_state,
-                           std::min(n_queries, n_ctx - first), n_ctx, exact_attention_, heads + first * n_state + head,
-                           n_state, machine.scratch_floats(worker));
+        const kernels::HeadRows rows = {
+            q + first * n_state + head,         n_state, k + head, n_state, v + head, n_state,
+            std::min(n_queries, n_ctx - first), n_ctx};
+        kernels_.attention(rows, exact_attention_, heads + first * n_state + head, n_state,
+                           machine.scratch_floats(worker));
     });
 
     kernels::Epilogue add;

@@ -136,15 +136,25 @@ using Gelu = void (*)(float* values, int64_t n);
 
 inline constexpr int64_t kHeadSize = 64;
 
-// Compute one head of attention for a range of queries, without a matrix of all scores: out = softmax(q k' / 8) v, over
-// n_keys keys. q, k, v and out have rows of kHeadSize values, `*_stride` floats apart. `scratch` (aligned) has
+// The queries, keys and values of one head: rows of kHeadSize values, `*_stride` floats apart.
+struct HeadRows {
+    const float* q;
+    int64_t q_stride;
+    const float* k;
+    int64_t k_stride;
+    const float* v;
+    int64_t v_stride;
+    int64_t n_queries, n_keys;
+    const float* bias = nullptr;  // [n_keys], added to the scores of each key. Null: zeros. Magnitudes are below 100.
+};
+
+// Compute one head of attention for a range of queries, without a matrix of all scores: out = softmax(q k' / 8 + bias)
+// v, over n_keys keys. `out` has rows of kHeadSize values, out_stride floats apart. `scratch` (aligned) has
 // attention_scratch_floats(n_keys). Sums are f32. `exact` asks for f32 operands too. Without it a table may round q and
 // k to int8, with a scale a row. It may also round v and the probabilities to bf16. These errors are below those of
-// quantised weights.
+// quantised weights. The bias is never rounded.
 inline constexpr int64_t kQueryBlock = 16;
-using Attention = void (*)(const float* q, int64_t q_stride, const float* k, int64_t k_stride, const float* v,
-                           int64_t v_stride, int64_t n_queries, int64_t n_keys, bool exact, float* out,
-                           int64_t out_stride, float* scratch);
+using Attention = void (*)(const HeadRows& head, bool exact, float* out, int64_t out_stride, float* scratch);
 
 // Return the room for an implementation's packed k and v, and for a block's scores.
 static constexpr size_t attention_scratch_floats(int64_t n_keys) {

@@ -217,8 +217,9 @@ Timing bench_attention(const k::KernelTable& table, bool exact, PeakProbe peak) 
     Guarded<float> scratch(static_cast<int64_t>(k::attention_scratch_floats(kKeys)));
     return measure(table, exact ? "attention exact" : "attention", std::to_string(n_queries) + "x1500x64", "GOP/s",
                    4.0 * static_cast<double>(n_queries * kKeys * k::kHeadSize), peak, [&] {
-                       table.attention(q.data(), kStride, key.data(), kStride, value.data(), kStride, n_queries, kKeys,
-                                       exact, out.data(), kStride, scratch.data());
+                       table.attention(
+                           {q.data(), kStride, key.data(), kStride, value.data(), kStride, n_queries, kKeys}, exact,
+                           out.data(), kStride, scratch.data());
                    });
 }
 

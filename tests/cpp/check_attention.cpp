@@ -15,20 +15,28 @@ struct AttentionCase {
     double spread;  // of the scores: their standard deviation; 0: all values the same
     double common;  // what is added to one dimension of all keys
     bool exact;
+    double bias = 0.0;  // the greatest of the biases of the last third of the keys
 };
 
 constexpr int64_t kWide = 3 * k::kHeadSize + 7;  // floats between rows: other heads lie beside this one
 
 struct AttentionInput {
-    Guarded<float> q, key, value;
+    Guarded<float> q, key, value, bias;
 
     explicit AttentionInput(const AttentionCase& shape)
-        : q(rows_floats(shape.n_queries)), key(rows_floats(shape.n_keys)), value(rows_floats(shape.n_keys)) {
+        : q(rows_floats(shape.n_queries)),
+          key(rows_floats(shape.n_keys)),
+          value(rows_floats(shape.n_keys)),
+          bias(shape.n_keys) {
         Random random(static_cast<uint64_t>(shape.n_queries * 10000 + shape.n_keys));
         fill_rows(q, shape.n_queries, shape.spread, random);
         fill_rows(key, shape.n_keys, 1.0, random);
         fill_rows(value, shape.n_keys, 1.0, random);
         for (int64_t r = 0; r < shape.n_keys; ++r) key[r * kWide + 5] += static_cast<float>(shape.common);
+        for (int64_t r = 0; r < shape.n_keys; ++r) {
+            const bool has_bias = r >= shape.n_keys - (shape.n_keys + 2) / 3;
+            bias[r] = has_bias ? static_cast<float>(shape.bias / static_cast<double>(1 + r % 3)) : 0.0f;
+        }
         if (shape.spread == 0.0) {
             for (auto* all : {&q, &key, &value}) {
                 for (int64_t i = 0; i < all->size(); ++i) (*all)[i] = 1.25f;
@@ -82,7 +90,9 @@ struct AttentionTruth {
                 q.add(a);
                 key.add(b - mean[static_cast<size_t>(i)]);
             }
-            float_error[j] = kEps * 8 * (terms + 1);
+            const auto bias = static_cast<double>(input.bias[static_cast<int64_t>(j)]);
+            p[j] += bias;
+            float_error[j] = kEps * 8 * (terms + std::fabs(bias) + 1);
             code_error[j] = std::sqrt(q.step_variance() * key.squares + key.step_variance() * q.squares) / 8;
             greatest = std::max(greatest, p[j]);
         }
@@ -131,16 +141,18 @@ struct AttentionTruth {
 };
 
 void check_attention_case(Checker& checker, const AttentionCase& shape, Report& report) {
-    report.at("%d queries, %d keys, scores +-%g, all keys +%g%s", static_cast<int>(shape.n_queries),
-              static_cast<int>(shape.n_keys), 3 * shape.spread, shape.common, shape.exact ? ", exact" : "");
+    report.at("%d queries, %d keys, scores +-%g, all keys +%g, bias %g%s", static_cast<int>(shape.n_queries),
+              static_cast<int>(shape.n_keys), 3 * shape.spread, shape.common, shape.bias, shape.exact ? ", exact" : "");
     const AttentionInput input(shape);
     const int64_t stride = k::kHeadSize + kGap;
     Guarded<float> out((shape.n_queries - 1) * stride + k::kHeadSize), scalar(out.size());
     Guarded<float> scratch(static_cast<int64_t>(k::attention_scratch_floats(shape.n_keys)));
     const auto run = [&](const k::KernelTable& table, Guarded<float>& to) {
         scratch.forget();
-        table.attention(input.q.data(), kWide, input.key.data(), kWide, input.value.data(), kWide, shape.n_queries,
-                        shape.n_keys, shape.exact, to.data(), stride, scratch.data());
+        k::HeadRows head = {input.q.data(),     kWide, input.key.data(), kWide,
+                            input.value.data(), kWide, shape.n_queries,  shape.n_keys};
+        if (shape.bias != 0.0) head.bias = input.bias.data();
+        table.attention(head, shape.exact, to.data(), stride, scratch.data());
     };
     run(k::kScalarTable, scalar);
     run(checker.table, out);
@@ -176,6 +188,9 @@ void check_attention(Checker& checker) {
                     check_attention_case(checker, {n_queries, n_keys, spread, 0.0, exact}, report);
                 }
                 if (n_keys == 200) check_attention_case(checker, {n_queries, n_keys, 1.0, 50.0, exact}, report);
+                if (large && checker.quick) continue;
+                check_attention_case(checker, {n_queries, n_keys, 1.0, 0.0, exact, 3.5}, report);
+                check_attention_case(checker, {n_queries, n_keys, 1.0, 0.0, exact, -20.0}, report);
             }
         }
         checker.close(report);

@@ -100,10 +100,9 @@ void gelu(float* values, int64_t n) {
     spoil_row(values, n, 1, n);
 }
 
-void attention(const float* q, int64_t q_stride, const float* key, int64_t k_stride, const float* v, int64_t v_stride,
-               int64_t n_queries, int64_t n_keys, bool exact, float* out, int64_t out_stride, float* scratch) {
-    real->attention(q, q_stride, key, k_stride, v, v_stride, n_queries, n_keys, exact, out, out_stride, scratch);
-    if (exact == exact_wanted) spoil_row(out, out_stride, n_queries, k::kHeadSize);
+void attention(const k::HeadRows& head, bool exact, float* out, int64_t out_stride, float* scratch) {
+    real->attention(head, exact, out, out_stride, scratch);
+    if (exact == exact_wanted) spoil_row(out, out_stride, head.n_queries, k::kHeadSize);
 }
 
 void quantize_head(const float* values, int most, int8_t* codes, float* scale) {

@@ -182,9 +182,8 @@ struct Dot {
 };
 
 // Attention is always exact here, because products of int8 are no faster than those of f32.
-void attention(const float* q, int64_t q_stride, const float* k, int64_t k_stride, const float* v, int64_t v_stride,
-               int64_t n_queries, int64_t n_keys, bool, float* out, int64_t out_stride, float* scratch) {
-    attend<FloatKeys>(q, q_stride, k, k_stride, v, v_stride, n_queries, n_keys, out, out_stride, scratch);
+void attention(const HeadRows& head, bool, float* out, int64_t out_stride, float* scratch) {
+    attend<FloatKeys>(head, out, out_stride, scratch);
 }
 
 }  // namespace

@@ -24,6 +24,7 @@ constexpr int64_t kQueriesAtOnce = 12 * kStripRows;
 constexpr int64_t kHeadTiles = kHeadSize / kTileColumns;
 constexpr float kLog2E = 1.44269504088896341f;
 constexpr float kScoreScale = kLog2E / 8.0f;  // 1 / sqrt(kHeadSize), and log2(e) for 2^x
+constexpr float kUnscaled = 8.0f;             // makes of a bias what is to be scaled
 constexpr float kNoScore = -3e38f;
 
 // The parts of `scratch`.
@@ -212,12 +213,19 @@ struct Scores {
     alignas(16) float rows[kStripRows][kChunkKeys];
 };
 
+// Compute the scores of a chunk, which are still to be scaled. `bias` is that of all keys, or null.
 template <class Keys, int kRows>
-void score(const QueryStrip& strip, const float* keys, const Chunk& chunk, Scores& scores) {
+void score(const QueryStrip& strip, const float* keys, const float* bias, const Chunk& chunk, Scores& scores) {
     for (int64_t t = 0; t < chunk.n_tiles(); ++t) {
         TileSums sums;
         Keys::template score_tile<kRows>(strip, keys + (chunk.first_key / kTileColumns + t) * Keys::kTileFloats, sums);
         for (int r = 0; r < kRows; ++r) store_row(scores.rows[r] + t * kTileColumns, load_row(sums.rows[r]));
+    }
+    if (bias != nullptr) {
+        for (int64_t n = 0; n < chunk.n_keys; ++n) {
+            const float added = bias[chunk.first_key + n] * kUnscaled;
+            for (int r = 0; r < kRows; ++r) scores.rows[r][n] += added;
+        }
     }
     for (int64_t n = chunk.n_keys; n < chunk.n_tiles() * kTileColumns; ++n) {
         for (int r = 0; r < kRows; ++r) scores.rows[r][n] = kNoScore;
@@ -284,15 +292,15 @@ void add_values(const Scores& weights, const float (&factors)[kStripRows], const
 
 // Attend with a strip of queries to a chunk of keys. The strip's sums, greatest scores and totals start at `first`.
 template <class Keys, int kRows>
-void attend_chunk(const QueryStrip& strip, const AttentionScratch& s, int64_t first, int64_t n_keys,
+void attend_chunk(const QueryStrip& strip, const AttentionScratch& s, int64_t first, const HeadRows& head,
                   const Chunk& chunk) {
     Scores scores;
     float factors[kStripRows] = {};
-    score<Keys, kRows>(strip, s.keys, chunk, scores);
+    score<Keys, kRows>(strip, s.keys, head.bias, chunk, scores);
     for (int r = 0; r < kRows; ++r) {
         factors[r] = weigh(scores.rows[r], chunk.n_tiles(), s.greatest + first + r, s.totals + first + r);
     }
-    add_values<kRows>(scores, factors, s.values, n_keys, chunk, s.sums + first * kHeadSize);
+    add_values<kRows>(scores, factors, s.values, head.n_keys, chunk, s.sums + first * kHeadSize);
 }
 
 void start_queries(const AttentionScratch& s) {
@@ -313,28 +321,26 @@ void store_queries(const AttentionScratch& s, int64_t n_queries, float* out, int
 }
 
 template <class Keys>
-void attend(const float* q, int64_t q_stride, const float* k, int64_t k_stride, const float* v, int64_t v_stride,
-            int64_t n_queries, int64_t n_keys, float* out, int64_t out_stride, float* scratch) {
-    const AttentionScratch s = divide_scratch(scratch, n_keys);
-    Keys::pack(k, k_stride, n_keys, s.keys);
-    pack_values(v, v_stride, n_keys, s.values);
-    for (int64_t first = 0; first < n_queries; first += kQueriesAtOnce) {
-        const int64_t n_some = least(kQueriesAtOnce, n_queries - first);
+void attend(const HeadRows& head, float* out, int64_t out_stride, float* scratch) {
+    const AttentionScratch s = divide_scratch(scratch, head.n_keys);
+    Keys::pack(head.k, head.k_stride, head.n_keys, s.keys);
+    pack_values(head.v, head.v_stride, head.n_keys, s.values);
+    for (int64_t first = 0; first < head.n_queries; first += kQueriesAtOnce) {
+        const int64_t n_some = least(kQueriesAtOnce, head.n_queries - first);
         const auto strip_at = [&](int64_t m) -> QueryStrip {
-            return {q + (first + m) * q_stride, q_stride, least(kStripRows, n_some - m),
+            return {head.q + (first + m) * head.q_stride, head.q_stride, least(kStripRows, n_some - m),
                     s.strips + m / kStripRows * kCodedStripFloats};
         };
         start_queries(s);
         for (int64_t m = 0; m < n_some; m += kStripRows) {
             Keys::pack_strip(strip_at(m), s.strips + m / kStripRows * kCodedStripFloats);
         }
-        for (int64_t key = 0; key < n_keys; key += kChunkKeys) {
-            const Chunk chunk = {key, least(kChunkKeys, n_keys - key)};
+        for (int64_t key = 0; key < head.n_keys; key += kChunkKeys) {
+            const Chunk chunk = {key, least(kChunkKeys, head.n_keys - key)};
             for (int64_t m = 0; m < n_some; m += kStripRows) {
                 const QueryStrip strip = strip_at(m);
-                with_row_count(strip.n, [&](auto count) {
-                    attend_chunk<Keys, decltype(count)::kRows>(strip, s, m, n_keys, chunk);
-                });
+                with_row_count(
+                    strip.n, [&](auto count) { attend_chunk<Keys, decltype(count)::kRows>(strip, s, m, head, chunk); });
             }
         }
         store_queries(s, n_some, out + first * out_stride, out_stride);
@@ -342,10 +348,8 @@ void attend(const float* q, int64_t q_stride, const float* k, int64_t k_stride, 
 }
 
 template <class Order, class Product>
-void attention(const float* q, int64_t q_stride, const float* k, int64_t k_stride, const float* v, int64_t v_stride,
-               int64_t n_queries, int64_t n_keys, bool exact, float* out, int64_t out_stride, float* scratch) {
-    (exact ? attend<FloatKeys> : attend<CodedKeys<Order, Product>>)(q, q_stride, k, k_stride, v, v_stride, n_queries,
-                                                                    n_keys, out, out_stride, scratch);
+void attention(const HeadRows& head, bool exact, float* out, int64_t out_stride, float* scratch) {
+    (exact ? attend<FloatKeys> : attend<CodedKeys<Order, Product>>)(head, out, out_stride, scratch);
 }
 
 }  // namespace

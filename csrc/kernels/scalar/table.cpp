@@ -287,19 +287,19 @@ void softmax(float* scores, int64_t n) {
     for (int64_t i = 0; i < n; ++i) scores[i] /= sum;
 }
 
-void attention(const float* q, int64_t q_stride, const float* k, int64_t k_stride, const float* v, int64_t v_stride,
-               int64_t n_queries, int64_t n_keys, bool, float* out, int64_t out_stride, float* scratch) {
+void attention(const HeadRows& head, bool, float* out, int64_t out_stride, float* scratch) {
     const float scale = 1.0f / sqrtf(static_cast<float>(kHeadSize));
     float* probabilities = scratch;
-    for (int64_t m = 0; m < n_queries; ++m) {
-        for (int64_t n = 0; n < n_keys; ++n) {
-            probabilities[n] = scale * dot(q + m * q_stride, k + n * k_stride, kHeadSize);
+    for (int64_t m = 0; m < head.n_queries; ++m) {
+        for (int64_t n = 0; n < head.n_keys; ++n) {
+            probabilities[n] = scale * dot(head.q + m * head.q_stride, head.k + n * head.k_stride, kHeadSize);
+            if (head.bias != nullptr) probabilities[n] += head.bias[n];
         }
-        softmax(probabilities, n_keys);
+        softmax(probabilities, head.n_keys);
         float* row = out + m * out_stride;
         for (int64_t i = 0; i < kHeadSize; ++i) row[i] = 0.0f;
-        for (int64_t n = 0; n < n_keys; ++n) {
-            for (int64_t i = 0; i < kHeadSize; ++i) row[i] += probabilities[n] * v[n * v_stride + i];
+        for (int64_t n = 0; n < head.n_keys; ++n) {
+            for (int64_t i = 0; i < kHeadSize; ++i) row[i] += probabilities[n] * head.v[n * head.v_stride + i];
         }
     }
 }

@@ -98,10 +98,8 @@ void layer_norm(const float* input, int64_t n_rows, int64_t n, const float* weig
     for (int64_t r = 0; r < n_rows; ++r) layer_norm_row(input + r * n, n, weight, bias, out + r * n);
 }
 
-void attention(const float* q, int64_t q_stride, const float* k, int64_t k_stride, const float* v, int64_t v_stride,
-               int64_t n_queries, int64_t n_keys, bool exact, float* out, int64_t out_stride, float* scratch) {
-    (exact ? attention_float : attention_int16)(q, q_stride, k, k_stride, v, v_stride, n_queries, n_keys, out,
-                                                out_stride, scratch);
+void attention(const HeadRows& head, bool exact, float* out, int64_t out_stride, float* scratch) {
+    (exact ? attention_float : attention_int16)(head, out, out_stride, scratch);
 }
 
 }  // namespace

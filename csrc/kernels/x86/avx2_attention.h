@@ -23,7 +23,8 @@ namespace {
 constexpr int64_t kQueries = 4 * kStripRows;
 constexpr int64_t kKeysAtOnce = 128;
 constexpr int64_t kKeyTile = kTileColumns;
-constexpr float kScoreFactor = 0.125f * 1.44269504088896341f;  // 1 / sqrt(kHeadSize), and exp(x) = 2^(x log2 e)
+constexpr float kLog2E = 1.44269504088896341f;   // exp(x) = 2^(x log2 e)
+constexpr float kScoreFactor = 0.125f * kLog2E;  // 1 / sqrt(kHeadSize), and the same
 
 struct AttentionScratch {
     float* keys;
@@ -129,6 +130,15 @@ inline void multiply_values(const AttentionScratch& at, int64_t n_rows, int64_t 
     }
 }
 
+// Compute scores = scores * factor + bias * log2 e.
+inline void add_bias(const float* bias, int64_t n, float factor, float* scores) {
+    const __m256 by = _mm256_set1_ps(factor), log2_e = _mm256_set1_ps(kLog2E);
+    for (int64_t i = 0; i < n; i += kLanes) {
+        const __m256 added = _mm256_mul_ps(_mm256_maskload_ps(bias + i, first_lanes(n - i)), log2_e);
+        _mm256_store_ps(scores + i, _mm256_fmadd_ps(_mm256_load_ps(scores + i), by, added));
+    }
+}
+
 inline float greatest_of(const float* scores, int64_t n) {
     __m256 greatest = _mm256_set1_ps(scores[0]);
     int64_t i = 0;
@@ -179,10 +189,12 @@ inline void store_rows(float* sums, const float* divisors, int64_t n, float* out
     }
 }
 
-inline void update_softmax(const AttentionScratch& at, int64_t n_rows, int64_t n_keys, bool is_first,
+// `bias` begins with that of the first of these keys, or is null.
+inline void update_softmax(const AttentionScratch& at, int64_t n_rows, int64_t n_keys, const float* bias, bool is_first,
                            Softmax* softmax) {
     for (int64_t r = 0; r < n_rows; ++r) {
         float* scores = at.scores + r * kKeysAtOnce;
+        if (bias != nullptr) add_bias(bias, n_keys, 1.0f, scores);
         const float greatest = greatest_of(scores, n_keys);
         raise_greatest(greatest, is_first, &softmax->greatest[r], &softmax->sum[r], at.sums + r * kHeadSize);
         softmax->sum[r] += exponentiate(scores, n_keys, softmax->greatest[r]);
@@ -190,29 +202,28 @@ inline void update_softmax(const AttentionScratch& at, int64_t n_rows, int64_t n
 }
 
 // Attend with up to kQueries queries.
-inline void attend(const AttentionScratch& at, int64_t n_queries, int64_t n_keys, float* out, int64_t out_stride) {
+inline void attend(const AttentionScratch& at, int64_t n_queries, int64_t n_keys, const float* bias, float* out,
+                   int64_t out_stride) {
     const int64_t n_rows = (n_queries + kStripRows - 1) / kStripRows * kStripRows;
     Softmax softmax = {};
     memset(at.sums, 0, kQueries * kHeadSize * sizeof(float));
     for (int64_t first = 0; first < n_keys; first += kKeysAtOnce) {
         const int64_t n = n_keys - first < kKeysAtOnce ? n_keys - first : kKeysAtOnce;
         multiply_keys(at, n_rows, first, n);
-        update_softmax(at, n_rows, n, first == 0, &softmax);
+        update_softmax(at, n_rows, n, bias == nullptr ? nullptr : bias + first, first == 0, &softmax);
         multiply_values(at, n_rows, first, n);
     }
     store_rows(at.sums, softmax.sum, n_queries, out, out_stride);
 }
 
-inline void attention_float(const float* q, int64_t q_stride, const float* k, int64_t k_stride, const float* v,
-                            int64_t v_stride, int64_t n_queries, int64_t n_keys, float* out, int64_t out_stride,
-                            float* scratch) {
-    const AttentionScratch at(scratch, n_keys);
-    pack_keys(k, k_stride, n_keys, at.keys);
-    pack_values(v, v_stride, n_keys, at.values);
-    for (int64_t first = 0; first < n_queries; first += kQueries) {
-        const int64_t n = n_queries - first < kQueries ? n_queries - first : kQueries;
-        pack_queries(q + first * q_stride, q_stride, n, at.queries);
-        attend(at, n, n_keys, out + first * out_stride, out_stride);
+inline void attention_float(const HeadRows& head, float* out, int64_t out_stride, float* scratch) {
+    const AttentionScratch at(scratch, head.n_keys);
+    pack_keys(head.k, head.k_stride, head.n_keys, at.keys);
+    pack_values(head.v, head.v_stride, head.n_keys, at.values);
+    for (int64_t first = 0; first < head.n_queries; first += kQueries) {
+        const int64_t n = head.n_queries - first < kQueries ? head.n_queries - first : kQueries;
+        pack_queries(head.q + first * head.q_stride, head.q_stride, n, at.queries);
+        attend(at, n, head.n_keys, head.bias, out + first * out_stride, out_stride);
     }
 }
 

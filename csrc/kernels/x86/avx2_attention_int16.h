@@ -222,20 +222,26 @@ inline float quantize_probabilities(const float* scores, int64_t n, float scale,
     return sum_of_lanes(_mm256_cvtepi32_ps(sum));
 }
 
-inline void update_softmax(const Int16Scratch& at, int64_t n_rows, int64_t n_keys, bool is_first,
+// `bias` begins with that of the first of these keys, or is null.
+inline void update_softmax(const Int16Scratch& at, int64_t n_rows, int64_t n_keys, const float* bias, bool is_first,
                            Int16Softmax* softmax) {
     for (int64_t r = 0; r < n_rows; ++r) {
-        const float* scores = at.scores + r * kKeysAtOnce;
-        const float greatest = greatest_of(scores, n_keys) * softmax->scale[r];
+        float* scores = at.scores + r * kKeysAtOnce;
+        float scale = softmax->scale[r];
+        if (bias != nullptr) {
+            add_bias(bias, n_keys, scale, scores);
+            scale = 1.0f;
+        }
+        const float greatest = greatest_of(scores, n_keys) * scale;
         raise_greatest(greatest, is_first, &softmax->greatest[r], &softmax->sum[r], at.sums + r * kHeadSize);
-        softmax->sum[r] += quantize_probabilities(scores, n_keys, softmax->scale[r], softmax->greatest[r],
-                                                  at.probabilities + r * kKeysAtOnce);
+        softmax->sum[r] +=
+            quantize_probabilities(scores, n_keys, scale, softmax->greatest[r], at.probabilities + r * kKeysAtOnce);
     }
 }
 
 // Attend with up to kQueries queries.
 inline void attend(const Int16Scratch& at, const float* q, int64_t q_stride, int64_t n_queries, int64_t n_keys,
-                   float* out, int64_t out_stride) {
+                   const float* bias, float* out, int64_t out_stride) {
     const int64_t n_rows = (n_queries + kStripRows - 1) / kStripRows * kStripRows;
     Int16Softmax softmax = {};
     quantize_queries(q, q_stride, n_queries, at, &softmax);
@@ -243,21 +249,20 @@ inline void attend(const Int16Scratch& at, const float* q, int64_t q_stride, int
     for (int64_t first = 0; first < n_keys; first += kKeysAtOnce) {
         const int64_t n = n_keys - first < kKeysAtOnce ? n_keys - first : kKeysAtOnce;
         multiply_keys(at, n_rows, first, n);
-        update_softmax(at, n_rows, n, first == 0, &softmax);
+        update_softmax(at, n_rows, n, bias == nullptr ? nullptr : bias + first, first == 0, &softmax);
         multiply_values(at, n_rows, first, n);
     }
     store_rows(at.sums, softmax.sum, n_queries, out, out_stride);
 }
 
-inline void attention_int16(const float* q, int64_t q_stride, const float* k, int64_t k_stride, const float* v,
-                            int64_t v_stride, int64_t n_queries, int64_t n_keys, float* out, int64_t out_stride,
-                            float* scratch) {
-    const Int16Scratch at(scratch, n_keys);
-    quantize_keys(k, k_stride, n_keys, at);
-    quantize_values(v, v_stride, n_keys, at);
-    for (int64_t first = 0; first < n_queries; first += kQueries) {
-        const int64_t n = n_queries - first < kQueries ? n_queries - first : kQueries;
-        attend(at, q + first * q_stride, q_stride, n, n_keys, out + first * out_stride, out_stride);
+inline void attention_int16(const HeadRows& head, float* out, int64_t out_stride, float* scratch) {
+    const Int16Scratch at(scratch, head.n_keys);
+    quantize_keys(head.k, head.k_stride, head.n_keys, at);
+    quantize_values(head.v, head.v_stride, head.n_keys, at);
+    for (int64_t first = 0; first < head.n_queries; first += kQueries) {
+        const int64_t n = head.n_queries - first < kQueries ? head.n_queries - first : kQueries;
+        attend(at, head.q + first * head.q_stride, head.q_stride, n, head.n_keys, head.bias, out + first * out_stride,
+               out_stride);
     }
 }
 

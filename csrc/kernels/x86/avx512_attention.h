@@ -36,7 +36,8 @@ constexpr int kQueryVectors = 3;     // registers of queries in a block
 constexpr int64_t kChunkKeys = 128;  // the fastest of 32, 64, 128 and 256 on Zen 4, by a few percent
 constexpr int64_t kKeyGroup = 8;     // keys whose scores are summed at once
 constexpr int kHeadVectors = kHeadSize / kLanes;
-constexpr float kQueryScale = 0.125f * 1.44269504088896f;  // 1 / sqrt(64), and e^x = 2^(x log2 e)
+constexpr float kLog2E = 1.44269504088896f;     // e^x = 2^(x log2 e)
+constexpr float kQueryScale = 0.125f * kLog2E;  // 1 / sqrt(64), and the same
 constexpr float kNoScore = -3.402823466e38f;
 
 static_assert(kChunkKeys % kKeyGroup == 0 && 64 % kKeyGroup == 0, "a chunk has whole groups, and scratch has room");
@@ -49,23 +50,27 @@ struct F32Keys {
     struct Common {
         Common(const float*, int64_t, int64_t) {}
     };
-    struct Number {};
+    struct Number {
+        float bias;  // of the key, times log2 e
+    };
 
     // Pack a query into kHeadSize words, and return the factor of its scores.
     static float pack_query(const float* from, float* words) {
         copy(from, words);
         return kQueryScale;
     }
-    static Number pack_key(const float* from, const Common&, float* words) {
+    static Number pack_key(const float* from, float bias, const Common&, float* words) {
         copy(from, words);
-        return {};
+        return {bias};
     }
 
     static Sum start(Number) { return _mm512_setzero_ps(); }
     static Sum dot(Sum sum, __m512i queries, __m512i key) {
         return _mm512_fmadd_ps(_mm512_castsi512_ps(queries), _mm512_castsi512_ps(key), sum);
     }
-    static __m512 score(Sum sum, Number, __m512 query_scales) { return _mm512_mul_ps(sum, query_scales); }
+    static __m512 score(Sum sum, Number number, __m512 query_scales) {
+        return _mm512_fmadd_ps(sum, query_scales, _mm512_set1_ps(number.bias));
+    }
 
   private:
     static void copy(const float* from, float* words) {
@@ -98,6 +103,7 @@ struct Int8Keys {
     };
 
     struct Number {
+        float bias;  // of the key, times log2 e
         float scale;
         int32_t start;
     };
@@ -108,13 +114,14 @@ struct Int8Keys {
         _mm512_storeu_si512(words, _mm512_xor_si512(codes, _mm512_set1_epi8(-128)));
         return scale * kQueryScale;
     }
-    static Number pack_key(const float* from, const Common& common, float* words) {
+    static Number pack_key(const float* from, float bias, const Common& common, float* words) {
         alignas(64) float values[kHeadSize];
 #pragma GCC unroll 4
         for (int v = 0; v < kHeadVectors; ++v) {
             _mm512_store_ps(values + v * kLanes, _mm512_sub_ps(_mm512_loadu_ps(from + v * kLanes), common.mean[v]));
         }
         Number number;
+        number.bias = bias;
         const __m512i codes = quantize(values, number.scale);
         _mm512_storeu_si512(words, codes);
         const __m512i sums = _mm512_dpbusd_epi32(_mm512_setzero_si512(), _mm512_set1_epi8(1), codes);
@@ -129,7 +136,8 @@ struct Int8Keys {
         return _mm512_dpbusd_epi32(sum, queries, key);
     }
     static __m512 score(Sum sum, Number number, __m512 query_scales) {
-        return _mm512_mul_ps(_mm512_mul_ps(_mm512_cvtepi32_ps(sum), _mm512_set1_ps(number.scale)), query_scales);
+        const __m512 scaled = _mm512_mul_ps(_mm512_cvtepi32_ps(sum), _mm512_set1_ps(number.scale));
+        return _mm512_fmadd_ps(scaled, query_scales, _mm512_set1_ps(number.bias));
     }
 
   private:
@@ -311,20 +319,22 @@ struct PackedHead {
 };
 
 template <class Keys, class Values>
-static PackedHead<Keys> pack_head(const float* k, int64_t k_stride, const float* v, int64_t v_stride, int64_t n_keys,
-                                  float* scratch) {
+static PackedHead<Keys> pack_head(const HeadRows& head, float* scratch) {
     using Number = typename Keys::Number;
+    const int64_t n_keys = head.n_keys;
     constexpr int64_t kKeyWords = kHeadSize / Keys::kPack, kValueWords = kHeadSize / Values::kPack;
     const int64_t n_padded = (n_keys + kKeyGroup - 1) / kKeyGroup * kKeyGroup;
     float* keys = scratch;
     float* values = keys + n_padded * kKeyWords;
     auto* numbers = reinterpret_cast<Number*>(values + (n_keys + Values::kPack - 1) / Values::kPack * kHeadSize);
-    const typename Keys::Common common(k, k_stride, n_keys);
+    const typename Keys::Common common(head.k, head.k_stride, n_keys);
     for (int64_t n = 0; n < n_padded; ++n) {
-        numbers[n] = Keys::pack_key(k + (n < n_keys ? n : n_keys - 1) * k_stride, common, keys + n * kKeyWords);
+        const int64_t key = n < n_keys ? n : n_keys - 1;
+        const float bias = head.bias == nullptr ? 0.0f : head.bias[key] * kLog2E;
+        numbers[n] = Keys::pack_key(head.k + key * head.k_stride, bias, common, keys + n * kKeyWords);
     }
     for (int64_t n = 0; n < n_keys; n += Values::kPack) {
-        Values::pack(v + n * v_stride, v_stride, n_keys - n, values + n * kValueWords);
+        Values::pack(head.v + n * head.v_stride, head.v_stride, n_keys - n, values + n * kValueWords);
     }
     return {keys, numbers, values, n_keys};
 }
@@ -354,16 +364,15 @@ static void attend_block(const float* q, int64_t q_stride, const PackedHead<Keys
 }
 
 template <class Keys, class Values>
-static void attend(const float* q, int64_t q_stride, const float* k, int64_t k_stride, const float* v, int64_t v_stride,
-                   int64_t n_queries, int64_t n_keys, float* out, int64_t out_stride, float* scratch) {
-    const PackedHead<Keys> head = pack_head<Keys, Values>(k, k_stride, v, v_stride, n_keys, scratch);
-    for (int64_t m = 0; m < n_queries; m += kQueryVectors * kLanes) {
-        const int64_t rest = n_queries - m;
+static void attend(const HeadRows& rows, float* out, int64_t out_stride, float* scratch) {
+    const PackedHead<Keys> head = pack_head<Keys, Values>(rows, scratch);
+    for (int64_t m = 0; m < rows.n_queries; m += kQueryVectors * kLanes) {
+        const int64_t rest = rows.n_queries - m;
         const auto attend_some = rest > 2 * kLanes ? attend_block<Keys, Values, 3>
                                  : rest > kLanes   ? attend_block<Keys, Values, 2>
                                                    : attend_block<Keys, Values, 1>;
         const int64_t count = rest < kQueryVectors * kLanes ? rest : kQueryVectors * kLanes;
-        attend_some(q + m * q_stride, q_stride, head, count, out + m * out_stride, out_stride);
+        attend_some(rows.q + m * rows.q_stride, rows.q_stride, head, count, out + m * out_stride, out_stride);
     }
 }
 

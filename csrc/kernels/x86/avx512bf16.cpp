@@ -23,10 +23,8 @@
 namespace whisperq::kernels {
 namespace {
 
-void attention(const float* q, int64_t q_stride, const float* k, int64_t k_stride, const float* v, int64_t v_stride,
-               int64_t n_queries, int64_t n_keys, bool exact, float* out, int64_t out_stride, float* scratch) {
-    (exact ? attend<F32Keys, F32Values> : attend<Int8Keys, Bf16Values>)(q, q_stride, k, k_stride, v, v_stride,
-                                                                        n_queries, n_keys, out, out_stride, scratch);
+void attention(const HeadRows& head, bool exact, float* out, int64_t out_stride, float* scratch) {
+    (exact ? attend<F32Keys, F32Values> : attend<Int8Keys, Bf16Values>)(head, out, out_stride, scratch);
 }
 
 }  // namespace
