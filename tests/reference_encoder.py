@@ -3,16 +3,19 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import NamedTuple, Optional
 
 import numpy as np
 import numpy.typing as npt
 from whisperq_edge._convert.readers.ggml import open_ggml
 from whisperq_edge._convert.readers.rows import floats
 
-__all__ = ["encode", "weights_of"]
+__all__ = ["encode", "encode_short", "weights_of"]
 
 Doubles = npt.NDArray[np.float64]
 HEAD_SIZE = 64
+POOL = 32
+SILENCE = -0.6  # in a log-mel spectrogram
 
 
 def weights_of(path: Path) -> dict[str, Doubles]:
@@ -49,12 +52,46 @@ def _convolution(x: Doubles, weights: dict[str, Doubles], name: str, stride: int
     return sum(taps[1:], taps[0]) + weights[f"{name}.bias"]
 
 
-def _attention(x: Doubles, weights: dict[str, Doubles], name: str) -> Doubles:
+class Silence(NamedTuple):
+    """Keys, values and features of a silent window, pooled, from one pool on."""
+
+    keys: list[Doubles]
+    values: list[Doubles]
+    features: Doubles
+    bias: Doubles
+
+    @classmethod
+    def of(cls, seen: list[tuple[Doubles, Doubles]], features: Doubles, first: int) -> Silence:
+        def pooled(rows: Doubles) -> Doubles:
+            return np.stack([rows[i : i + POOL].mean(axis=0) for i in range(first, len(rows), POOL)])
+
+        numbers = [min(POOL, len(features) - i) for i in range(first, len(features), POOL)]
+        return cls(
+            [pooled(keys) for keys, _ in seen],
+            [pooled(values) for _, values in seen],
+            pooled(features),
+            np.log(np.array(numbers, np.float64)),
+        )
+
+
+def _attention(
+    x: Doubles,
+    weights: dict[str, Doubles],
+    name: str,
+    seen: Optional[list[tuple[Doubles, Doubles]]] = None,
+    behind: Optional[tuple[Doubles, Doubles, Doubles]] = None,
+) -> Doubles:
     q, k, v = (_linear(x, weights, f"{name}.{part}") for part in ("query", "key", "value"))
+    bias = np.zeros(len(x))
+    if seen is not None:
+        seen.append((k, v))
+    if behind is not None:
+        k, v = np.vstack([k, behind[0]]), np.vstack([v, behind[1]])
+        bias = np.concatenate([bias, behind[2]])
     heads = []
     for at in range(0, x.shape[1], HEAD_SIZE):
         one = slice(at, at + HEAD_SIZE)
-        scores = q[:, one] @ k[:, one].T / np.sqrt(HEAD_SIZE)
+        scores = q[:, one] @ k[:, one].T / np.sqrt(HEAD_SIZE) + bias
         probabilities = np.exp(scores - scores.max(axis=1, keepdims=True))
         heads.append(probabilities @ v[:, one] / probabilities.sum(axis=1, keepdims=True))
     return _linear(np.hstack(heads), weights, f"{name}.out")
@@ -62,14 +99,37 @@ def _attention(x: Doubles, weights: dict[str, Doubles], name: str) -> Doubles:
 
 def encode(weights: dict[str, Doubles], mel: npt.NDArray[np.float32], n_ctx: int) -> Doubles:
     """Audio features ``[n_ctx, n_state]`` of ``mel [n_mels, frames]``, as openai/whisper's ``AudioEncoder``."""
-    x = mel[:, : 2 * n_ctx].T.astype(np.float64)
+    return _layers(weights, _stem(weights, mel[:, : 2 * n_ctx], n_ctx))
+
+
+def encode_short(weights: dict[str, Doubles], mel: npt.NDArray[np.float32], n_ctx: int) -> Doubles:
+    """The same with pools of silence behind the tokens, whose own features follow (csrc/edge/silence.h)."""
+    most = len(weights["encoder.positional_embedding"])
+    seen: list[tuple[Doubles, Doubles]] = []
+    silent = np.full((len(mel), 2 * most), SILENCE, np.float32)
+    silence = Silence.of(seen, _layers(weights, _stem(weights, silent, most), seen), n_ctx)
+    x = _stem(weights, mel[:, : 2 * n_ctx + 2], n_ctx)
+    return np.vstack([_layers(weights, x, behind=silence), silence.features])
+
+
+def _stem(weights: dict[str, Doubles], mel: npt.NDArray[np.float32], n_ctx: int) -> Doubles:
+    x = mel.T.astype(np.float64)
     x = _gelu(_convolution(x, weights, "encoder.conv1", 1))
-    x = _gelu(_convolution(x, weights, "encoder.conv2", 2))
-    x = x + weights["encoder.positional_embedding"][:n_ctx]
+    x = _gelu(_convolution(x, weights, "encoder.conv2", 2))[:n_ctx]
+    return x + weights["encoder.positional_embedding"][:n_ctx]
+
+
+def _layers(
+    weights: dict[str, Doubles],
+    x: Doubles,
+    seen: Optional[list[tuple[Doubles, Doubles]]] = None,
+    behind: Optional[Silence] = None,
+) -> Doubles:
     layer = 0
     while f"encoder.blocks.{layer}.mlp.0.weight" in weights:
         block = f"encoder.blocks.{layer}"
-        x = x + _attention(_layer_norm(x, weights, f"{block}.attn_ln"), weights, f"{block}.attn")
+        frozen = (behind.keys[layer], behind.values[layer], behind.bias) if behind else None
+        x = x + _attention(_layer_norm(x, weights, f"{block}.attn_ln"), weights, f"{block}.attn", seen, frozen)
         hidden = _gelu(_linear(_layer_norm(x, weights, f"{block}.mlp_ln"), weights, f"{block}.mlp.0"))
         x = x + _linear(hidden, weights, f"{block}.mlp.2")
         layer += 1

@@ -199,6 +199,25 @@ def test_fewer_audio_tokens(model: Path, mel: Floats, n_ctx: int) -> None:
     assert relative_error(EdgeEncoder(model, "auto", 2).encode(inputs, n_ctx), expected) <= 1e-5
 
 
+@pytest.mark.parametrize("isa", each_isa())
+@pytest.mark.parametrize("n_ctx", [32, 160])
+def test_short_audio_is_encoded_with_pools_of_silence_behind_it(model: Path, mel: Floats, n_ctx: int, isa: str) -> None:
+    inputs = mel_for(model, mel)
+    expected = reference_encoder.encode_short(reference_encoder.weights_of(model), inputs, n_ctx)
+    found = _core.EdgeModel(str(model), isa, 2).encode_short(inputs, n_ctx)
+    assert found is not None and found.shape == expected.shape
+    assert relative_error(found, expected) <= 1e-5
+
+
+def test_silence_is_learnt_once(model: Path, mel: Floats) -> None:
+    """Whatever was encoded before: the same bytes."""
+    inputs = mel_for(model, mel)
+    native = _core.EdgeModel(str(model), "auto", 2)
+    first = native.encode_short(inputs, 64)
+    native.encode(inputs[:, 500:], 700)
+    assert np.array_equal(native.encode_short(inputs, 64), first)
+
+
 def test_mixed_types(model: Path, mel: Floats, tmp_path: Path) -> None:
     patterns = ["query=q4_0", "key=f32", "value=f16", r"mlp\.0=q5_1", r"mlp\.2=q8_0"]
     made = convert_model(model, tmp_path / "mixed.bin", type="q8_0", tensor_types=patterns, proof="tensors").path

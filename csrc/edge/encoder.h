@@ -3,10 +3,13 @@
 
 #include <cstdint>
 #include <functional>
+#include <memory>
+#include <vector>
 
 #include "core/aligned.h"
 #include "edge/machine.h"
 #include "edge/model.h"
+#include "edge/silence.h"
 
 namespace whisperq::edge {
 
@@ -16,7 +19,9 @@ struct EncoderNeeds {
     MachineNeeds machine;
 };
 
-EncoderNeeds encoder_needs(const EncoderWeights& weights, const kernels::KernelTable& kernels, int64_t n_ctx);
+// `n_silent` is the number of keys of silence behind the audio tokens.
+EncoderNeeds encoder_needs(const EncoderWeights& weights, const kernels::KernelTable& kernels, int64_t n_ctx,
+                           int64_t n_silent = 0);
 
 class Encoder {
   public:
@@ -36,18 +41,46 @@ class Encoder {
     bool encode(const float* mel, int64_t n_frames, int64_t n_ctx, float* out,
                 const std::function<bool()>& should_stop = {});
 
-    // Return the size of its work memory so far.
-    size_t n_bytes() const noexcept { return work_.size(); }
+    // Do the same for audio that is followed by silence up to the end of the window. The tokens attend to themselves
+    // and to pools of silence. n_ctx is whole pools, and less than a window. `out` is [short_rows(n_ctx)]
+    // [n_audio_state]: the tokens, and the pools of silence behind them, which the decoder needs too.
+    //
+    // The first call encodes a window of silence before.
+    bool encode_short(const float* mel, int64_t n_frames, int64_t n_ctx, float* out,
+                      const std::function<bool()>& should_stop = {});
+    int64_t short_rows(int64_t n_ctx) const noexcept {
+        return n_ctx + Silence::n_pools_behind(n_ctx, hparams_.n_audio_ctx);
+    }
+
+    // Return the size of its work memory so far, and of what it keeps of silence.
+    size_t n_bytes() const noexcept { return work_.size() + (silence_ ? silence_->n_bytes() : 0); }
 
   private:
-    void convolve(const float* mel, int64_t n_frames, int64_t n_ctx, float* x);
-    void attend(const AttentionWeights& weights, int64_t n_ctx, float* x);
+    // A window that is encoded: with the pools of silence behind its tokens, or to learn what silence is.
+    struct Window {
+        const float* mel;
+        int64_t n_frames, n_ctx;
+        const Silence* behind = nullptr;
+        Silence* learned = nullptr;
+    };
+
+    bool learn_silence(const std::function<bool()>& should_stop);
+    // Encode in the turn that the caller has.
+    bool run(const Window& window, float* out, const std::function<bool()>& should_stop);
+    void convolve(const Window& window, float* x);
+    void attend(const AttentionWeights& weights, const Window& window, int64_t layer, float* x);
+    // Return the number of keys of silence behind the tokens.
+    int64_t n_silent(const Window& window) const noexcept {
+        return window.behind ? Silence::n_pools_behind(window.n_ctx, hparams_.n_audio_ctx) : 0;
+    }
 
     Model& model_;
     const model::Hparams& hparams_;
     const kernels::KernelTable& kernels_;
     bool exact_attention_;
-    AlignedBuffer work_;  // what lies between the products of a layer
+    AlignedBuffer work_;       // what lies between the products of a layer
+    std::vector<float> bias_;  // of the keys, where there are some of silence
+    std::unique_ptr<Silence> silence_;
 };
 
 }  // namespace whisperq::edge

@@ -61,6 +61,20 @@ std::optional<Floats> encode(EdgeModel& model, const Floats& mel, int64_t n_ctx,
                           [&](const auto& stop) { return model.encoder.encode(from, n_frames, n_ctx, to, stop); });
 }
 
+std::optional<Floats> encode_short(EdgeModel& model, const Floats& mel, int64_t n_ctx, py::object should_stop) {
+    const model::Hparams& hparams = model.model.hparams();
+    if (mel.ndim() != 2 || mel.shape(0) != hparams.n_mels || mel.shape(1) < 1) {
+        throw Error(Status::audio, "mel must have the shape [" + std::to_string(hparams.n_mels) + ", frames]");
+    }
+    Floats out = matrix(model.encoder.short_rows(n_ctx), hparams.n_audio_state);
+    const float* from = mel.data();
+    float* to = out.mutable_data();
+    const int64_t n_frames = mel.shape(1);
+    return unless_stopped(std::move(out), std::move(should_stop), [&](const auto& stop) {
+        return model.encoder.encode_short(from, n_frames, n_ctx, to, stop);
+    });
+}
+
 using Audio = std::shared_ptr<const edge::AudioCache>;
 
 Audio listen(EdgeModel& model, const Floats& features, py::object should_stop) {
@@ -137,6 +151,7 @@ void bind_edge(py::module_& m) {
     py::class_<EdgeModel>(m, "EdgeModel")
         .def(py::init(&open_model), py::arg("path"), py::arg("isa") = "auto", py::arg("n_threads") = 0)
         .def("encode", &encode, py::arg("mel"), py::arg("n_ctx"), py::arg("should_stop") = py::none())
+        .def("encode_short", &encode_short, py::arg("mel"), py::arg("n_ctx"), py::arg("should_stop") = py::none())
         .def("listen", &listen, py::arg("audio_features"), py::arg("should_stop") = py::none())
         .def("logits", &logits, py::arg("audio"), py::arg("tokens"), py::arg("first") = 0,
              py::arg("should_stop") = py::none())

@@ -121,10 +121,11 @@ class Call:
         self.go_on()
 
     def hear(self, mel: Floats, n_ctx: int) -> Any:
-        """Encode a window. Return it as the decoder hears it."""
+        """Encode the first ``n_ctx`` audio tokens of a window. Return it as the decoder hears it."""
         self.go_on()
+        encode = self.native.encode if n_ctx == self.n_audio_ctx else self.native.encode_short
         with self.clock.timed("encode"):
-            features = whole(self.native.encode(mel, n_ctx, self.should_stop))
+            features = whole(encode(mel, n_ctx, self.should_stop))
             self.go_on()
             return whole(self.native.listen(features, self.should_stop))
 

@@ -67,6 +67,10 @@ class CoreModel:
         features: Optional[Floats] = self._model.encode(mel, n_ctx, should_stop)
         return features
 
+    def encode_short(self, mel: Floats, n_ctx: int, should_stop: Callable[[], bool]) -> Optional[Floats]:
+        features: Optional[Floats] = self._model.encode_short(mel, n_ctx, should_stop)
+        return features
+
     def listen(self, audio_features: Floats, should_stop: Callable[[], bool]) -> Any:
         return self._model.listen(audio_features, should_stop)
 

@@ -25,7 +25,8 @@ from .word_times import Path, alignment_heads
 
 __all__ = ["Windows"]
 
-_AUTO_CTX_MARGIN = 128  # audio tokens (2.56 s) that audio_ctx="auto" encodes behind the end of the audio
+_SHORT_MARGIN = 25  # audio tokens (0.5 s) that are encoded behind the end of short audio
+_POOL = 32  # the engine encodes short audio in steps of so many tokens (csrc/edge/silence.h: kPool)
 
 
 class Windows:
@@ -94,7 +95,8 @@ class Windows:
         full = self._call.n_audio_ctx
         if self._call.options.audio_ctx is None:
             return full
-        return min(full, math.ceil(window.n_frames / FRAMES_PER_TOKEN) + _AUTO_CTX_MARGIN)
+        needed = math.ceil(window.n_frames / FRAMES_PER_TOKEN) + _SHORT_MARGIN
+        return min(full, math.ceil(needed / _POOL) * _POOL)
 
     def _looks_wrong(self, window: Window, answer: Answer) -> bool:
         """Whether hearing a part of the window may have led the model astray: it did not end, repeats itself, or tells
