@@ -9,12 +9,13 @@ import numpy as np
 import numpy.typing as npt
 import pytest
 from hypothesis import HealthCheck, settings
-from instruction_sets import report_lines
-from make_model import write_random_model
-from real_fixtures import jfk_path, real_base_path, real_model, real_tiny_en_path  # noqa: F401
 from whisperq_edge import WhisperModel
 from whisperq_edge._audio.pcm import to_pcm
 from whisperq_edge._system.native import data_file
+
+from tests.support.instruction_sets import report_lines
+from tests.support.make_model import write_random_model
+from tests.support.real_fixtures import jfk_path, real_base_path, real_model, real_tiny_en_path  # noqa: F401
 
 # How long an example takes says more of what else the machine does.
 settings.register_profile("any machine", deadline=None, suppress_health_check=[HealthCheck.too_slow])

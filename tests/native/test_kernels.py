@@ -1,0 +1,248 @@
+"""The kernels of every ISA, by tests/cpp/check_kernels: built here for this CPU, and for ARM under qemu."""
+
+from __future__ import annotations
+
+import functools
+import hashlib
+import json
+import os
+import re
+import shutil
+import subprocess
+import sys
+import tempfile
+from pathlib import Path
+from typing import Any, Optional
+
+import pytest
+from whisperq_edge import _core
+
+from tests.support.paths import ROOT, TESTS
+from tests.support.sanitizers import SANITIZERS, TOOLS, not_with_sanitizers
+
+SOURCE = TESTS / "cpp"
+USER = os.getuid() if hasattr(os, "getuid") else 0
+BUILT_FROM = hashlib.sha256(f"{ROOT}{SANITIZERS}".encode()).hexdigest()[:8]
+CACHE = Path(tempfile.gettempdir()) / f"whisperq-kernels-{USER}-{BUILT_FROM}"
+
+KERNELS = {"quantize_strip", "multiply_float", "half_to_float", "layer_norm", "gelu", "attention", "attention exact"}
+KERNELS |= {f"multiply_strip {name}" for name in ("q8_0", "q5_1", "q5_0", "q4_1", "q4_0")}
+
+# What the flags of an ISA in cmake/Kernels.cmake let the compiler use: ISA -> features, slowest ISA first.
+AVX2 = ["avx2", "fma", "f16c", "bmi2"]
+AVX512VNNI = [*AVX2, "avx512f", "avx512bw", "avx512dq", "avx512vl", "avx512vnni"]
+X86 = {"scalar": [], "avx2": AVX2, "avx512vnni": AVX512VNNI, "avx512bf16": [*AVX512VNNI, "avx512bf16"]}
+ARM = {"scalar": [], "neon": ["neon"], "neon_dotprod": ["neon", "dotprod"], "neon_i8mm": ["neon", "dotprod", "i8mm"]}
+
+CROSS_COMPILER = shutil.which("aarch64-linux-gnu-g++")
+QEMU_ARM = shutil.which("qemu-aarch64")
+QEMU_X86 = shutil.which("qemu-x86_64")
+
+pytestmark = [
+    pytest.mark.skipif(not (SOURCE / "check_kernels.cpp").is_file(), reason="the sources are not here"),
+    pytest.mark.skipif(sys.platform == "win32", reason="check_kernels maps its memory as POSIX has it"),
+]
+# CPUs that qemu-x86_64 has -> the best ISA of ours on them: one with AVX2 and no AVX-512, and one without AVX.
+EMULATED = {"Haswell": "avx2", "Nehalem": "scalar"}
+
+needs_arm = pytest.mark.skipif(
+    CROSS_COMPILER is None or QEMU_ARM is None, reason="needs g++-aarch64-linux-gnu and qemu-user"
+)
+
+needs_qemu_x86 = pytest.mark.skipif(
+    QEMU_X86 is None or _core.cpu_family() != "x86_64", reason="needs qemu-x86_64 (qemu-user) on x86-64"
+)
+
+not_under_qemu = not_with_sanitizers("under qemu-user they do not get their part of the address space")
+
+
+def cmake() -> Optional[str]:
+    return shutil.which("cmake", path=os.pathsep.join([str(Path(sys.executable).parent), os.environ.get("PATH", "")]))
+
+
+@functools.cache
+def build(target: str) -> Path:
+    """The folder where the native test programs were built, for "host" or "aarch64". Kept between runs of the tests."""
+    program, folder = cmake(), CACHE / target
+    if program is None or not any(shutil.which(name) for name in (os.environ.get("CXX", "c++"), "c++", "g++")):
+        pytest.skip("needs cmake and a C++ compiler")
+    configure = [program, "-S", str(SOURCE), "-B", str(folder)]
+    if SANITIZERS:
+        configure += [f"-DWHISPERQ_SANITIZE={SANITIZERS}", "-DCMAKE_CXX_FLAGS_RELEASE=-O1 -g1"]
+    if target != "host":
+        configure.append(f"-DCMAKE_TOOLCHAIN_FILE={SOURCE / target}.cmake")
+    ccache = shutil.which("ccache")
+    if ccache:
+        configure.append(f"-DCMAKE_CXX_COMPILER_LAUNCHER={ccache}")
+    for command in (configure, [program, "--build", str(folder), "--parallel"]):
+        done = subprocess.run(command, capture_output=True, text=True, env=TOOLS, check=False)
+        assert done.returncode == 0, done.stdout + done.stderr
+    return folder
+
+
+def run(*command: object, isa: str = "") -> subprocess.CompletedProcess[str]:
+    """Runs a command with WHISPERQ_ISA set to `isa` ("": the best is chosen)."""
+    environment = {**os.environ, "WHISPERQ_ISA": isa}
+    return subprocess.run(list(map(str, command)), capture_output=True, text=True, env=environment, check=False)
+
+
+def as_cpu(cpu: str, program: Path) -> list[object]:
+    """Return the command that runs a program as another x86-64 CPU; skip the test where this qemu has no AVX2."""
+    if EMULATED.get(cpu) == "avx2" and supported(listed([QEMU_X86, "-cpu", "max"]))[-1] != "avx2":
+        pytest.skip("this qemu has no AVX2")
+    return [QEMU_X86, "-cpu", cpu, program]
+
+
+def listed(emulator: list[object], isa: str = "") -> dict[str, Any]:
+    """Return what check_kernels lists, run by an emulator or, where that is empty, by this CPU."""
+    return answer(*emulator, build("host") / "check_kernels", "--list", isa=isa)
+
+
+def answer(*command: object, isa: str = "") -> dict[str, Any]:
+    """What a run of check_kernels found, when all was right."""
+    done = run(*command, "--json", isa=isa)
+    assert done.returncode == 0, done.stderr
+    result: dict[str, Any] = json.loads(done.stdout)
+    return result
+
+
+def supported(result: dict[str, Any]) -> list[str]:
+    return [isa["name"] for isa in result["isas"] if isa["supported"]]
+
+
+def assert_proven(result: dict[str, Any], isa: str) -> None:
+    checks = {check["kernel"]: check for check in result["checks"] if check["isa"] == isa}
+    assert KERNELS <= set(checks)
+    for check in checks.values():
+        assert check["count"] > 500 and check["failures"] == 0 and check["worst"] <= 1, check
+
+
+def test_every_isa_of_this_machine_is_right() -> None:
+    result = answer(build("host") / "check_kernels")
+    print("chosen:", result["chosen"])
+    expected = ARM if _core.cpu_family() == "aarch64" else X86 if _core.cpu_family() == "x86_64" else {"scalar": []}
+    features = _core.cpu_features()
+    assert supported(result) == [isa for isa, needs in expected.items() if all(features[name] for name in needs)]
+    assert result["chosen"] == supported(result)[-1]
+    assert {isa["name"] for isa in result["isas"]} == {*X86, *ARM}
+    assert {isa["name"] for isa in result["isas"] if isa["built"]} == set(expected)
+    for isa in supported(result):
+        assert_proven(result, isa)
+    assert {check["isa"] for check in result["checks"]} == set(supported(result))
+
+
+@not_under_qemu
+@needs_arm
+@pytest.mark.parametrize(("cpu", "isa"), [("cortex-a53", "neon"), ("cortex-a76", "neon_dotprod"), ("max", "neon_i8mm")])
+def test_arm_chooses_its_best_and_is_right(cpu: str, isa: str) -> None:
+    result = answer(QEMU_ARM, "-cpu", cpu, build("aarch64") / "check_kernels", "--quick", "--isa=auto")
+    print("chosen:", result["chosen"])
+    assert result["chosen"] == isa
+    assert supported(result) == list(ARM)[: list(ARM).index(isa) + 1]
+    assert_proven(result, isa)
+
+
+@not_under_qemu
+@needs_arm
+def test_scalar_is_right_on_arm_where_it_is_asked_for() -> None:
+    command = (QEMU_ARM, "-cpu", "cortex-a53", build("aarch64") / "check_kernels", "--quick", "--isa=auto")
+    result = answer(*command, isa="scalar")
+    assert result["chosen"] == "scalar"
+    assert_proven(result, "scalar")
+
+
+@not_under_qemu
+@needs_qemu_x86
+@pytest.mark.parametrize(
+    ("cpu", "isa"), [("max", "avx2"), ("Nehalem", "scalar"), *((f"max,-{name}", "scalar") for name in AVX2)]
+)
+def test_each_feature_is_asked_for(cpu: str, isa: str) -> None:
+    """qemu 7.2 and later has AVX2 and no AVX-512."""
+    as_cpu("Haswell", Path())  # skips where it has not
+    assert listed([QEMU_X86, "-cpu", cpu])["chosen"] == isa
+
+
+@not_under_qemu
+@needs_qemu_x86
+@pytest.mark.parametrize("cpu", EMULATED)
+def test_a_cpu_without_avx512_and_one_without_avx_are_right(cpu: str) -> None:
+    command = as_cpu(cpu, build("host") / "check_kernels")
+    result = answer(*command, "--quick", "--readable-guards", "--isa=auto")
+    best = EMULATED[cpu]
+    assert result["chosen"] == best and supported(result) == list(X86)[: list(X86).index(best) + 1]
+    assert_proven(result, best)
+
+
+@not_under_qemu
+@needs_qemu_x86
+@pytest.mark.parametrize("cpu", EMULATED)
+@pytest.mark.parametrize(
+    ("program", "arguments"), [("check_kernels", ["--isa={}", "--list"]), ("check_self_test", ["{}"])]
+)
+def test_a_program_refuses_what_the_cpu_lacks(cpu: str, program: str, arguments: list[str]) -> None:
+    for isa in list(X86)[list(X86).index(EMULATED[cpu]) + 1 :]:
+        done = run(*as_cpu(cpu, build("host") / program), *(each.format(isa) for each in arguments))
+        assert done.returncode == 2 and done.stdout == ""
+        assert f"the ISA is {isa}, but this CPU (or its OS) lacks " in done.stderr
+
+
+def assert_lists_the_choices(message: str, usable: list[str]) -> None:
+    assert f"built and supported here: auto {' '.join(usable)} (" in message
+    assert all(isa in message for isa in (*X86, *ARM))
+
+
+def test_the_variable_chooses_among_what_is_built_and_supported() -> None:
+    program = build("host") / "check_kernels"
+    usable = supported(answer(program, "--list"))
+    for isa in usable:
+        assert answer(program, "--list", isa=isa)["chosen"] == isa
+    for isa in ("", "auto"):
+        assert answer(program, "--list", isa=isa)["chosen"] == usable[-1]
+
+    unknown = run(program, "--list", isa="sse9")
+    assert unknown.returncode == 2 and unknown.stderr.startswith("WHISPERQ_ISA is 'sse9', which is no ISA of ours; ")
+    assert_lists_the_choices(unknown.stderr, usable)
+
+    foreign = "avx2" if _core.cpu_family() == "aarch64" else "neon"
+    not_built = run(program, "--list", isa=foreign)
+    assert not_built.returncode == 2 and f"{foreign}, which this build does not contain; " in not_built.stderr
+    assert_lists_the_choices(not_built.stderr, usable)
+
+
+@not_under_qemu
+@needs_arm
+def test_an_isa_that_the_cpu_lacks_is_an_error() -> None:
+    command = (QEMU_ARM, "-cpu", "cortex-a53", build("aarch64") / "check_kernels", "--list")
+    lacking = run(*command, isa="neon_i8mm")
+    assert lacking.returncode == 2
+    assert lacking.stderr.startswith("WHISPERQ_ISA is neon_i8mm, but this CPU (or its OS) lacks dotprod i8mm; ")
+    assert_lists_the_choices(lacking.stderr, ["scalar", "neon"])
+
+
+@not_with_sanitizers("looks at the symbols of what is shipped")
+@pytest.mark.skipif(shutil.which("nm") is None or sys.platform != "linux", reason="needs nm on Linux")
+@pytest.mark.parametrize("target", ["host", pytest.param("aarch64", marks=needs_arm)])
+def test_an_isa_object_shares_nothing_but_its_table(target: str) -> None:
+    """Weak code compiled for one ISA could be the copy that the linker takes for all."""
+    nm = "nm" if target == "host" else "aarch64-linux-gnu-nm"
+    objects = [
+        path for path in build(target).rglob("kernels/*/*.cpp.o") if path.parent.name in ("scalar", "x86", "arm")
+    ]
+    assert len({path.name for path in objects}) == 1 + len(
+        re.findall(r"^ +whisperq_kernels\(", kernels_of(target), re.MULTILINE)
+    )
+    for path in objects:
+        listing = subprocess.run([nm, "-P", str(path)], capture_output=True, text=True, check=True).stdout
+        symbols = [line.split()[:2] for line in listing.splitlines()]
+        exported = [name for name, kind in symbols if kind.isupper() and kind != "U"]
+        assert len(exported) == 1 and re.search(r"whisperq7kernels\d+k\w+Table", exported[0]), f"{path}: {exported}"
+        assert [name for name, kind in symbols if kind in "WwVvu"] == [], path
+        # What is called is C: nothing of C++ that allocates, throws or could be instantiated elsewhere.
+        assert [name for name, kind in symbols if kind == "U" and name.startswith(("_Z", "malloc"))] == [], path
+
+
+def kernels_of(target: str) -> str:
+    """The rows of cmake/Kernels.cmake for the CPUs of a target."""
+    table = (ROOT / "cmake" / "Kernels.cmake").read_text(encoding="utf-8")
+    family = "aarch64" if target == "aarch64" else _core.cpu_family()
+    return next(part for part in re.split(r"if\(CMAKE_SYSTEM_PROCESSOR MATCHES", table) if part[:60].find(family) >= 0)
