@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import math
 import weakref
@@ -11,7 +12,7 @@ from typing import Any
 import numpy as np
 import pytest
 from whisperq_edge import OptionError
-from whisperq_edge._engines import edge, first_pass, longform
+from whisperq_edge._engines import first_pass, longform
 from whisperq_edge._engines.word_times import WordTiming, steady_words
 from whisperq_edge._options import TranscribeOptions
 from whisperq_edge._result import Dropped, Segment
@@ -770,5 +771,5 @@ def test_options_that_make_no_sense(options: dict[str, Any], field: str) -> None
 
 
 def test_all_options_have_defaults_that_pass() -> None:
-    engine = edge.EdgeEngine(ScriptedModel(Script(0)), scripted_windows.real_vocabulary(51865))
-    engine.check(TranscribeOptions())
+    segments, _ = transcribe(Script(0), 1, dataclasses.asdict(TranscribeOptions()))
+    assert segments and segments == transcribe(Script(0), 1, {})[0]

@@ -198,4 +198,7 @@ def test_the_bounds_are_those_of_native_code(sample_pcm: Samples, beam_size: int
     """What is allowed here and no more would be a ``ValueError`` of native code."""
     most = {"beam_size": beam_size, "patience": 1024 / beam_size, "repetition_penalty": 3.4e38, "max_new_tokens": 1}
     with WhisperModel("nano", device="cpu", engine="edge") as model:
-        model.transcribe(sample_pcm[:16000], temperature=0.0, drop_silence=False, audio_ctx="auto", **most)
+        transcript = model.transcribe(
+            sample_pcm[:16000], temperature=0.0, drop_silence=False, audio_ctx="auto", without_timestamps=True, **most
+        )
+    assert sum(len(segment.tokens) for segment in transcript.segments) == 1
