@@ -104,6 +104,12 @@ def multilingual_path(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return write_random_model(tmp_path_factory.mktemp("models") / "micro.bin", "micro", "f16")
 
 
+@pytest.fixture(scope="session")
+def micro_en_path(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A tiny model with the English vocabulary and random weights."""
+    return write_random_model(tmp_path_factory.mktemp("models") / "ggml-micro.en.bin", "micro.en", "f16")
+
+
 @pytest.fixture(scope="module")
 def micro_edge(multilingual_path: Path) -> Iterator[WhisperModel]:
     with WhisperModel(multilingual_path, device="cpu", engine="edge", cpu_threads=2) as model:

@@ -23,6 +23,8 @@ from whisperq_edge._audio.pcm import to_pcm, to_stereo
 from whisperq_edge._errors import AudioError, AudioFormatError, EmptyAudioError, OptionError
 from whisperq_edge._whisper.units import SAMPLE_RATE
 
+from tests.support.sounds import encoded
+
 soundfile = pytest.importorskip("soundfile")
 soxr = pytest.importorskip("soxr")
 
@@ -50,15 +52,6 @@ def tones(rate: int, channels: int = 1, seconds: float = 0.7) -> np.ndarray[Any,
     t = np.arange(round(rate * seconds)) / rate
     pitch = 220.0 * (1.0 + np.arange(channels) / 4.0)
     return (0.3 * np.sin(2 * np.pi * t[:, None] * pitch) + 0.1 * np.sin(2 * np.pi * 997.0 * t[:, None])).astype("f4")
-
-
-def encoded(samples: np.ndarray[Any, Any], rate: int, format: str = "WAV", subtype: str = "PCM_16") -> bytes:
-    stream = io.BytesIO()
-    channels = 1 if samples.ndim == 1 else samples.shape[1]
-    with soundfile.SoundFile(stream, "w", rate, channels, format=format, subtype=subtype) as file:
-        for first in range(0, len(samples), 4096):  # libvorbis overflows its stack when it gets much at a time
-            file.write(samples[first : first + 4096])
-    return stream.getvalue()
 
 
 def one_go(samples: np.ndarray[Any, Any], rate: float) -> np.ndarray[Any, Any]:

@@ -28,6 +28,8 @@ from whisperq_edge._audio.spliced import overlaid, spliced
 from whisperq_edge._errors import AudioError, AudioFormatError, OptionError
 from whisperq_edge._whisper.units import SAMPLE_RATE
 
+from tests.support import sounds
+
 soundfile = pytest.importorskip("soundfile")
 
 Floats = npt.NDArray[np.float32]
@@ -36,18 +38,11 @@ ID3 = b"ID3\4\0\0\0\0\1\0" + bytes(128)
 
 
 def noise(seconds: float, seed: int = 0) -> Floats:
-    return (0.1 * np.random.default_rng(seed).standard_normal(round(RATE * seconds))).astype(np.float32)
+    return sounds.noise(round(RATE * seconds), seed)
 
 
 def encoded(samples: Floats, format: str = "WAV", subtype: str = "PCM_16", rate: int = RATE) -> bytes:
-    if subtype not in soundfile.available_subtypes(format):
-        pytest.skip(f"this libsndfile has no {subtype} in {format}")
-    stream = io.BytesIO()
-    channels = 1 if samples.ndim == 1 else samples.shape[1]
-    with soundfile.SoundFile(stream, "w", rate, channels, format=format, subtype=subtype) as file:
-        for first in range(0, len(samples), 4096):
-            file.write(samples[first : first + 4096])
-    return stream.getvalue()
+    return sounds.encoded(samples, rate, format, subtype)
 
 
 def mp3(seconds: float, *, header: bool = True, seed: int = 0, rate: int = RATE, channels: int = 1) -> bytes:

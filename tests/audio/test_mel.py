@@ -18,6 +18,7 @@ from whisperq_edge._whisper.mel_filters import mel_filters
 from tests.support.instruction_sets import each_isa
 from tests.support.paths import ROOT
 from tests.support.sanitizers import TOOLS
+from tests.support.sounds import noise
 
 Floats = npt.NDArray[np.float32]
 
@@ -36,10 +37,6 @@ SHORT = [1, 2, 159, 160, 161, 199, 200, 201, 319, 320, 399, 400, 401, 479, 480]
 
 def tone(hz: float, n: int = 24_000, amplitude: float = 1.0) -> Floats:
     return (amplitude * np.sin(2 * np.pi * hz * np.arange(n) / 16_000)).astype(np.float32)
-
-
-def noise(n: int, seed: int = 0, amplitude: float = 0.1) -> Floats:
-    return (amplitude * np.random.default_rng(seed).standard_normal(n)).astype(np.float32)
 
 
 def clips() -> dict[str, Floats]:

@@ -31,6 +31,7 @@ from whisperq_edge._audio.spliced import Part
 from whisperq_edge._audio.timeline import SpeechTimeline
 from whisperq_edge._vad_options import VadOptions
 
+from tests.support.sounds import encoded, noise
 from tests.support.whole_audio import speech_spans
 
 soundfile = pytest.importorskip("soundfile")
@@ -56,10 +57,6 @@ def forgetful(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 # ---- Reading ---------------------------------------------------------------------------------------------------------
-
-
-def noise(n_samples: int, seed: int = 0) -> Floats:
-    return (0.1 * np.random.default_rng(seed).standard_normal(n_samples)).astype(np.float32)
 
 
 def decoder_of(samples: Floats, piece: int = 7001, missing: int = 0) -> Any:
@@ -149,18 +146,12 @@ def test_speech_that_is_cut_out(of_array: bool) -> None:
 # ---- Files -----------------------------------------------------------------------------------------------------------
 
 
-def encoded(samples: Floats, rate: int = RATE, format: str = "FLAC") -> bytes:
-    stream = io.BytesIO()
-    soundfile.write(stream, samples, rate, format=format, subtype="PCM_16")
-    return stream.getvalue()
-
-
 @pytest.mark.usefixtures("forgetful")
 @pytest.mark.parametrize("rate", [16_000, 44_100])
 def test_every_way_to_give_a_file_gives_the_same_twice(
     tmp_path: Path, rate: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    content = encoded(np.stack([noise(30 * rate), noise(30 * rate, 1)], axis=1), rate)
+    content = encoded(np.stack([noise(30 * rate), noise(30 * rate, 1)], axis=1), rate, format="FLAC")
     path = tmp_path / "talk.flac"
     path.write_bytes(content)
     expected = to_pcm(path).samples
@@ -178,7 +169,7 @@ def test_every_way_to_give_a_file_gives_the_same_twice(
 @pytest.mark.parametrize("change", ["append", "cut", "touch"])
 def test_a_file_that_changes_is_an_error(tmp_path: Path, change: str) -> None:
     path = tmp_path / "talk.wav"
-    path.write_bytes(encoded(noise(30 * RATE), format="WAV"))
+    path.write_bytes(encoded(noise(30 * RATE)))
     samples = open_samples(path)
     first_pass(samples)
     if change == "append":
@@ -204,7 +195,7 @@ def test_fewer_samples_in_the_second_pass_are_an_error() -> None:
 
 @pytest.mark.usefixtures("forgetful")
 def test_damage_is_told_once(caplog: pytest.LogCaptureFixture) -> None:
-    content = encoded(noise(60 * RATE))
+    content = encoded(noise(60 * RATE), format="FLAC")
     samples = open_samples(content[: len(content) // 2])
     with caplog.at_level(logging.WARNING, "whisperq_edge"):
         heard = first_pass(samples)
@@ -215,7 +206,7 @@ def test_damage_is_told_once(caplog: pytest.LogCaptureFixture) -> None:
 
 def test_a_file_is_closed(tmp_path: Path) -> None:
     path = tmp_path / "talk.wav"
-    path.write_bytes(encoded(noise(RATE), format="WAV"))
+    path.write_bytes(encoded(noise(RATE)))
     samples = open_samples(path)
     first_pass(samples)
     samples.close()
@@ -234,7 +225,7 @@ def to_pcm_again(samples: Any) -> Floats:
 
 def test_reading_stops_when_it_is_asked_to(tmp_path: Path) -> None:
     path = tmp_path / "talk.wav"
-    path.write_bytes(encoded(noise(60 * RATE), format="WAV"))
+    path.write_bytes(encoded(noise(60 * RATE)))
     for given in (path, Pipe(path.read_bytes()), to_pcm(path).samples, to_pcm(path).samples.astype(np.float64)):
         asked: list[int] = []
 
@@ -265,7 +256,7 @@ def test_ctrl_c_within_libsndfile_is_not_lost(place: int, heeds_ctrl_c: None) ->
                 os.kill(os.getpid(), signal.SIGINT)
             return super().readinto(buffer)
 
-    stream = Interrupted(encoded(noise(60 * RATE), format="WAV"))
+    stream = Interrupted(encoded(noise(60 * RATE)))
     with pytest.raises(KeyboardInterrupt):
         list(from_parts([Part(stream)], Decoding("talk")))
     assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
@@ -275,7 +266,7 @@ class EndlessWav:
     """Header and noise without an end, as fast as it is read."""
 
     def __init__(self) -> None:
-        self._next = encoded(noise(RATE), format="WAV")
+        self._next = encoded(noise(RATE))
 
     def read(self, size: int = -1) -> bytes:
         content, self._next = self._next, bytes(8192)
@@ -300,7 +291,7 @@ def test_cancelling_in_the_first_pass_over_a_file(
     nano_edge: WhisperModel, tmp_path: Path, options: dict[str, Any], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     path = tmp_path / "talk.flac"
-    path.write_bytes(encoded(noise(120 * RATE)))
+    path.write_bytes(encoded(noise(120 * RATE), format="FLAC"))
     token, n_blocks = CancelToken(), 0
     feed = _samples.DecodedSamples._read_block
 
@@ -397,7 +388,7 @@ def talk_file(tmp_path_factory: pytest.TempPathFactory, sample_pcm: Floats) -> P
     pause = np.concatenate([noise(12 * RATE) * np.float32(0.01), np.zeros(12 * RATE, np.float32)])
     parts = np.concatenate([sample_pcm, pause, sample_pcm * np.float32(0.5)])
     path = tmp_path_factory.mktemp("talk") / "talk.flac"
-    path.write_bytes(encoded(np.stack([parts, parts], axis=1), 22_050))
+    path.write_bytes(encoded(np.stack([parts, parts], axis=1), 22_050, format="FLAC"))
     return path
 
 
@@ -438,7 +429,7 @@ def test_silence_and_nothing_come_out_of_files_as_out_of_arrays(nano_edge: Whisp
     for samples in (np.zeros(0, np.float32), np.zeros(45 * RATE, np.float32)):
         for options in ({}, {"batch_size": 2}, {"vad_filter": True}):
             of_array = nano_edge.transcribe(samples, **options)  # type: ignore[arg-type]
-            of_bytes = nano_edge.transcribe(encoded(samples, format="WAV"), **options)  # type: ignore[arg-type]
+            of_bytes = nano_edge.transcribe(encoded(samples), **options)  # type: ignore[arg-type]
             assert of_bytes.segments == of_array.segments == []
             assert (of_bytes.dropped, of_bytes.duration_s) == (of_array.dropped, of_array.duration_s)
 
@@ -474,7 +465,7 @@ class Counted(io.BytesIO):
 def test_the_first_samples_are_those_of_the_whole_and_the_rest_is_not_decoded(
     rate: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    content = encoded(noise(60 * rate), rate)
+    content = encoded(noise(60 * rate), rate, format="FLAC")
     expected = to_pcm(content).samples
     stream = Counted(content)
     monkeypatch.setattr(pcm, "kept", lambda given, should_stop: given)

@@ -18,6 +18,7 @@ from whisperq_edge._audio.silence import NO_SOUND, STEADY_NOISE
 from whisperq_edge._errors import AudioError, InternalError, ModelFormatError, ModelNotFoundError, UnknownIsaError
 from whisperq_edge._system.native import data_file, load_ggml
 
+from tests.support.arithmetic import flipped
 from tests.support.instruction_sets import each_isa, runnable_isas
 from tests.support.whole_audio import silent_spans, speech_probabilities
 
@@ -176,10 +177,6 @@ def test_wrong_isa() -> None:
 
 
 # ---- Damaged files
-
-
-def flipped(data: bytes, at: int, bit: int) -> bytes:
-    return data[:at] + bytes([data[at] ^ 1 << bit]) + data[at + 1 :]
 
 
 def with_i32(data: bytes, at: int, value: int) -> bytes:

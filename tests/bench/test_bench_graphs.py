@@ -18,6 +18,7 @@ from whisperq_edge._bench.peers import prepare_peer
 from whisperq_edge._whisper.dims import Dims
 from whisperq_edge.cli import main
 
+from tests.support.arithmetic import relative_error
 from tests.support.cli_runner import cli_runner
 from tests.support.make_model import write_random_model
 from tests.support.sanitizers import not_with_sanitizers
@@ -62,10 +63,6 @@ def expected(model: Path) -> tuple[Floats, Floats, Floats]:
     mel: Floats = np.random.default_rng(0).standard_normal((80, 3000)).astype(np.float32) / 2
     features = engine.encode(mel, 1500)
     return mel, features, engine.logits(engine.listen(features), TOKENS, N_PROMPT - 1)
-
-
-def relative_error(found: Floats, expected: Floats) -> float:
-    return float(np.linalg.norm(found - expected) / np.linalg.norm(expected))
 
 
 @pytest.mark.parametrize(("type", "tolerance"), [("f32", 1e-4), ("int8", 0.05)])

@@ -14,7 +14,7 @@ from whisperq_edge import __version__
 from whisperq_edge.cli import main
 
 from tests.support.cli_runner import cli_runner
-from tests.support.interrupted import start_interruptible
+from tests.support.processes import start_interruptible
 
 
 def run(*arguments: object, stdin: bytes = b"") -> Result:

@@ -29,11 +29,6 @@ FOUR_HEADS = Dims(80, 1500, 256, 4, 1, 448, 256, 4, 1, 51864)  # rows that k-qua
 
 
 @pytest.fixture(scope="module")
-def micro(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return write_random_model(tmp_path_factory.mktemp("source") / "ggml-micro.en.bin", "micro.en", "f16")
-
-
-@pytest.fixture(scope="module")
 def wide(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return write_random_model(tmp_path_factory.mktemp("source") / "wide.bin", FOUR_HEADS, "f16")
 
@@ -67,9 +62,9 @@ def test_sizes_of_the_paper(tmp_path: Path) -> None:
     assert found == expected
 
 
-def test_f16_to_f16_is_the_same_file(micro: Path, tmp_path: Path) -> None:
-    report = convert(micro, tmp_path / "same.bin", type="float16", proof="full")
-    assert report.path.read_bytes() == micro.read_bytes()
+def test_f16_to_f16_is_the_same_file(micro_en_path: Path, tmp_path: Path) -> None:
+    report = convert(micro_en_path, tmp_path / "same.bin", type="float16", proof="full")
+    assert report.path.read_bytes() == micro_en_path.read_bytes()
     assert report.proof is None and "to the bit" in " ".join(report.notes)
 
 
@@ -165,9 +160,9 @@ def test_a_weight_that_the_type_cannot_hold(tmp_path: Path) -> None:
 # ---- Types -----------------------------------------------------------------------------------------------------------
 
 
-def test_rows_that_do_not_fill_a_block_fall_back_together(micro: Path, tmp_path: Path) -> None:
+def test_rows_that_do_not_fill_a_block_fall_back_together(micro_en_path: Path, tmp_path: Path) -> None:
     """64 % 256: whisper.cpp's tool would write broken rows; one type for all is what whisper.cpp reads."""
-    report = convert(micro, tmp_path / "out.bin", type="q4_k")
+    report = convert(micro_en_path, tmp_path / "out.bin", type="q4_k")
     assert report.destination["type"] == read_model_file(report.path).ftype == "q4_1"
     assert "q4_k" in report.notes[-2] and "encoder.blocks.0.attn.query.weight" in report.notes[-2]
     with WhisperModel(report.path, device="cpu") as model:
@@ -175,8 +170,8 @@ def test_rows_that_do_not_fill_a_block_fall_back_together(micro: Path, tmp_path:
 
 
 @pytest.mark.parametrize(("asked", "larger"), [("q2_k", "q4_0"), ("q3_k", "q4_0"), ("q5_k", "q5_1"), ("q6_k", "q8_0")])
-def test_the_next_larger_type(micro: Path, tmp_path: Path, asked: str, larger: str) -> None:
-    assert convert(micro, tmp_path / "out.bin", type=asked).destination["type"] == larger
+def test_the_next_larger_type(micro_en_path: Path, tmp_path: Path, asked: str, larger: str) -> None:
+    assert convert(micro_en_path, tmp_path / "out.bin", type=asked).destination["type"] == larger
 
 
 def test_mixed_types_run(wide: Path, tmp_path: Path, sample_pcm: Any) -> None:
@@ -196,8 +191,8 @@ def test_mixed_types_run(wide: Path, tmp_path: Path, sample_pcm: Any) -> None:
         model.transcribe(sample_pcm[:48000], beam_size=1, max_new_tokens=8)
 
 
-def test_mixed_types_with_the_rows_of_each(micro: Path, tmp_path: Path) -> None:
-    report = convert(micro, tmp_path / "mixed.bin", type="q4_k", tensor_types=["token_embedding=q8_0"])
+def test_mixed_types_with_the_rows_of_each(micro_en_path: Path, tmp_path: Path) -> None:
+    report = convert(micro_en_path, tmp_path / "mixed.bin", type="q4_k", tensor_types=["token_embedding=q8_0"])
     reasons = {cost.name: cost.reason for cost in report.tensors}
     types = {t.name: t.type for t in read_model_file(report.path).tensors}
     assert types["encoder.blocks.0.mlp.2.weight"] == "q4_k"  # rows of 256
@@ -205,10 +200,10 @@ def test_mixed_types_with_the_rows_of_each(micro: Path, tmp_path: Path) -> None:
     assert "64" in reasons["encoder.blocks.0.mlp.0.weight"]
 
 
-def test_whisper_cpp_refuses_mixed_files(micro: Path, tmp_path: Path) -> None:
+def test_whisper_cpp_refuses_mixed_files(micro_en_path: Path, tmp_path: Path) -> None:
     """q4_0 and iq4_nl take the same bytes: it would read one for the other. The number of the file's type, which it
     has no type for, ends it before that (by an assertion, hence the process of its own)."""
-    report = convert(micro, tmp_path / "mixed.bin", type="q4_0", tensor_types=["mlp=iq4_nl"])
+    report = convert(micro_en_path, tmp_path / "mixed.bin", type="q4_0", tensor_types=["mlp=iq4_nl"])
     load = "from whisperq_edge._system.native import load_ggml; load_ggml().Engine(sys.argv[1], False, 0, True)"
     code = f"import sys; {load}"
     environment = {**os.environ, "GGML_NO_BACKTRACE": "1"}  # or it starts a debugger that waits for ever on sanitizers
@@ -258,9 +253,9 @@ def test_target_size(wide: Path, tmp_path: Path) -> None:
     assert worst[0] < worst[1]
 
 
-def test_target_size_that_nothing_reaches(micro: Path, tmp_path: Path) -> None:
+def test_target_size_that_nothing_reaches(micro_en_path: Path, tmp_path: Path) -> None:
     with pytest.raises(OptionError, match="at least"):
-        convert(micro, tmp_path / "out.bin", target_size="1MB")
+        convert(micro_en_path, tmp_path / "out.bin", target_size="1MB")
 
 
 def test_calibration_moves_the_choice(wide: Path, tmp_path: Path, sample_path: Path) -> None:
@@ -287,8 +282,8 @@ def test_sizes_that_are_none(text: str) -> None:
 # ---- Report and proof ------------------------------------------------------------------------------------------------
 
 
-def test_the_report_names_every_tensor_and_why(micro: Path, tmp_path: Path) -> None:
-    report = convert(micro, tmp_path / "out.bin", type="int5")
+def test_the_report_names_every_tensor_and_why(micro_en_path: Path, tmp_path: Path) -> None:
+    report = convert(micro_en_path, tmp_path / "out.bin", type="int5")
     data = json.loads(sidecar_path(report.path).read_text(encoding="utf-8"))
     assert data == json.loads(json.dumps(report.to_dict()))
     made = {t.name: t for t in read_model_file(report.path).tensors}
@@ -302,16 +297,16 @@ def test_the_report_names_every_tensor_and_why(micro: Path, tmp_path: Path) -> N
     assert data["source_sha256"] != data["sha256"] and data["versions"]["quantizer"].startswith("ggml")
 
 
-def test_the_whole_model_is_proven(micro: Path, tmp_path: Path) -> None:
-    report = convert_model(micro, tmp_path / "out.bin", type="q8_0")
+def test_the_whole_model_is_proven(micro_en_path: Path, tmp_path: Path) -> None:
+    report = convert_model(micro_en_path, tmp_path / "out.bin", type="q8_0")
     assert report.proof is not None and report.verdict
     assert 0.99 < report.proof["encoder"]["cosine"] <= 1
 
 
-def test_a_result_below_min_agreement_is_no_file(micro: Path, tmp_path: Path) -> None:
+def test_a_result_below_min_agreement_is_no_file(micro_en_path: Path, tmp_path: Path) -> None:
     """Random weights agree on no token's neighbourhood as trained ones do: 2 bits are far off."""
     with pytest.raises(ConversionError, match="min_agreement"):
-        convert_model(micro, tmp_path / "out.bin", type="q4_0", min_agreement=1.0)
+        convert_model(micro_en_path, tmp_path / "out.bin", type="q4_0", min_agreement=1.0)
     assert list(tmp_path.iterdir()) == []
 
 
@@ -335,25 +330,33 @@ def test_a_result_below_min_agreement_is_no_file(micro: Path, tmp_path: Path) ->
         ({"to": "openai", "type": "q5_0"}, "type"),
     ],
 )
-def test_options_that_are_not_possible(micro: Path, tmp_path: Path, options: dict[str, Any], field: str) -> None:
+def test_options_that_are_not_possible(
+    micro_en_path: Path, tmp_path: Path, options: dict[str, Any], field: str
+) -> None:
     with pytest.raises(OptionError) as caught:
-        convert_model(micro, tmp_path / "out.bin", **options)
+        convert_model(micro_en_path, tmp_path / "out.bin", **options)
     assert caught.value.field == field
     assert list(tmp_path.iterdir()) == []
 
 
-def test_destinations_that_are_not_possible(micro: Path, tmp_path: Path) -> None:
+def test_destinations_that_are_not_possible(micro_en_path: Path, tmp_path: Path) -> None:
     (tmp_path / "there.bin").write_bytes(b"precious")
-    (tmp_path / "link.bin").symlink_to(micro)
-    for destination in (micro, tmp_path / "link.bin", tmp_path, tmp_path / "there.bin", tmp_path / "no" / "such.bin"):
+    (tmp_path / "link.bin").symlink_to(micro_en_path)
+    for destination in (
+        micro_en_path,
+        tmp_path / "link.bin",
+        tmp_path,
+        tmp_path / "there.bin",
+        tmp_path / "no" / "such.bin",
+    ):
         with pytest.raises(OptionError, match="destination"):
-            convert(micro, destination, overwrite=destination.name != "there.bin")
+            convert(micro_en_path, destination, overwrite=destination.name != "there.bin")
     assert (tmp_path / "there.bin").read_bytes() == b"precious"
 
 
-def test_overwrite(micro: Path, tmp_path: Path) -> None:
+def test_overwrite(micro_en_path: Path, tmp_path: Path) -> None:
     (tmp_path / "there.bin").write_bytes(b"old")
-    assert read_model_file(convert(micro, tmp_path / "there.bin", overwrite=True).path).ftype == "q5_0"
+    assert read_model_file(convert(micro_en_path, tmp_path / "there.bin", overwrite=True).path).ftype == "q5_0"
 
 
 @pytest.mark.parametrize(
@@ -371,8 +374,8 @@ def test_default_names(source: str, type_name: str, expected: str) -> None:
     assert default_name(source, "ggml", Recipe(type_name), None) == Path(expected)
 
 
-def test_quantising_twice_is_told(micro: Path, tmp_path: Path) -> None:
-    once = convert(micro, tmp_path / "once.bin", type="q8_0")
+def test_quantising_twice_is_told(micro_en_path: Path, tmp_path: Path) -> None:
+    once = convert(micro_en_path, tmp_path / "once.bin", type="q8_0")
     twice = convert(once.path, tmp_path / "twice.bin", type="q4_0")
     assert "quantis" in " ".join(twice.notes)
 

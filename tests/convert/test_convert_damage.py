@@ -32,6 +32,7 @@ from whisperq_edge._whisper.vocabulary import known_vocabulary
 
 from tests.fuzz.pieces import write
 from tests.fuzz.targets import ct2_pieces
+from tests.support.arithmetic import flipped
 from tests.support.huggingface_folders import Stored, raw_safetensors, spelled, weights, write_folder
 from tests.support.make_model import Dims
 from tests.support.paths import ROOT
@@ -85,7 +86,7 @@ class Format(NamedTuple):
 
 
 def _flip(data: bytes, at: int, rng: random.Random) -> bytes:
-    return data[:at] + bytes([data[at] ^ (1 << rng.randrange(8))]) + data[at + 1 :]
+    return flipped(data, at, rng.randrange(8))
 
 
 def _put(data: bytes, at: int, values: bytes) -> bytes:
@@ -170,8 +171,8 @@ def _pt_records(files: Files, rng: random.Random) -> Iterator[Copy]:
             yield Copy(f"header of {info.filename}: {field} with a flipped bit", {PT: changed})
     encrypted = _put(data, entries[infos[3].filename] + 8, b"\1")
     yield Copy("an entry that says it is encrypted", {PT: encrypted})
-    flipped = _flip(data, entries["archive/data.pkl"] + 16, rng)
-    yield Copy("checksum of the pickle with a flipped bit", {PT: flipped})
+    changed = _flip(data, entries["archive/data.pkl"] + 16, rng)
+    yield Copy("checksum of the pickle with a flipped bit", {PT: changed})
 
 
 def _pt_tensors(rng: random.Random) -> Iterator[Copy]:

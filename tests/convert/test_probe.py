@@ -6,7 +6,6 @@ import os
 import shutil
 import signal
 import sys
-import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, Callable
@@ -30,8 +29,8 @@ from whisperq_edge._system.native import data_file, load_ggml
 from whisperq_edge._whisper.dims import end_of_text, prompt_tokens
 
 from tests.support import make_model
-from tests.support.interrupted import start_interruptible
 from tests.support.make_model import PRESETS, Dims, tensor_shapes, write_random_model
+from tests.support.processes import children_of, is_running, start_interruptible, wait_for
 from tests.support.sanitizers import not_with_sanitizers
 
 Floats = npt.NDArray[np.float32]
@@ -427,25 +426,6 @@ from whisperq_edge._convert.probe import run_probe
 tempfile.tempdir = sys.argv[2]
 run_probe(sys.argv[1], np.zeros(16000, np.float32), [[50258] * 400], 1, 10**6)
 """
-
-
-def wait_for(what: Callable[[], Any], seconds: float = 30) -> Any:
-    ends = time.monotonic() + seconds
-    while not (found := what()):
-        assert time.monotonic() < ends, "it did not happen in time"
-        time.sleep(0.02)
-    return found
-
-
-def children_of(pid: int) -> list[int]:
-    return [int(child) for child in Path(f"/proc/{pid}/task/{pid}/children").read_text().split()]
-
-
-def is_running(pid: int) -> bool:
-    try:
-        return Path(f"/proc/{pid}/stat").read_text().rsplit(")", 1)[1].split()[0] != "Z"
-    except (FileNotFoundError, ProcessLookupError):
-        return False
 
 
 @pytest.fixture

@@ -20,11 +20,11 @@ from whisperq_edge._errors import InferenceError, InternalError
 
 from tests.support.make_model import Dims, write_random_model
 from tests.support.paths import ROOT
-from tests.support.scripted_model import native_options
+from tests.support.scripted_model import EOT, NO_TIMESTAMPS, RULES, SOT, native_options
 
 Floats = npt.NDArray[np.float32]
 
-EOT, SOT, NO_SPEECH, NO_TIMESTAMPS, FIRST_TIME = 50257, 50258, 50362, 50363, 50364
+
 PROMPT = [SOT, 50259, 50359]
 N_CTX = 200  # audio tokens: enough to listen to
 SHAPE = Dims(80, 1500, 128, 2, 1, 448, 128, 2, 2, 51865)
@@ -53,13 +53,7 @@ def audios(model: _core.EdgeModel) -> list[_core.EdgeAudio]:
 def options(**changes: Any) -> _core.DecodeOptions:
     made = _core.DecodeOptions()
     fields = {
-        "eot": EOT,
-        "no_speech": NO_SPEECH,
-        "no_timestamps": NO_TIMESTAMPS,
-        "timestamp_begin": FIRST_TIME,
-        "blank": [220, EOT],
-        "suppress_tokens": list(range(SOT, NO_TIMESTAMPS)),
-        "max_initial_timestamp_index": 50,
+        **RULES,
         "sample_len": 20,
     }
     for name, value in {**fields, **changes}.items():

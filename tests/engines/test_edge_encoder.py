@@ -18,6 +18,7 @@ from whisperq_edge._errors import AudioError, OptionError, UnknownIsaError, Unsu
 from whisperq_edge._system.native import load_ggml
 
 from tests.support import reference_encoder
+from tests.support.arithmetic import relative_error
 from tests.support.instruction_sets import each_isa, runnable_isas
 from tests.support.make_model import PRESETS, Dims, mel_filters, write_random_model
 from tests.support.sanitizers import not_with_sanitizers
@@ -32,10 +33,6 @@ SHAPES = {
     "one head": Dims(80, 1500, 64, 1, 2, 448, 64, 1, 1, 51864),
     "three heads": Dims(128, 1500, 192, 3, 2, 448, 192, 3, 1, 51866),
 }
-
-
-def relative_error(found: Any, expected: Any) -> float:
-    return float(np.linalg.norm(found - expected) / np.linalg.norm(expected))
 
 
 @pytest.fixture(scope="module")

@@ -23,8 +23,8 @@ from whisperq_edge import CancelledError, CancelToken, OptionError, Transcript, 
 from whisperq_edge.cli import main
 
 from tests.support.cli_runner import cli_runner
-from tests.support.interrupted import start_interruptible
 from tests.support.make_model import write_random_model
+from tests.support.processes import start_interruptible
 from tests.support.sanitizers import SANITIZERS, SLOWDOWN, no_threads_in_a_child
 
 Floats = npt.NDArray[np.float32]

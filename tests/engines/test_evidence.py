@@ -9,13 +9,14 @@ import numpy as np
 import numpy.typing as npt
 import pytest
 from whisperq_edge import WhisperModel
-from whisperq_edge._engines import first_pass
 from whisperq_edge._engines.evidence import ENOUGH, LONG, SpeechMarks, loud_windows_of_speech, why_not_believed
 from whisperq_edge.cli import main
 
 from tests.support.cli_runner import cli_runner
-from tests.support.scripted_windows import VOCABULARY, Answer, NumberedMel, Script, transcribe
+from tests.support.scripted_windows import VOCABULARY, Answer, Script, transcribe
 from tests.support.whole_audio import speech_probabilities
+
+pytestmark = pytest.mark.usefixtures("numbered_mel")
 
 Floats = npt.NDArray[np.float32]
 RATE = 16_000
@@ -137,11 +138,6 @@ def test_marks_come_in_pieces() -> None:
 
 
 # ---- The engine ------------------------------------------------------------------------------------------------------
-
-
-@pytest.fixture(autouse=True)
-def numbered_mel(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(first_pass, "WindowMel", NumberedMel)
 
 
 class Saying(Script):

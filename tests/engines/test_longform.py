@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 import pytest
 from whisperq_edge import OptionError
-from whisperq_edge._engines import first_pass, longform
+from whisperq_edge._engines import longform
 from whisperq_edge._engines.word_times import WordTiming, steady_words
 from whisperq_edge._options import TranscribeOptions
 from whisperq_edge._result import Dropped, Segment
@@ -23,21 +23,17 @@ from tests.support.paths import DATA
 from tests.support.scripted_windows import (
     VOCABULARY,
     Answer,
-    NumberedMel,
     Script,
     ScriptedModel,
     random_case,
     transcribe,
 )
 
+pytestmark = pytest.mark.usefixtures("numbered_mel")
+
 GOLDEN = DATA / "longform" / "segments.json"
 FIELDS = ("id", "seek", "start", "end", "text", "tokens", "temperature", "avg_logprob", "no_speech_prob")
 TIME = VOCABULARY.special("<|0.00|>")
-
-
-@pytest.fixture(autouse=True)
-def numbered_mel(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(first_pass, "WindowMel", NumberedMel)
 
 
 # ---- openai/whisper says the same ------------------------------------------------------------------------------------

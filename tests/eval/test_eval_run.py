@@ -9,7 +9,6 @@ import shutil
 import signal
 import subprocess
 import sys
-import time
 from collections.abc import Iterator
 from html.parser import HTMLParser
 from pathlib import Path
@@ -26,6 +25,7 @@ from whisperq_edge.cli import main
 
 from tests.support.cli_runner import cli_runner
 from tests.support.make_model import write_random_model
+from tests.support.processes import children_of, is_running, wait_for
 
 pytest.importorskip("jiwer")
 
@@ -138,24 +138,6 @@ def n_heard(journal: Path) -> int:
     return journal.read_bytes().count(b'"utterance"') if journal.exists() else 0
 
 
-def wait_until(condition: Any, timeout_s: float = 60.0) -> None:
-    end = time.monotonic() + timeout_s
-    while not condition():
-        assert time.monotonic() < end, "it took too long"
-        time.sleep(0.005)
-
-
-def children(pid: int) -> list[int]:
-    return [int(each) for each in Path(f"/proc/{pid}/task/{pid}/children").read_text().split()]
-
-
-def is_running(pid: int) -> bool:
-    try:
-        return Path(f"/proc/{pid}/stat").read_text().rsplit(")", 1)[1].split()[0] != "Z"
-    except OSError:
-        return False
-
-
 @pytest.mark.skipif(sys.platform != "linux", reason="looks into /proc")
 def test_a_run_that_was_killed_goes_on(tmp_path: Path, model: Path, sample_pcm: npt.NDArray[np.float32]) -> None:
     n, output = 24, tmp_path / "out.json"
@@ -167,12 +149,12 @@ def test_a_run_that_was_killed_goes_on(tmp_path: Path, model: Path, sample_pcm: 
         stderr=subprocess.DEVNULL,
         env={**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)},
     )
-    wait_until(lambda: n_heard(journal) >= 3 or process.poll() is not None)
-    workers = children(process.pid)
+    wait_for(lambda: n_heard(journal) >= 3 or process.poll() is not None)
+    workers = children_of(process.pid)
     process.send_signal(signal.SIGKILL)
     assert process.wait() == -signal.SIGKILL, "it ended before it could be killed"
     assert not output.exists() and len(workers) == 1
-    wait_until(lambda: not is_running(workers[0]))
+    wait_for(lambda: not is_running(workers[0]))
     before = journal.read_bytes()
     n_before = n_heard(journal)
     assert 3 <= n_before < n
@@ -199,7 +181,7 @@ def test_a_second_run_does_not_write_into_the_journal_of_the_first(
     quiet: dict[str, Any] = {"stdout": subprocess.DEVNULL, "stderr": subprocess.DEVNULL}
     first = subprocess.Popen(command, env=environment, **quiet)
     try:
-        wait_until(lambda: n_heard(journal) >= 2 or first.poll() is not None)
+        wait_for(lambda: n_heard(journal) >= 2 or first.poll() is not None)
         first.send_signal(signal.SIGSTOP)  # so that it is there as long as the others need
         before = journal.read_bytes()
         for how in ("--resume", "--overwrite"):

@@ -18,8 +18,8 @@ from whisperq_edge._convert.convert import convert_model
 from whisperq_edge._core import read_model_file
 from whisperq_edge._system.files import atomic_write, reserve, temporary_beside
 
-from tests.support.interrupted import start_interruptible
 from tests.support.make_model import Dims, write_random_model
+from tests.support.processes import start_interruptible
 
 SHAPE = Dims(80, 1500, 256, 4, 2, 448, 256, 4, 2, 51864)
 N_KILLS = 100

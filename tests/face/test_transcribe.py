@@ -32,8 +32,8 @@ from whisperq_edge import (
 from whisperq_edge._convert.convert import convert_model
 from whisperq_edge._result import STAGES
 
-from tests.support.interrupted import start_interruptible
 from tests.support.make_model import Dims, write_random_model
+from tests.support.processes import start_interruptible
 from tests.support.sanitizers import not_with_sanitizers
 
 WIDE = Dims(80, 1500, 256, 4, 1, 448, 256, 4, 1, 51864)  # 256 is the least width that a k-quant takes

@@ -17,6 +17,7 @@ from whisperq_edge._core import ModelFile, read_model_file
 from whisperq_edge._errors import ModelFormatError
 from whisperq_edge._store.catalog import resolve_model
 
+from tests.support.arithmetic import flipped
 from tests.support.model_layout import HPARAMS, N_FFT_AT, N_MEL_AT, hparam_at, put_i32, tensor_fields, token_offsets
 from tests.support.paths import ROOT
 from tests.support.sanitizers import SANITIZERS
@@ -29,12 +30,8 @@ N_COPIES = 200
 MOST_GROWTH_BYTES = 64 * 2**20
 
 
-def _flip(data: bytes, at: int, bit: int) -> bytes:
-    return data[:at] + bytes([data[at] ^ (1 << bit)]) + data[at + 1 :]
-
-
 def _flip_in_i32(data: bytes, at: int, rng: random.Random) -> bytes:
-    return _flip(data, at + rng.randrange(4), rng.randrange(8))
+    return flipped(data, at + rng.randrange(4), rng.randrange(8))
 
 
 def _truncated(data: bytes, model: ModelFile, rng: random.Random) -> Iterator[Copy]:
@@ -74,7 +71,7 @@ def _wrong_tensors(data: bytes, model: ModelFile, rng: random.Random) -> Iterato
             yield f"{field} of {tensor.name} with a flipped bit", _flip_in_i32(data, start, rng)
             yield f"{field} of {tensor.name} is huge", put_i32(data, start, HUGE)
         in_name = at.name + rng.randrange(len(tensor.name))
-        yield f"name of {tensor.name} with a flipped bit", _flip(data, in_name, rng.randrange(8))
+        yield f"name of {tensor.name} with a flipped bit", flipped(data, in_name, rng.randrange(8))
 
 
 def _wrong_table(data: bytes, model: ModelFile, rng: random.Random) -> Iterator[Copy]:

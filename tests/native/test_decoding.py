@@ -12,11 +12,11 @@ from typing import Any, Optional
 import numpy as np
 import pytest
 
-from tests.native.test_kernels import EMULATED, as_cpu, build, needs_qemu_x86, not_under_qemu
 from tests.support import scripted_model
 from tests.support.instruction_sets import isa_names, runnable_isas, why_not
+from tests.support.native_programs import EMULATED, as_cpu, build, needs_qemu_x86, not_under_qemu
 from tests.support.paths import DATA, TESTS
-from tests.support.scripted_model import EOT, FIRST_TIME, NO_SPEECH, NO_TIMESTAMPS, SOT, Case, case_lines
+from tests.support.scripted_model import EOT, RULES, SOT, Case, case_lines
 
 GOLDEN = DATA / "decoding" / "cases.json"
 
@@ -26,13 +26,7 @@ pytestmark = pytest.mark.skipif(
 )
 
 OPTIONS: Case = {
-    "eot": EOT,
-    "no_speech": NO_SPEECH,
-    "no_timestamps": NO_TIMESTAMPS,
-    "timestamp_begin": FIRST_TIME,
-    "blank": [220, EOT],
-    "suppress_tokens": list(range(SOT, NO_TIMESTAMPS)),
-    "max_initial_timestamp_index": 50,
+    **RULES,
     "sample_len": 24,
 }
 MODEL: Case = {"seed": 7, "n_text_ctx": 448, "peak": 9.0, "eot_per_token": 0.25, "n_prompt": 3}

@@ -21,7 +21,9 @@ from whisperq_edge._system import self_test
 from whisperq_edge._system.self_test import SelfTestWarning, known_self_test, trusted_isa
 from whisperq_edge.cli import main
 
-from tests.native.test_kernels import (
+from tests.support.cli_runner import cli_runner
+from tests.support.instruction_sets import each_isa, isa_names, runnable_isas
+from tests.support.native_programs import (
     EMULATED,
     QEMU_ARM,
     answer,
@@ -33,8 +35,6 @@ from tests.native.test_kernels import (
     run,
     supported,
 )
-from tests.support.cli_runner import cli_runner
-from tests.support.instruction_sets import each_isa, isa_names, runnable_isas
 
 BEST = runnable_isas()[-1]
 TABLE = ["multiply_strip", "multiply_packed", "multiply_float", "multiply_half", "half_to_float", "float_to_half"]

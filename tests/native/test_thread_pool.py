@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.native.test_kernels import EMULATED, as_cpu, needs_qemu_x86, not_under_qemu
+from tests.support.native_programs import EMULATED, as_cpu, needs_qemu_x86, not_under_qemu
 from tests.support.paths import ROOT, TESTS
 from tests.support.sanitizers import (
     FLAGS,

@@ -27,10 +27,12 @@ from whisperq_edge.cli import main
 from tests.support.cli_runner import cli_runner
 from tests.support.make_model import write_random_model
 
+pytestmark = pytest.mark.usefixtures("folder")
+
 
 @pytest.fixture(scope="module")
-def original(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return write_random_model(tmp_path_factory.mktemp("models") / "ggml-micro.en.bin", "micro.en", "f16")
+def original(micro_en_path: Path) -> Path:
+    return micro_en_path
 
 
 @pytest.fixture(scope="module")
@@ -41,12 +43,6 @@ def filled(tmp_path_factory: pytest.TempPathFactory, original: Path) -> Path:
         patch.setenv("WHISPERQ_CACHE", str(folder))
         cached_model(original, "q8_0", model="micro.en")
     return folder
-
-
-@pytest.fixture(autouse=True)
-def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    monkeypatch.setenv("WHISPERQ_CACHE", str(tmp_path / "cache"))
-    return tmp_path / "cache"
 
 
 @pytest.fixture

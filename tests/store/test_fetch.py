@@ -34,6 +34,8 @@ from tests.support.cli_runner import cli_runner
 from tests.support.hub_server import Hub, Repository, serve
 from tests.support.make_model import write_random_model
 
+pytestmark = pytest.mark.usefixtures("folder")
+
 NAME = "ggml-base-q8_0.bin"
 
 
@@ -53,13 +55,6 @@ def hub(data: bytes, monkeypatch: pytest.MonkeyPatch) -> Iterator[Hub]:
     with serve({REPOSITORY: Repository({NAME: data})}) as running:
         monkeypatch.setenv("HF_ENDPOINT", running.endpoint)
         yield running
-
-
-@pytest.fixture(autouse=True)
-def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    monkeypatch.setenv("WHISPERQ_CACHE", str(tmp_path / "cache"))
-    monkeypatch.setenv("HF_HOME", str(tmp_path / "hub"))
-    return tmp_path / "cache"
 
 
 @pytest.fixture

@@ -30,11 +30,7 @@ from whisperq_edge.compat import faster_whisper
 from tests.support.cli_runner import cli_runner
 from tests.support.make_model import write_random_model
 
-
-@pytest.fixture(autouse=True)
-def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    monkeypatch.setenv("WHISPERQ_CACHE", str(tmp_path / "cache"))
-    return tmp_path / "cache"
+pytestmark = pytest.mark.usefixtures("folder")
 
 
 @pytest.fixture(scope="module")

@@ -16,6 +16,7 @@ from whisperq_edge import _core
 from whisperq_edge._errors import OptionError, UnsupportedModelError
 
 from tests.support import reference_encoder
+from tests.support.arithmetic import relative_error
 from tests.support.make_model import Dims, write_random_model
 
 Values = npt.NDArray[Any]  # the arithmetic below is that of their dtype
@@ -61,10 +62,6 @@ def features() -> npt.NDArray[np.float32]:
     made[7] = made[8, 32:64] = 0
     made[9] = 1e-38
     return made.astype(np.float32)
-
-
-def relative_error(found: Any, expected: Any) -> float:
-    return float(np.linalg.norm(found - expected) / np.linalg.norm(expected))
 
 
 def spread(x: Values, least: Values, greatest: Values, symmetric: bool) -> Values:

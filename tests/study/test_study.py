@@ -20,7 +20,6 @@ from whisperq_edge._study.schemes import default_rows
 from whisperq_edge.cli import main
 
 from tests.support.cli_runner import cli_runner
-from tests.support.make_model import write_random_model
 from tests.support.paths import ROOT
 
 Floats = npt.NDArray[np.float32]
@@ -31,11 +30,6 @@ QUICK = ["--beam-size", "1", "--temperature", "0", "--threads", "1", "--normalis
 
 def run_study(*arguments: object) -> Any:
     return cli_runner().invoke(main, ["study", *map(str, arguments)])
-
-
-@pytest.fixture(scope="module")
-def micro(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return write_random_model(tmp_path_factory.mktemp("model") / "micro.en.bin", "micro.en", "f16")
 
 
 # ---- Noise -----------------------------------------------------------------------------------------------------------
@@ -135,9 +129,11 @@ def test_pairs_differ_in_one_choice() -> None:
 # ---- The command -----------------------------------------------------------------------------------------------------
 
 
-def test_without_data(micro: Path, tmp_path: Path) -> None:
+def test_without_data(micro_en_path: Path, tmp_path: Path) -> None:
     where = tmp_path / "out.json"
-    result = run_study(micro, "--weights", "int8-sym-channel,int4-sym-channel,int3-sym-channel", "--output", where)
+    result = run_study(
+        micro_en_path, "--weights", "int8-sym-channel,int4-sym-channel,int3-sym-channel", "--output", where
+    )
     assert result.exit_code == 0, result.output
     report = json.loads(where.read_text(encoding="utf-8"))
     assert [row["name"] for row in report["rows"]] == [
@@ -154,12 +150,12 @@ def test_without_data(micro: Path, tmp_path: Path) -> None:
     assert report["scope"]["matrices"] == 16
 
 
-def test_activations(micro: Path, tmp_path: Path) -> None:
+def test_activations(micro_en_path: Path, tmp_path: Path) -> None:
     """What is rounded are inputs of the scope: nothing of the decoder reaches the encoder's output."""
     schemes = "dynamic-tensor,dynamic-token,dynamic-block32"
     sqnr = {}
     for scope in ("encoder", "decoder"):
-        result = run_study(micro, "--activations", schemes, "--scope", scope, "--json")
+        result = run_study(micro_en_path, "--activations", schemes, "--scope", scope, "--json")
         assert result.exit_code == 0, result.output
         rows = json.loads(result.stdout)["rows"]
         assert [row["weight_sqnr_db"] for row in rows] == [None] * 4
@@ -257,8 +253,8 @@ def test_what_was_measured_is_not_measured_again(finished: tuple[Path, list[obje
         (["--clips", "0"], "1 or more"),
     ],
 )
-def test_what_cannot_be(micro: Path, arguments: list[str], said: str) -> None:
-    result = run_study(micro, *arguments)
+def test_what_cannot_be(micro_en_path: Path, arguments: list[str], said: str) -> None:
+    result = run_study(micro_en_path, *arguments)
     assert result.exit_code == 2 and said in result.stderr, result.output
 
 
@@ -287,15 +283,15 @@ def test_help() -> None:
         assert word in shown.output
 
 
-def test_the_float_model_comes_first(micro: Path, tmp_path: Path) -> None:
+def test_the_float_model_comes_first(micro_en_path: Path, tmp_path: Path) -> None:
     from whisperq_edge._eval.journal import Journal
     from whisperq_edge._study.run import Study, open_model
 
     with pytest.raises(OptionError, match="float model first"):
-        Study(open_model(str(micro), ["blocks"]), default_rows(False)[1:], tmp_path, {}, Journal(None, {}))
+        Study(open_model(str(micro_en_path), ["blocks"]), default_rows(False)[1:], tmp_path, {}, Journal(None, {}))
 
 
-def test_a_name_is_studied_in_float(micro: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_name_is_studied_in_float(micro_en_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """A plain name means a file in 8 bits, whose error would be counted as that of every row."""
     from whisperq_edge._study import run
 
@@ -303,9 +299,9 @@ def test_a_name_is_studied_in_float(micro: Path, monkeypatch: pytest.MonkeyPatch
 
     def locate(name: str, compute_type: str, **options: Any) -> Path:
         asked.append((name, compute_type))
-        return micro
+        return micro_en_path
 
     monkeypatch.setattr(run, "locate_model", locate)
-    for name in ("base", str(micro)):
+    for name in ("base", str(micro_en_path)):
         run.open_model(name, ["blocks"])
-    assert asked == [("base", "f16"), (str(micro), "default")]
+    assert asked == [("base", "f16"), (str(micro_en_path), "default")]

@@ -23,8 +23,6 @@ from whisperq_edge._study.schemes import (
 )
 from whisperq_edge._study.scope import SCOPES, Scope, choose_scope, weight_noise, write_rounded
 
-from tests.support.make_model import write_random_model
-
 Floats = npt.NDArray[np.float32]
 Doubles = npt.NDArray[np.float64]
 
@@ -233,19 +231,14 @@ def test_which_rows() -> None:
 # ---- The model -------------------------------------------------------------------------------------------------------
 
 
-@pytest.fixture(scope="module")
-def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return write_random_model(tmp_path_factory.mktemp("model") / "micro.en.bin", "micro.en", "f16")
-
-
 def scope_of(path: Path, *parts: str) -> Scope:
     return choose_scope(open_source(path), parts, path.stat().st_size)
 
 
 @pytest.mark.parametrize("name", ["int4-sym-group32", "int3-asym-tensor", "nf4-channel", "fp8-group64"])
-def test_the_file_holds_what_numpy_computes(model: Path, name: str, tmp_path: Path) -> None:
-    scheme, source = parse_weights(name), open_source(model)
-    scope = scope_of(model, "blocks", "conv", "embedding")
+def test_the_file_holds_what_numpy_computes(micro_en_path: Path, name: str, tmp_path: Path) -> None:
+    scheme, source = parse_weights(name), open_source(micro_en_path)
+    scope = scope_of(micro_en_path, "blocks", "conv", "embedding")
     write_rounded(tmp_path / "rounded.bin", source, scope.names, scheme)
     written = {tensor.name: tensor for tensor in open_source(tmp_path / "rounded.bin").tensors}
     changed = 0
@@ -261,8 +254,8 @@ def test_the_file_holds_what_numpy_computes(model: Path, name: str, tmp_path: Pa
     assert changed == len(scope.tensors) == 2 * 4 + 4 + 2 * 2 + 2 + 1
 
 
-def test_scopes(model: Path) -> None:
-    names = {part: scope_of(model, part).names for part in SCOPES}
+def test_scopes(micro_en_path: Path) -> None:
+    names = {part: scope_of(micro_en_path, part).names for part in SCOPES}
     assert names["blocks"] == names["encoder"] | names["decoder"] and not names["encoder"] & names["decoder"]
     assert "decoder.blocks.0.cross_attn.key.weight" in names["decoder"]
     assert names["conv"] == {"encoder.conv1.weight", "encoder.conv2.weight"}
@@ -272,11 +265,11 @@ def test_scopes(model: Path) -> None:
     )
     for wrong in ([], ["heads"], ["blocks", "encoder"], ["conv", "conv"]):
         with pytest.raises(OptionError):
-            scope_of(model, *wrong)
+            scope_of(micro_en_path, *wrong)
 
 
-def test_sizes(model: Path) -> None:
-    scope, n_bytes = scope_of(model, "blocks"), model.stat().st_size
+def test_sizes(micro_en_path: Path) -> None:
+    scope, n_bytes = scope_of(micro_en_path, "blocks"), micro_en_path.stat().st_size
     as_it_is = parse_weights("float")
     assert scope.model_bytes(as_it_is) == n_bytes and scope.bits_per_weight(as_it_is) == 16
     scheme = parse_weights("int4-sym-group32")
@@ -284,8 +277,8 @@ def test_sizes(model: Path) -> None:
     assert scope.model_bytes(scheme) == n_bytes - scope.n_weights * 2 + ceil(scope.n_weights * 4.5 / 8)
 
 
-def test_noise_in_the_weights(model: Path) -> None:
-    scope = scope_of(model, "blocks")
+def test_noise_in_the_weights(micro_en_path: Path) -> None:
+    scope = scope_of(micro_en_path, "blocks")
     found = weight_noise(scope, parse_weights("int4-sym-channel"))
     before = np.concatenate([floats(tensor).ravel() for tensor in scope.tensors]).astype(np.float64)
     rounded = [round_weights(floats(tensor), parse_weights("int4-sym-channel")).ravel() for tensor in scope.tensors]

@@ -19,6 +19,17 @@ NO_SPEECH, NO_TIMESTAMPS, FIRST_TIME, SPACE = 50362, 50363, 50364, 220
 
 Case = dict[str, Any]
 
+# What the rules of openai/whisper's multilingual models are, by the names of ``DecodeOptions``.
+RULES: Case = {
+    "eot": EOT,
+    "no_speech": NO_SPEECH,
+    "no_timestamps": NO_TIMESTAMPS,
+    "timestamp_begin": FIRST_TIME,
+    "blank": [SPACE, EOT],
+    "suppress_tokens": list(range(SOT, NO_TIMESTAMPS)),
+    "max_initial_timestamp_index": 50,
+}
+
 _MASK = (1 << 64) - 1
 
 

@@ -11,6 +11,8 @@ import tempfile
 from pathlib import Path
 from typing import Optional
 
+from whisperq_edge._system.locks import locked
+
 from tests.support.paths import ROOT
 from tests.support.sanitizers import TOOLS
 
@@ -44,12 +46,15 @@ def build_upstream_quantize() -> Optional[Path]:
         return None
     build = CACHE / "build"
     CACHE.mkdir(exist_ok=True)
-    (CACHE / "CMakeLists.txt").write_text(_PROJECT, encoding="utf-8")
     ccache = shutil.which("ccache")
     launchers = [f"-DCMAKE_{language}_COMPILER_LAUNCHER={ccache}" for language in ("C", "CXX")] if ccache else []
     configure = [cmake, "-S", str(CACHE), "-B", str(build), f"-DUPSTREAM={UPSTREAM}", *launchers]
-    for command in (configure, [cmake, "--build", str(build), "--target", "quantize", "--parallel"]):
-        if subprocess.run(command, capture_output=True, env=TOOLS, check=False).returncode != 0:
-            return None
+    with locked(CACHE / "build.lock"):  # several processes of pytest-xdist want it at once
+        project = CACHE / "CMakeLists.txt"
+        if not project.is_file() or project.read_text(encoding="utf-8") != _PROJECT:
+            project.write_text(_PROJECT, encoding="utf-8")
+        for command in (configure, [cmake, "--build", str(build), "--target", "quantize", "--parallel"]):
+            if subprocess.run(command, capture_output=True, env=TOOLS, check=False).returncode != 0:
+                return None
     program = build / "quantize"
     return program if program.is_file() else None
