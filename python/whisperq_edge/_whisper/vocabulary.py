@@ -186,7 +186,7 @@ def _repaired(tokens: list[bytes]) -> list[bytes]:
 # ---- Data ------------------------------------------------------------------------------------------------------------
 
 # Lengths (a byte each), then the bytes, of the tokens that _repaired() puts back; zlib, base 85. From openai/whisper's
-# multilingual.tiktoken: tests/test_convert_vocabulary.py makes it again and compares.
+# multilingual.tiktoken: tests/whisper/test_convert_vocabulary.py makes it again and compares.
 _REPAIRS = (
     "c-qBRX;&Ltc3q8BGM%?p|AzYu@}IKahorycH)tqfAtXyOg^)lKMiW?=LMlK40ZDhiPG{(DcM?Z_8HI37I=9+n=*~Rsb4%FoW#xM?SW?xkGwid^K1bj"
     "A&j0Vv+FAs^_*?x%zWs)8s(+uaeLk_e`E*J9--f<<lRt!aBT;_UzU?jg>B-QldK3M87k_Ip^*`U$KKY1hYu|7Z(IV_58eWO~U)iwz=*o?HS_|*RqE9"
