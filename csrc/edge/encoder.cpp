@@ -70,6 +70,18 @@ EncoderNeeds encoder_needs(const EncoderWeights& weights, const kernels::KernelT
     return needs;
 }
 
+EncoderNeeds short_needs(const EncoderWeights& weights, const kernels::KernelTable& kernels,
+                         const model::Hparams& hparams, int64_t n_ctx) {
+    const int64_t n_most = hparams.n_audio_ctx, n_state = hparams.n_audio_state;
+    EncoderNeeds needs = encoder_needs(weights, kernels, n_ctx, Silence::n_pools_behind(n_ctx, n_most));
+    const EncoderNeeds learning = encoder_needs(weights, kernels, n_most);
+    const size_t features = static_cast<size_t>(n_most * n_state) * sizeof(float);
+    needs.machine.include(learning.machine);
+    needs.work_bytes = std::max(needs.work_bytes, learning.work_bytes + features) +
+                       Silence::n_bytes(hparams.n_audio_layer, n_most, n_state);
+    return needs;
+}
+
 Encoder::Encoder(Model& model)
     : model_(model),
       hparams_(model.hparams()),

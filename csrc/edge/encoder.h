@@ -23,6 +23,10 @@ struct EncoderNeeds {
 EncoderNeeds encoder_needs(const EncoderWeights& weights, const kernels::KernelTable& kernels, int64_t n_ctx,
                            int64_t n_silent = 0);
 
+// Return the memory of encode_short(), whose first call encodes a window of silence.
+EncoderNeeds short_needs(const EncoderWeights& weights, const kernels::KernelTable& kernels,
+                         const model::Hparams& hparams, int64_t n_ctx);
+
 class Encoder {
   public:
     // The model must live longer.

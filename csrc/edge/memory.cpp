@@ -30,10 +30,13 @@ MemoryNeeds memory_needed(const model::ModelFile& file, const kernels::KernelTab
     WeightPlan plan(file);
     const EncoderWeights encoder = read_encoder(plan, file.hparams);
     const DecoderWeights decoder = read_decoder(plan, file.hparams);
-    const EncoderNeeds encoding = encoder_needs(encoder, kernels, work.n_ctx);
+    const EncoderNeeds encoding = work.is_short ? short_needs(encoder, kernels, file.hparams, work.n_ctx)
+                                                : encoder_needs(encoder, kernels, work.n_ctx);
+    const int64_t n_silent = work.is_short ? Silence::n_pools_behind(work.n_ctx, file.hparams.n_audio_ctx) : 0;
+    const int64_t n_listened = work.n_ctx + n_silent;
 
     const int64_t n_sequences = work.n_windows * work.n_sequences;
-    DecoderNeeds decoding = listen_needs(decoder, kernels, work.n_ctx);
+    DecoderNeeds decoding = listen_needs(decoder, kernels, n_listened);
     decoding.include(step_needs(decoder, kernels, file.hparams, work.n_windows * work.n_prompt_tokens,
                                 work.n_windows * work.n_prompt_logits));
     decoding.include(step_needs(decoder, kernels, file.hparams, n_sequences, n_sequences));
@@ -44,7 +47,7 @@ MemoryNeeds memory_needed(const model::ModelFile& file, const kernels::KernelTab
     MemoryNeeds needs;
     needs.weights = plan.n_bytes();
     needs.audio_caches =
-        static_cast<size_t>(work.n_windows) * audio_cache_shape(decoder, file.hparams).n_bytes(work.n_ctx);
+        static_cast<size_t>(work.n_windows) * audio_cache_shape(decoder, file.hparams).n_bytes(n_listened);
     needs.self_caches =
         static_cast<size_t>(n_sequences) * self_cache_shape(decoder, file.hparams).n_bytes(work.n_tokens);
     needs.encoder = encoding.work_bytes;

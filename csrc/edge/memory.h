@@ -16,6 +16,7 @@ namespace whisperq::edge {
 struct Workload {
     int n_threads = 1;
     int64_t n_ctx = 0;            // audio tokens of a window
+    bool is_short = false;        // pools of silence follow them (silence.h)
     int64_t n_windows = 1;        // decoded together
     int64_t n_sequences = 1;      // of each window: beams or samples
     int64_t n_prompt_tokens = 1;  // that each window begins with

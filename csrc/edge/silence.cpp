@@ -10,7 +10,7 @@ Silence::Silence(int64_t n_layer, int64_t n_ctx, int64_t n_state)
       n_ctx_(n_ctx),
       n_state_(n_state),
       n_pools_(n_pools(n_ctx)),
-      data_(static_cast<size_t>((2 * n_layer + 1) * n_pools(n_ctx) * n_state) * sizeof(float)) {}
+      data_(n_bytes(n_layer, n_ctx, n_state)) {}
 
 int64_t Silence::n_tokens(int64_t pool) const noexcept {
     return std::min(kPool, n_ctx_ - pool * kPool);

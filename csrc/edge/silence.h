@@ -42,6 +42,9 @@ class Silence {
     float bias(int64_t pool) const noexcept;
 
     size_t n_bytes() const noexcept { return data_.size(); }
+    static size_t n_bytes(int64_t n_layer, int64_t n_ctx, int64_t n_state) noexcept {
+        return static_cast<size_t>((2 * n_layer + 1) * n_pools(n_ctx) * n_state) * sizeof(float);
+    }
 
   private:
     int64_t n_tokens(int64_t pool) const noexcept;

@@ -73,6 +73,13 @@ class EdgeModel:
     def listen(
         self, audio_features: npt.NDArray[np.float32], should_stop: Optional[Callable[[], bool]] = None
     ) -> EdgeAudio: ...
+    def encode_short(
+        self, mel: npt.NDArray[np.float32], n_ctx: int, should_stop: Optional[Callable[[], bool]] = None
+    ) -> npt.NDArray[np.float32]:
+        """Audio features of short audio ``[n_ctx, n_audio_state]``, and those of the pools of silence behind them.
+
+        ``n_ctx`` is a multiple of 32, and less than a window.
+        """
     def logits(
         self,
         audio: EdgeAudio,
@@ -287,6 +294,7 @@ def edge_memory(
     isa: str = "auto",
     n_threads: int,
     n_ctx: int,
+    is_short: bool = False,
     n_windows: int = 1,
     n_sequences: int = 1,
     n_prompt_tokens: int = 1,
@@ -301,6 +309,7 @@ def edge_memory(
 
     Args:
         n_ctx: audio tokens of a window.
+        is_short: the audio is short: a multiple of 32 tokens, which pools of silence follow.
         n_windows: decoded together.
         n_sequences: of each window: beams or samples.
         n_prompt_tokens: that a window begins with.

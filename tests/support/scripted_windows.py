@@ -208,6 +208,9 @@ class ScriptedModel:
         self.contexts.append(n_ctx)
         return _Audio(window_of(mel), n_ctx)
 
+    def encode_short(self, mel: Floats, n_ctx: int, should_stop: Any = None) -> Any:
+        return self.encode(mel, n_ctx)
+
     def listen(self, audio_features: Any, should_stop: Any = None) -> _Audio:
         return audio_features
 

@@ -17,6 +17,7 @@ from typing import Callable, NamedTuple, Optional
 from .. import _core
 from .._errors import OutOfMemoryError
 from .._whisper.units import FRAMES_PER_WINDOW, WINDOW_SAMPLES
+from .short_audio import short_ctx
 from .word_times import alignment_heads
 
 __all__ = ["Available", "BatchCheck", "MemoryPlan", "available_memory", "check_fits", "check_model_fits", "plan_memory"]
@@ -79,7 +80,7 @@ def plan_memory(
         file: of ``_core.read_model_file``, or of ``_core.describe_model`` where there is no file.
         isa: the kernels.
         n_threads: 0 takes every CPU that the process may use.
-        audio_ctx: audio tokens of a window; 0: all.
+        audio_ctx: audio tokens of a window; 0: all. Fewer are those of short audio, in steps of 32.
         batch_size: windows that are decoded together.
         beam_size: sequences of a window.
         n_prompt_tokens: tokens that a window begins with. None: the most there are, with the text before for a window
@@ -92,12 +93,14 @@ def plan_memory(
     """
     dims = file.hparams
     half = dims["n_text_ctx"] // 2
+    n_ctx = short_ctx(audio_ctx, dims["n_audio_ctx"]) if audio_ctx else dims["n_audio_ctx"]
     n_prompt = n_prompt_tokens or (half + 4 if batch_size == 1 else 4)
     needs = _core.edge_memory(
         file,
         isa=isa,
         n_threads=n_threads or _core.usable_cpus(),
-        n_ctx=audio_ctx or dims["n_audio_ctx"],
+        n_ctx=n_ctx,
+        is_short=n_ctx < dims["n_audio_ctx"],
         n_windows=batch_size,
         n_sequences=beam_size,
         n_prompt_tokens=n_prompt,
@@ -106,7 +109,7 @@ def plan_memory(
         n_align_tokens=min((n_tokens or half + _SOT_TOKENS) + _MORE_ALIGNED, dims["n_text_ctx"]),
         n_align_heads=len(alignment_heads(dims)) if word_timestamps else 0,
     )
-    features = (audio_ctx or dims["n_audio_ctx"]) * dims["n_audio_state"]
+    features = n_ctx * dims["n_audio_state"]
     audio = WINDOW_SAMPLES + _MEL_FRAMES * dims["n_mels"] + features
     return MemoryPlan(
         type=file.ftype,
@@ -266,7 +269,12 @@ class BatchCheck:
         key = (n_windows, n_ctx)
         if key not in self._needs:
             self._needs[key] = _core.edge_memory(
-                self._file, isa=self._isa, n_threads=self._n_threads, n_ctx=n_ctx, n_windows=n_windows
+                self._file,
+                isa=self._isa,
+                n_threads=self._n_threads,
+                n_ctx=n_ctx,
+                is_short=n_ctx < self._file.hparams["n_audio_ctx"],
+                n_windows=n_windows,
             )
         needs = self._needs[key]
         n_bytes = needs["audio_caches"] + needs["self_caches"] + needs["logits"] + self._missing(needs)

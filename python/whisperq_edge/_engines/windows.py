@@ -21,12 +21,12 @@ from .face import AlignRequest, DecodeOptions, WindowRequest, WindowResult
 from .first_pass import FirstPass
 from .language import Language
 from .longform import Answer, Window, needs_fallback, prefix_tokens, window_tokens
+from .short_audio import short_ctx
 from .word_times import Path, alignment_heads
 
 __all__ = ["Windows"]
 
 _SHORT_MARGIN = 25  # audio tokens (0.5 s) that are encoded behind the end of short audio
-_POOL = 32  # the engine encodes short audio in steps of so many tokens (csrc/edge/silence.h: kPool)
 
 
 class Windows:
@@ -95,8 +95,7 @@ class Windows:
         full = self._call.n_audio_ctx
         if self._call.options.audio_ctx is None:
             return full
-        needed = math.ceil(window.n_frames / FRAMES_PER_TOKEN) + _SHORT_MARGIN
-        return min(full, math.ceil(needed / _POOL) * _POOL)
+        return short_ctx(math.ceil(window.n_frames / FRAMES_PER_TOKEN) + _SHORT_MARGIN, full)
 
     def _looks_wrong(self, window: Window, answer: Answer) -> bool:
         """Whether hearing a part of the window may have led the model astray: it did not end, repeats itself, or tells

@@ -35,7 +35,7 @@ _HEADER = ("type", "weights MB", "caches MB", "buffers MB", "audio MB", "Python 
     "--audio-ctx",
     type=click.IntRange(0, TOKENS_PER_WINDOW),
     default=0,
-    help="Audio tokens of a window, 20 ms each; 0: all.",
+    help="Audio tokens of a window, 20 ms each; fewer are those of short audio; 0: all.",
 )
 @click.option("--word-timestamps", is_flag=True, help="With the times of words.")
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON object, sizes in bytes.")
