@@ -576,6 +576,7 @@ class _Call:
             options=self._options,
             model=self._model_name,
             dropped=self._dropped,
+            damage=self._audio.damage,
         )
 
 

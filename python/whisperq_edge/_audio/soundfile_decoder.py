@@ -103,7 +103,7 @@ def _warn_damaged_frames(decoding: Decoding, file: Mp3Process) -> None:
         message = "is damaged at %.2f s%s: what MP3 frames held there is not whole (mpg123: %s); what follows is read"
         n_more = len(file.damaged_frames) - 1
         more = f" and at {n_more} later place{'s' if n_more > 1 else ''}" if n_more else ""
-        decoding.warn(message, first_s, more, file.first_line)
+        decoding.warn_of_loss(message, first_s, more, file.first_line)
 
 
 # What libsndfile notes of a header that claims more bytes than there are, and of an Ogg file without its last page.
