@@ -323,6 +323,7 @@ void bind_options(py::module_& m) {
         .def_readwrite("token_timestamps", &TranscribeOptions::token_timestamps)
         .def_readwrite("max_new_tokens", &TranscribeOptions::max_new_tokens)
         .def_readwrite("clips_ms", &TranscribeOptions::clips_ms)
+        .def_readwrite("language_window", &TranscribeOptions::language_window)
         .def_readwrite("filter", &TranscribeOptions::filter);
 }
 

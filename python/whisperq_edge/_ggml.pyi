@@ -38,6 +38,7 @@ class TranscribeOptions:
     token_timestamps: bool
     max_new_tokens: int
     clips_ms: list[tuple[int, int]]
+    language_window: tuple[int, int]
     filter: LogitsFilter
     def __init__(self) -> None: ...
 

@@ -576,6 +576,7 @@ class _Call:
             options=self._options,
             model=self._model_name,
             dropped=self._dropped,
+            damage=self._audio.damage,
         )
 
 
@@ -607,7 +608,9 @@ def _open_engine(
             if engine == "edge":
                 raise
     _check_runs_on_ggml(file)
-    return GgmlEngine(file, device, device_index, cpu_threads or _core.usable_cpus(), flash_attention), None
+    n_threads = cpu_threads or _core.usable_cpus()
+    tools: dict[str, Any] = {"hear_speech": speech_stream, "find_silence": SilenceScan}
+    return GgmlEngine(file, device, device_index, n_threads, flash_attention, **tools), None
 
 
 def _wants_gpu(device: str) -> bool:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Optional
 
 from .._errors import AudioError, AudioFormatError
@@ -29,6 +29,7 @@ class Decoding:
         n_before: those that came of the streams before this one.
         is_last: this stream is the last one.
         lead_s: seconds of silence before the first sample of a container.
+        damage: the warnings that tell of audio that was not read, as they were logged.
     """
 
     name: str
@@ -39,6 +40,7 @@ class Decoding:
     n_before: int = 0
     is_last: bool = True
     lead_s: float = 0.0
+    damage: list[str] = field(default_factory=list)
     _mp3_process: Optional[Mp3Process] = None
 
     def mp3_process(self) -> Mp3Process:
@@ -56,6 +58,12 @@ class Decoding:
     def warn(self, message: str, *arguments: object) -> None:
         if self.warns:
             _LOG.warning("%s " + message, self.name, *arguments)
+
+    def warn_of_loss(self, message: str, *arguments: object) -> None:
+        """Tell of audio that was not read. The log and the transcript both say so."""
+        self.warn(message, *arguments)
+        if self.warns:
+            self.damage.append(f"{self.name} {message % arguments}")
 
 
 class NotDecodedError(Exception):
@@ -83,6 +91,6 @@ def warn_damaged(decoding: Decoding, until_s: float, reason: str) -> None:
     """Tell where the audio of a stream ends too early, ``until_s`` after the beginning of that stream."""
     at_s = decoding.n_before / SAMPLE_RATE + until_s
     if decoding.is_last:
-        decoding.warn("is damaged or cut off: what was decoded ends after %.2f s (%s)", at_s, reason)
+        decoding.warn_of_loss("is damaged or cut off: what was decoded ends after %.2f s (%s)", at_s, reason)
     else:
-        decoding.warn("is damaged: audio is missing at %.2f s (%s); what follows it is read", at_s, reason)
+        decoding.warn_of_loss("is damaged: audio is missing at %.2f s (%s); what follows it is read", at_s, reason)

@@ -34,6 +34,10 @@ class Encoded:
         name: for errors.
         open_stream: gives the bytes as a file that seeks; called once, by the first pass.
         track: which audio track, from 0; None: the first.
+
+    Attributes:
+        lead_s: seconds of silence at the beginning, because the audio begins later than the video.
+        damage: sentences about audio that was not read; known at the end of the first pass.
     """
 
     def __init__(self, name: str, open_stream: Callable[[], IO[bytes]], track: Optional[int] = None) -> None:
@@ -43,7 +47,8 @@ class Encoded:
         self._stream: Optional[IO[bytes]] = None
         self._state: Optional[tuple[int, int]] = None
         self._parts: Optional[list[Part]] = None
-        self.lead_s = 0.0  # of silence at the beginning, because the audio begins later than the video
+        self.lead_s = 0.0
+        self.damage: list[str] = []
 
     def pieces(self, is_first: bool, mix: Optional[Mix] = None) -> Pieces:
         """PCM from the beginning. What is wrong with the file is told to the log by the first pass only."""
@@ -53,7 +58,7 @@ class Encoded:
         self._check_unchanged()
         if self._parts is None:
             self._parts = checked_parts(self._stream, self.name)
-        decoding = Decoding(self.name, warns=is_first, mix=mix, track=self._track)
+        decoding = Decoding(self.name, warns=is_first, mix=mix, track=self._track, damage=self.damage)
         try:
             for piece in from_parts(self._parts, decoding):
                 self.lead_s = decoding.lead_s

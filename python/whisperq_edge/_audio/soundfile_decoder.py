@@ -103,11 +103,13 @@ def _warn_damaged_frames(decoding: Decoding, file: Mp3Process) -> None:
         message = "is damaged at %.2f s%s: what MP3 frames held there is not whole (mpg123: %s); what follows is read"
         n_more = len(file.damaged_frames) - 1
         more = f" and at {n_more} later place{'s' if n_more > 1 else ''}" if n_more else ""
-        decoding.warn(message, first_s, more, file.first_line)
+        decoding.warn_of_loss(message, first_s, more, file.first_line)
 
 
 # What libsndfile notes of a header that claims more bytes than there are, and of an Ogg file without its last page.
-_SHORT_CHUNK = re.compile(r"^\s*(?:data|SSND|Data Size|riff|Riff size)\s*: (\d+) \(should be (\d+)\)", re.MULTILINE)
+_SHORT_CHUNK = re.compile(
+    r"^\s*(?:data|SSND|BODY|Data Size|riff|Riff size)\s*: (\d+) \(should be (\d+)\)", re.MULTILINE
+)
 
 _SHORT_OGG = re.compile(r"^Ogg ?: (?:File ended unexpectedly|Junk after the last page).*", re.MULTILINE)
 _UNKNOWN_BYTES = 0x7FFF_0000  # programs that write to a pipe claim this or more, as they cannot know how much will come

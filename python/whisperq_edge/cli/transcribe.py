@@ -186,9 +186,9 @@ def _switch(name: str, help_text: str) -> Callable[[Any], Any]:
 def transcribe_command(**arguments: Any) -> None:
     """Transcribe audio files; - reads one from stdin.
 
-    Text goes to stdout unless --output-dir is given. One file that fails does not stop the others. What --timeout or
-    Ctrl-C left unfinished is written as NAME.partial.FORMAT, never over a finished NAME.FORMAT, and has "partial": true
-    in --json.
+    Text goes to stdout unless --output-dir is given. One file that fails does not stop the others. Audio that is cut
+    off or damaged is transcribed as far as it goes; the exit status is 1. What --timeout or Ctrl-C left unfinished is
+    written as NAME.partial.FORMAT, never over a finished NAME.FORMAT, and has "partial": true in --json.
     """
     options = _options(arguments)
     outputs = Outputs(
