@@ -86,7 +86,7 @@ FORKS: dict[str, str] = {
         "sys.exit(max(os.wait()[1] for i in range(5)))"
     ),
     "forked by a signal handler while it waits for a thread, and used": (
-        "mel = np.zeros((80, 3000), np.float32); expected = model.encode(mel); native = model._encoder._native\n"
+        "mel = np.zeros((80, 3000), np.float32); expected = model.encode(mel); native = model._encoder.native\n"
         "has_turn, may_go_on, children = threading.Event(), threading.Event(), []\n"
         "def stay(): has_turn.set(); return not may_go_on.wait(50)\n"
         "threading.Thread(target=native.encode, args=(mel, 1500, stay), daemon=True).start()\n"

@@ -25,7 +25,6 @@ from ._audio.speech import SpeechScan, speech_stream
 from ._audio.timeline import SpeechTimeline
 from ._engines.core_model import CoreModel
 from ._engines.edge import EdgeEngine
-from ._engines.encoder import EdgeEncoder
 from ._engines.face import Engine
 from ._engines.ggml import GgmlEngine
 from ._errors import CancelledError, InferenceError, InterruptedByUser, OptionError, UnsupportedModelError
@@ -147,7 +146,7 @@ class WhisperModel:
         )
         self._file = _core.read_model_file(self.model_path)
         self._engine: Optional[Engine]
-        self._encoder: Optional[EdgeEncoder]  # of ``encode``; the ggml engine has none, which is opened when asked for
+        self._encoder: Optional[CoreModel]  # of ``encode``; beside the ggml engine it is opened when asked for
         self._engine, self._encoder = _open_engine(
             self._file, engine, device, device_index, cpu_threads, flash_attention
         )
@@ -319,11 +318,11 @@ class WhisperModel:
         encoder = self._opened_encoder()
         n_mels = self._file.hparams["n_mels"]
         if isinstance(audio, np.ndarray) and audio.ndim == 2 and audio.shape[0] == n_mels:
-            return encoder.encode(audio, audio_ctx)
+            return encoder.encode_checked(audio, audio_ctx)
         window = np.zeros(WINDOW_SAMPLES, np.float32)
         samples = first_samples(audio, WINDOW_SAMPLES)
         window[: len(samples)] = samples
-        return encoder.encode(log_mel_spectrogram(window, n_mels), audio_ctx)
+        return encoder.encode_checked(log_mel_spectrogram(window, n_mels), audio_ctx)
 
     def _transcribe(
         self,
@@ -366,11 +365,11 @@ class WhisperModel:
                 with self._lock:
                     self._timings = self._timings + call.timings()
 
-    def _opened_encoder(self) -> EdgeEncoder:
+    def _opened_encoder(self) -> CoreModel:
         with self._lock:
             n_threads = self._running_engine().n_threads
             if self._encoder is None:
-                self._encoder = EdgeEncoder(self.model_path, n_threads=n_threads)
+                self._encoder = CoreModel(self._file, n_threads=n_threads)
             return self._encoder
 
     def _running_engine(self) -> Engine:
@@ -597,7 +596,7 @@ def _check_listeners(**listeners: Any) -> None:
 
 def _open_engine(
     file: _core.ModelFile, engine: str, device: str, device_index: int, cpu_threads: int, flash_attention: bool
-) -> tuple[Engine, Optional[EdgeEncoder]]:
+) -> tuple[Engine, Optional[CoreModel]]:
     if engine == "edge" and device not in ("auto", "cpu"):
         raise OptionError("device", device, "cpu: the engine edge runs on CPUs; engine='ggml' knows GPUs")
     if engine == "edge" or (engine == "auto" and not _wants_gpu(device)):
@@ -618,7 +617,7 @@ def _wants_gpu(device: str) -> bool:
     return any(found["kind"] == "gpu" for found in load_ggml().devices())
 
 
-def _open_edge(file: _core.ModelFile, cpu_threads: int) -> tuple[EdgeEngine, EdgeEncoder]:
+def _open_edge(file: _core.ModelFile, cpu_threads: int) -> tuple[EdgeEngine, CoreModel]:
     isa, n_threads = "auto", cpu_threads or _core.usable_cpus()
     profile = find_profile(file.hparams) if cpu_threads == 0 else None
     tuned = profile.for_type(file.ftype) if profile is not None else None
@@ -633,7 +632,7 @@ def _open_edge(file: _core.ModelFile, cpu_threads: int) -> tuple[EdgeEngine, Edg
         find_silence=SilenceScan,
         check_batch=model.check_batch,
     )
-    return engine, EdgeEncoder.of(model.native)
+    return engine, model
 
 
 def _check_runs_on_ggml(file: _core.ModelFile) -> None:
