@@ -82,10 +82,10 @@ class WhisperModel:
 
             - ``"nano"`` is bundled.
             - A published name such as ``"base"`` means whisper.cpp's published file in 8 bits, or in 5 where there is
-              none. It is fetched once. ``whisperq-edge models`` lists the names.
+              none. It is downloaded once. ``whisperq-edge models`` lists the names.
             - A path leads to a ggml file such as ``ggml-base.en.bin``, to an OpenAI ``.pt``, or to a folder of
               transformers or CTranslate2. All but the ggml file are converted once into the cache.
-            - A hub id such as ``"openai/whisper-base.en"`` is fetched with the extra ``hub`` unless the hub's cache
+            - A hub id such as ``"openai/whisper-base.en"`` is downloaded with the extra ``hub`` unless the hub's cache
               has it, and converted once.
         device: ``auto`` (a GPU that the build supports and the machine has, else the CPU), ``cpu``, ``gpu``, ``cuda``,
             ``metal`` or ``vulkan``.
@@ -102,14 +102,14 @@ class WhisperModel:
               on the logger says so.
         cpu_threads: 0 takes the number that ``whisperq-edge tune`` found best for this shape and type (engine edge).
             Without a profile it takes every CPU that affinity and cgroup quota leave to the process.
-        download_root: folder to fetch models into; None for our cache (published files) and the Hugging Face hub's.
-        local_files_only: fetch nothing.
+        download_root: folder to download models into; None for our cache (published files) and the Hugging Face hub's.
+        local_files_only: download nothing.
         engine: ``edge`` (our own, on the CPU), ``ggml`` (whisper.cpp) or ``auto``. ``auto`` takes ``edge``, unless
             there is a GPU to use or ``edge`` has no kernels for the file's type, such as the k-quants.
         flash_attention: use whisper.cpp's fused attention (engine ggml).
 
     Raises:
-        ModelNotFoundError: no such model, or it is not here and cannot be fetched.
+        ModelNotFoundError: no such model, or it is not here and cannot be downloaded.
         ModelFormatError: the file is damaged or is no Whisper model.
         UnsupportedModelError: the file is whole, but the engine cannot run it.
         UnsafeModelError: a pickle asks for more than tensors.
@@ -351,7 +351,7 @@ class WhisperModel:
         self._check_language(chosen)
         vad = VadOptions.from_any(chosen.vad_parameters)
         if chosen.vad_filter and chosen.is_clipped:
-            raise OptionError("vad_filter", True, "not together with clip_timestamps: both choose the parts to hear")
+            raise OptionError("vad_filter", True, "not together with clip_timestamps: both choose parts of the audio")
         listeners = _Listeners(on_start, on_segment, on_progress, cancel, timeout_s, began_us)
         opened = open_samples(
             audio, sampling_rate=sampling_rate, audio_track=audio_track, should_stop=listeners.should_stop

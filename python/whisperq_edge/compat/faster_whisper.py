@@ -7,7 +7,7 @@ work. ``BatchedInferencePipeline`` decodes chunks of speech together (engine ``e
 - ``device_index``: one device; a list of several is refused.
 - ``num_workers``: any number is taken. Threads share one model, so that the number changes neither memory nor the
   number of callers.
-- ``files``, ``revision`` and ``use_auth_token`` with a token: fetch the model with ``huggingface_hub`` and give its
+- ``files``, ``revision`` and ``use_auth_token`` with a token: download the model with ``huggingface_hub`` and give its
   folder; a token may stand in ``$HF_TOKEN``.
 - CTranslate2's own arguments of the model (``inter_threads``, …) are refused. Ours, ``engine`` and
   ``flash_attention``, are taken.
@@ -152,7 +152,7 @@ class WhisperModel:
     ) -> None:
         _check_workers(num_workers)
         _check_unset("files", files, "None: give the folder that the files are in")
-        _check_unset("revision", revision, "None: fetch it with huggingface_hub and give the folder")
+        _check_unset("revision", revision, "None: download it with huggingface_hub and give the folder")
         if use_auth_token is not True:
             _check_unset("use_auth_token", use_auth_token, "None: the token of $HF_TOKEN or of a login is used")
         for name, value in model_kwargs.items():
@@ -272,7 +272,7 @@ class WhisperModel:
         """
         _check_unset("features", features, "None: give the audio")
         if audio is None:
-            raise OptionError("audio", audio, "audio to listen to")
+            raise OptionError("audio", audio, "audio")
         if not self.model.is_multilingual:
             raise UnsupportedModelError(f"{self.model.model_path} is English-only and knows no other language")
         options = {
