@@ -8,8 +8,8 @@ from typing import Any
 
 import pytest
 
-sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "tests"))  # make_model.py, real_fixtures.py
-from real_fixtures import jfk_path, real_base_path, real_model, real_tiny_en_path  # noqa: F401
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # for tests.support
+from tests.support.real_fixtures import jfk_path, real_base_path, real_model, real_tiny_en_path  # noqa: F401
 
 
 @pytest.fixture(autouse=True)

@@ -20,10 +20,11 @@ from typing import Any
 
 import pytest
 from interleave import about
-from make_model import PRESETS, write_random_model
-from upstream_quantize import build_upstream_quantize
 from whisperq_edge import _core
 from whisperq_edge._convert.convert import convert_model
+
+from tests.support.make_model import PRESETS, write_random_model
+from tests.support.upstream_quantize import build_upstream_quantize
 
 ROUNDS = {"base.en": 7, "large-v3": 3}
 SHAPES = ["base.en", *(["large-v3"] if os.environ.get("WHISPERQ_BENCH_LARGE") else [])]

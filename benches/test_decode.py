@@ -6,7 +6,7 @@ this one process (``peers/decoders.py`` says how). It prints every contestant, a
     .venv/bin/python -m pytest benches/test_decode.py -s    the tables; also in .benchmarks/decode.md and .json
 
     WHISPERQ_BENCH_ROUNDS=3       of everything. Without it: 11
-    WHISPERQ_BENCH_SHAPE=tiny     another multilingual model of tests/make_model.py. Without it: base
+    WHISPERQ_BENCH_SHAPE=tiny     another multilingual model of tests/support/make_model.py. Without it: base
     WHISPERQ_BENCH_TOKENS=50      decoded in a window. Without it: 100
 
 whisper.cpp's time is its own account of its stages `decode`, `batchd` and `sample`; everyone else's the wall clock of
@@ -25,12 +25,13 @@ import numpy as np
 import numpy.typing as npt
 import pytest
 from interleave import Contestant, Outcome, about, interleave, machine
-from make_model import PRESETS, mel_filters, write_random_model
 from peers.decoders import CTranslate2Decoder, EdgeDecoder, GgmlDecoder
 from report import Bar, Report, disturbances
 from whisperq_edge import _core
 from whisperq_edge._bench.ctranslate2_folder import write_ctranslate2
 from whisperq_edge._convert.convert import convert_model
+
+from tests.support.make_model import PRESETS, mel_filters, write_random_model
 
 Floats = npt.NDArray[np.float32]
 

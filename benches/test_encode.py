@@ -7,7 +7,7 @@ allows, and then timed in turn in this one process. It prints every contestant, 
     .venv/bin/python -m pytest benches/test_encode.py -s    the tables; also in .benchmarks/encode.md and .json
 
     WHISPERQ_BENCH_ROUNDS=3       of everything; scalar kernels have 3 at most. Without it: 11
-    WHISPERQ_BENCH_SHAPE=tiny.en  another model of tests/make_model.py. Without it: base.en
+    WHISPERQ_BENCH_SHAPE=tiny.en  another model of tests/support/make_model.py. Without it: base.en
 
 The model has one decoder layer: whisper.cpp's encode stage computes the cross attention's keys and values of every
 decoder layer, too, which nobody else does there (a ninth of its work for base, with one layer 2 %). What the stage is
@@ -30,7 +30,6 @@ import numpy as np
 import numpy.typing as npt
 import pytest
 from interleave import Contestant, Outcome, about, interleave, machine
-from make_model import PRESETS, mel_filters, write_random_model
 from peers import PACKAGES, open_peers
 from peers.other_build import OtherBuild
 from report import Bar, Report, disturbances
@@ -38,6 +37,8 @@ from whisperq_edge import _core
 from whisperq_edge._convert.convert import convert_model
 from whisperq_edge._engines.core_model import CoreModel
 from whisperq_edge._system.native import build_info, drain_log, load_ggml
+
+from tests.support.make_model import PRESETS, mel_filters, write_random_model
 
 Floats = npt.NDArray[np.float32]
 

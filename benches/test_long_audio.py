@@ -6,7 +6,7 @@ the process's largest resident set. Noise, base shapes, random weights, windows 
     .venv/bin/python -m pytest benches/test_long_audio.py -s    also in .benchmarks/long_audio.md and .json
 
     WHISPERQ_BENCH_ROUNDS=1         of everything. Without it: 3
-    WHISPERQ_BENCH_SHAPE=micro      another multilingual model of tests/make_model.py. Without it: base
+    WHISPERQ_BENCH_SHAPE=micro      another multilingual model of tests/support/make_model.py. Without it: base
     WHISPERQ_BENCH_SECONDS=120      of audio. Without it: 600
     WHISPERQ_BENCH_GROWTH_S=36000   the longer audio of the memory test, which has micro shapes. Without it: 3600
 """
@@ -23,11 +23,12 @@ import numpy as np
 import pytest
 import soundfile
 from interleave import Contestant, about, interleave, machine
-from make_model import write_random_model
 from peers.long_audio import RATE, Heard, noise, transcribe_elsewhere
 from report import Bar, Report, disturbances
 from whisperq_edge._bench.ctranslate2_folder import write_ctranslate2
 from whisperq_edge._convert.convert import convert_model
+
+from tests.support.make_model import write_random_model
 
 SHAPE = os.environ.get("WHISPERQ_BENCH_SHAPE", "base")
 ROUNDS = int(os.environ.get("WHISPERQ_BENCH_ROUNDS", "3"))

@@ -14,9 +14,10 @@ from typing import Any
 
 import numpy as np
 import pytest
-from make_model import write_random_model
 from whisperq_edge import Timings, WhisperModel, _core
 from whisperq_edge._system.native import build_info
+
+from tests.support.make_model import write_random_model
 
 WINDOW_S = 30
 TOKENS = 50

@@ -1,8 +1,8 @@
 """Writes tests/data/decoding/cases.json: what openai/whisper decodes with a scripted model.
 
-Run by hand, with openai-whisper installed: ``python scripts/make_decoding_golden.py``. tests/test_decoding.py compares
-``csrc/decoding`` with it and needs no openai-whisper. The model and the cases are those of tests/scripted_model.py,
-with short prompts; each is on a line of its own.
+Run by hand, with openai-whisper installed: ``python scripts/make_decoding_golden.py``.
+tests/native/test_decoding.py compares ``csrc/decoding`` with it and needs no openai-whisper. The model and the cases
+are those of tests/support/scripted_model.py, with short prompts; each is on a line of its own.
 """
 
 from __future__ import annotations
@@ -13,9 +13,9 @@ from importlib.metadata import version
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[1]
-sys.path.insert(0, str(ROOT / "tests"))
+sys.path.insert(0, str(ROOT))
 
-from scripted_model import openai_answer, random_case  # noqa: E402
+from tests.support.scripted_model import openai_answer, random_case  # noqa: E402
 
 N_CASES = 40
 FIRST_SEED = 1000

@@ -1,7 +1,8 @@
 """Writes tests/data/longform/: what openai/whisper's tokenizer and ``transcribe()`` make of known input.
 
 The tests of the tokenizer and of the window loop compare with it, so that they run where openai-whisper is not
-installed. ``transcribe()`` runs over a scripted model (tests/scripted_windows.py): no weights and no audio are needed.
+installed. ``transcribe()`` runs over a scripted model (tests/support/scripted_windows.py): no weights and no audio are
+needed.
 
     pip install openai-whisper
     python scripts/make_longform_golden.py
@@ -16,7 +17,7 @@ from pathlib import Path
 from typing import Any
 
 ROOT = Path(__file__).resolve().parents[1]
-sys.path.insert(0, str(ROOT / "tests"))
+sys.path.insert(0, str(ROOT))
 
 FOLDER = ROOT / "tests" / "data" / "longform"
 
@@ -36,8 +37,9 @@ def write(path: Path, content: Any) -> None:
 
 
 def tokenizer_golden() -> list[dict[str, Any]]:
-    from tokenizer_texts import MODELS, TEXTS, describe
     from whisper.tokenizer import get_tokenizer
+
+    from tests.support.tokenizer_texts import MODELS, TEXTS, describe
 
     golden = []
     for n_vocab, language, task in MODELS:
@@ -49,8 +51,8 @@ def tokenizer_golden() -> list[dict[str, Any]]:
 
 
 def segments_golden(seed: int) -> dict[str, Any]:
-    import scripted_openai
-    from scripted_windows import Script, random_case
+    from tests.support import scripted_openai
+    from tests.support.scripted_windows import Script, random_case
 
     warnings.simplefilter("ignore")
     duration_s, options = random_case(seed)

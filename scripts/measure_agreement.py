@@ -101,9 +101,10 @@ def measure(source: Path, types: Sequence[str], pcms: Sequence[Floats], folder: 
 def main() -> None:
     import sys
 
-    sys.path.insert(0, str(ROOT / "tests"))
-    from make_model import write_nano_checkpoint, write_random_model
+    sys.path.insert(0, str(ROOT))
     from measure_parity import choose_files
+
+    from tests.support.make_model import write_nano_checkpoint, write_random_model
 
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("data", type=Path, help="the folder with the corpora")

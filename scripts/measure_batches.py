@@ -6,7 +6,8 @@
 
 Each file is made of utterances of one corpus. Those of LibriSpeech are joined without a pause, since pauses would end
 windows where segments end, and hide what batches lose. Those of speechocean762 have pauses of 0.6 s. Words are
-normalised as openai/whisper does. "Runs" are places where the batch lacks three or more words in a row that the
+normalised as openai/whisper does. Modes "alone" are no batches: they are the sequential loop without the text before,
+which a batch does not have either. "Runs" are places where the batch lacks three or more words in a row that the
 sequential text has. "WER" is against what was said, where the corpus tells.
 """
 
@@ -37,6 +38,9 @@ MODES: dict[str, dict[str, Any]] = {
     "text-1": {"beam_size": 1, "without_timestamps": True},
     "timestamps-5": {"beam_size": 5},
     "text-5": {"beam_size": 5, "without_timestamps": True},
+    # The sequential loop itself, without the text before: what a batch can be expected to reach.
+    "alone-1": {"beam_size": 1, "batch_size": None, "condition_on_previous_text": False},
+    "alone-5": {"beam_size": 5, "batch_size": None, "condition_on_previous_text": False},
 }
 PAUSES_S = {"librispeech-train-clean-100": 0.0, "speechocean762": 0.6}
 CORPORA = tuple(PAUSES_S)
@@ -191,7 +195,7 @@ def main() -> None:
                     n_beams = MODES[mode]["beam_size"]
                     if n_beams not in sequential:
                         sequential[n_beams] = timed(model, samples, beam_size=n_beams)
-                    batch = timed(model, samples, batch_size=arguments.batch_size, **MODES[mode])
+                    batch = timed(model, samples, **{"batch_size": arguments.batch_size, **MODES[mode]})
                     mine.append(compared(name, mode, sequential[n_beams], batch, said, words))
                     print_row(mine[-1])
             for mode in arguments.modes.split(","):

@@ -3,7 +3,7 @@
     python scripts/measure_encoder.py ../shared/data            prints the table of docs/numerics.md
 
 Both engines hear the same samples and run the same files; the yardstick is the f32 file on our f32 kernels, which are
-within 1e-5 of openai/whisper (tests/test_edge_encoder.py). The decoder in the files has random weights.
+within 1e-5 of openai/whisper (tests/engines/test_edge_encoder.py). The decoder in the files has random weights.
 """
 
 from __future__ import annotations

@@ -40,10 +40,10 @@ from whisperq_edge._convert.readers.rows import floats
 from whisperq_edge._whisper.units import FRAMES_PER_WINDOW
 
 ROOT = Path(__file__).resolve().parents[1]
-sys.path.insert(0, str(ROOT / "tests"))
+sys.path.insert(0, str(ROOT))
 
-from make_model import write_nano_checkpoint, write_random_model  # noqa: E402
-from scripted_model import native_options  # noqa: E402
+from tests.support.make_model import write_nano_checkpoint, write_random_model  # noqa: E402
+from tests.support.scripted_model import native_options  # noqa: E402
 
 Floats = npt.NDArray[np.float32]
 
@@ -544,7 +544,7 @@ def main() -> None:
     parser.add_argument("--data", type=Path, help="the folder with the corpora")
     parser.add_argument("--parts", default="clips,random,long,language")
     parser.add_argument("--n", type=int, help="cases of each part instead of 200, 200, 20 and 50")
-    parser.add_argument("--presets", default=PRESETS, help="shapes of the random part, of tests/make_model.py")
+    parser.add_argument("--presets", default=PRESETS, help="shapes of the random part, of tests/support/make_model.py")
     parser.add_argument("--golden", action="store_true", help="write tests/data/parity/golden.json")
     given = parser.parse_args()
     torch.set_num_threads(1)

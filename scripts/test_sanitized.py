@@ -51,7 +51,7 @@ MODES = {
             },
             "UBSAN_OPTIONS": {"print_stacktrace": 1},
         },
-        ("test_*.py",),
+        ("*/test_*.py",),
     ),
     "thread": Mode(
         "thread",
@@ -67,16 +67,16 @@ MODES = {
             },
         },
         (
-            "test_sanitizers.py",
-            "test_thread_pool.py",
-            "test_edge_survives.py",
-            "test_edge_decoding.py",
-            "test_edge_encoder.py",
-            "test_edge_engine.py",
-            "test_mel.py",
-            "test_transcribe.py",
-            "test_vad_network.py",
-            "test_window_mel.py",
+            "house/test_sanitizers.py",
+            "native/test_thread_pool.py",
+            "engines/test_edge_survives.py",
+            "engines/test_edge_decoding.py",
+            "engines/test_edge_encoder.py",
+            "engines/test_edge_engine.py",
+            "audio/test_mel.py",
+            "face/test_transcribe.py",
+            "audio/test_vad_network.py",
+            "audio/test_window_mel.py",
         ),
     ),
 }
@@ -183,7 +183,7 @@ def read_counts(results: Path) -> dict[str, int]:
 
 def files_of(mode: Mode, named: Sequence[str]) -> list[Path]:
     if named:
-        return [TESTS / Path(name).name for name in named]
+        return [path for name in named for path in TESTS.rglob(Path(name).name)]
     return sorted(path for pattern in mode.files for path in TESTS.glob(pattern))
 
 

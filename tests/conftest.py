@@ -9,12 +9,13 @@ import numpy as np
 import numpy.typing as npt
 import pytest
 from hypothesis import HealthCheck, settings
-from instruction_sets import report_lines
-from make_model import write_random_model
-from real_fixtures import jfk_path, real_base_path, real_model, real_tiny_en_path  # noqa: F401
 from whisperq_edge import WhisperModel
 from whisperq_edge._audio.pcm import to_pcm
 from whisperq_edge._system.native import data_file
+
+from tests.support.instruction_sets import report_lines
+from tests.support.make_model import write_random_model
+from tests.support.real_fixtures import jfk_path, real_base_path, real_model, real_tiny_en_path  # noqa: F401
 
 # How long an example takes says more of what else the machine does.
 settings.register_profile("any machine", deadline=None, suppress_health_check=[HealthCheck.too_slow])
@@ -101,6 +102,12 @@ def nano_edge() -> Iterator[WhisperModel]:
 def multilingual_path(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A tiny model with the multilingual vocabulary and random weights: it speaks nonsense in 99 languages."""
     return write_random_model(tmp_path_factory.mktemp("models") / "micro.bin", "micro", "f16")
+
+
+@pytest.fixture(scope="session")
+def micro_en_path(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A tiny model with the English vocabulary and random weights."""
+    return write_random_model(tmp_path_factory.mktemp("models") / "ggml-micro.en.bin", "micro.en", "f16")
 
 
 @pytest.fixture(scope="module")

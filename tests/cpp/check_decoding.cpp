@@ -1,4 +1,4 @@
-// The test of csrc/decoding, built and fed by tests/test_decoding.py:
+// The test of csrc/decoding, built and fed by tests/native/test_decoding.py:
 //
 //   check_decoding math            row math of every ISA against double precision, Philox's known answers
 //   check_decoding cases < FILE    decodes what the file says with a scripted model, and prints the answers
@@ -7,7 +7,7 @@
 //
 // Exit code 0: all right; 1: something is wrong; 2: a bad task, or a case for an ISA that cannot be had here.
 // A file of cases has a word and its values on each line: `model`, `option`, `window`, `stop_after`, and `run`, which
-// decodes the windows so far and forgets them. tests/scripted_model.py has the same model in Python.
+// decodes the windows so far and forgets them. tests/support/scripted_model.py has the same model in Python.
 #include <algorithm>
 #include <chrono>
 #include <cmath>

@@ -1,4 +1,4 @@
-// The test of csrc/ggml/log, built by tests/test_ggml_engine.py: this program stands in for whisper.cpp and complains.
+// The test of csrc/ggml/log, built by tests/engines/test_ggml_engine.py: this program stands in for whisper.cpp and complains.
 // Exit code 0: all right.
 #include <cstdio>
 #include <string>

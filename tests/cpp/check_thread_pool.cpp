@@ -1,5 +1,5 @@
 // check_thread_pool NAME: one property of core/thread_pool, on pools of several sizes. Exit code 0: it holds; else a
-// line on stderr says what does not. Built and run by tests/test_thread_pool.py.
+// line on stderr says what does not. Built and run by tests/native/test_thread_pool.py.
 #include <pthread.h>
 #include <signal.h>
 #include <sys/wait.h>

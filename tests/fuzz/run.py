@@ -66,7 +66,7 @@ def commands(targets: Sequence[str]) -> dict[str, list[str]]:
         found[NATIVE] = [str(native), *_NATIVE_LIMITS]
     wanted = [target for target in PYTHON if target in targets]
     if wanted and importlib.util.find_spec("atheris") is None:
-        print(f"{', '.join(wanted)}: skipped, atheris is not installed (tests/test_fuzz.py runs their corpus)")
+        print(f"{', '.join(wanted)}: skipped, atheris is not installed (tests/house/test_fuzz.py runs their corpus)")
         return found
     for target in wanted:
         found[target] = [sys.executable, str(HERE / "fuzz_python.py"), target, *_PYTHON_LIMITS]

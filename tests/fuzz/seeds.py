@@ -1,6 +1,6 @@
 """Writes the seeds of the corpus: small inputs made by hand, named by what they are. ``python tests/fuzz/seeds.py``.
 
-Those that begin with ``whole`` are models that the reader takes; ``tests/test_fuzz.py`` holds it to that.
+Those that begin with ``whole`` are models that the reader takes; ``tests/house/test_fuzz.py`` holds it to that.
 """
 
 from __future__ import annotations
@@ -12,12 +12,11 @@ from collections import OrderedDict
 from collections.abc import Sequence
 from pathlib import Path
 
-sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
+sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 
-from torch_files import Raw, Tensor, dump, pickle_of
-
-from fuzz.pieces import CUT, DROP, ERASE, HOLE, INSERT, REPEAT, REPLACE, SWAP
-from fuzz.targets import FILE_NAMES, HF_FILES, checkpoint_pieces, ct2_pieces, hf_files, zip_pieces
+from tests.fuzz.pieces import CUT, DROP, ERASE, HOLE, INSERT, REPEAT, REPLACE, SWAP
+from tests.fuzz.targets import FILE_NAMES, HF_FILES, checkpoint_pieces, ct2_pieces, hf_files, zip_pieces
+from tests.support.torch_files import Raw, Tensor, dump, pickle_of
 
 CORPUS = Path(__file__).resolve().parent / "corpus"
 

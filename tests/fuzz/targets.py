@@ -20,9 +20,6 @@ from math import prod
 from pathlib import Path
 from typing import Callable, NamedTuple, Union
 
-from huggingface_folders import config_of, their_shapes
-from make_model import Dims
-from torch_files import Tensor, dump, pickle_of
 from whisperq_edge import ModelError, ModelFormatError
 from whisperq_edge._convert.readers.ctranslate2 import is_ctranslate2, open_ctranslate2
 from whisperq_edge._convert.readers.huggingface import is_huggingface, open_huggingface
@@ -33,6 +30,10 @@ from whisperq_edge._convert.readers.safetensors import read_safetensors
 from whisperq_edge._convert.readers.source import Source
 from whisperq_edge._convert.readers.torch_file import TorchTensor, read_torch_file
 from whisperq_edge._whisper.shapes import expected_shapes
+
+from tests.support.huggingface_folders import config_of, their_shapes
+from tests.support.make_model import Dims
+from tests.support.torch_files import Tensor, dump, pickle_of
 
 from .pieces import Piece, edit_all, write
 

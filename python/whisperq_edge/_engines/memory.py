@@ -25,7 +25,8 @@ _MEL_FRAMES = 3 * FRAMES_PER_WINDOW  # of 30 s and the padding behind them, and 
 _F32_BYTES = 4
 _SOT_TOKENS = 3  # <|startoftranscript|>, language, task
 _MORE_ALIGNED = 2  # <|notimestamps|> and <|endoftext|>, which are aligned with the text
-_PYTHON_BYTES = 18_000_000  # vocabulary, tokenizer and modules that the first transcription loads (tests/test_plan.py)
+# Vocabulary, tokenizer and modules that the first transcription loads (tests/convert/test_plan.py).
+_PYTHON_BYTES = 18_000_000
 _UNLIMITED = 1 << 60  # cgroup v1 writes its largest number of pages
 
 

@@ -57,8 +57,8 @@ class TensorType:
         return row_size // self.block_size * self.block_bytes
 
 
-# The same table as kTensorTypes in csrc/model/tensor_types.h (tests/test_catalog.py compares them), larger types first
-# within each family.
+# The same table as kTensorTypes in csrc/model/tensor_types.h (tests/store/test_catalog.py compares them), larger types
+# first within each family.
 TYPES: dict[str, TensorType] = {
     type.name: type
     for type in (

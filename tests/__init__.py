@@ -1,0 +1,1 @@
+"""The tests, in a folder for each package of ``whisperq_edge``; ``support`` has what several of them use."""
