@@ -381,7 +381,6 @@ PYBIND11_MODULE(_ggml, m) {
     py::module_::import("atexit").attr("register")(
         py::cpp_function(&Computation::stop_all, py::call_guard<whisperq::binding::GilReleased>()));
     m.def("devices", &devices, "Devices that the compiled-in backends see: name, backend, description, kind.");
-    m.def("system_info", [] { return std::string(whisper_print_system_info()); });
     m.def("take_log", [] {
         py::list lines;
         for (const LogLine& line : take_log())

@@ -87,7 +87,7 @@ FORKS: dict[str, str] = {
         "sys.exit(max(os.wait()[1] for i in range(5)))"
     ),
     "forked by a signal handler while it waits for a thread, and used": (
-        "mel = np.zeros((80, 3000), np.float32); expected = model.encode(mel); native = model._encoder._native\n"
+        "mel = np.zeros((80, 3000), np.float32); expected = model.encode(mel); native = model._encoder.native\n"
         "has_turn, may_go_on, children = threading.Event(), threading.Event(), []\n"
         "def stay(): has_turn.set(); return not may_go_on.wait(50)\n"
         "threading.Thread(target=native.encode, args=(mel, 1500, stay), daemon=True).start()\n"
@@ -149,3 +149,60 @@ def marks_of(how: str) -> list[pytest.MarkDecorator]:
 @pytest.mark.parametrize("how", [pytest.param(how, marks=marks_of(how)) for how in FORKS])
 def test_a_child_ends(sample_path: Path, how: str) -> None:
     assert end_of(FORKS[how], sample_path, "edge") == (0, "")
+
+
+# ---- The generator of faster-whisper's face --------------------------------------------------------------------------
+
+# The last handler of all prints the windows that were encoded, the segments reported and those that were read.
+FACE = """
+import atexit, sys, threading
+import numpy as np
+from whisperq_edge import WhisperModel
+from whisperq_edge._audio.pcm import to_pcm
+from whisperq_edge._engines.core_model import CoreModel
+encoded, reported, texts = [], [], []
+transcribe, encode = WhisperModel._transcribe, CoreModel.encode
+def counted(*given, on_segment, **more):
+    return transcribe(*given, on_segment=lambda segment: (reported.append(segment), on_segment(segment)), **more)
+WhisperModel._transcribe = counted
+CoreModel.encode = lambda *given: (encoded.append(1), encode(*given))[1]
+def read():
+    try:
+        texts.extend(segment.text for segment in segments)
+    except BaseException as error:
+        print(type(error).__name__)
+atexit.register(lambda: print(len(encoded), len(reported), len(texts)))
+atexit.register(lambda: sys.argv[2] == "before" and read())
+from whisperq_edge.compat import faster_whisper
+atexit.register(lambda: sys.argv[2] == "after" and read())
+model = faster_whisper.WhisperModel("nano", device="cpu", engine="edge", cpu_threads=2)
+samples = np.tile(to_pcm(sys.argv[1]).samples, int(sys.argv[3]))
+segments, _ = model.transcribe(samples, language="en", temperature=0.0)
+texts.append(next(segments).text)
+"""
+
+
+def face_says(code: str, sample_path: Path, reader: str = "", n_times: int = 6) -> list[str]:
+    command = [sys.executable, "-c", FACE + code, str(sample_path), reader, str(n_times)]
+    return subprocess.run(command, capture_output=True, text=True, timeout=SOON_S, check=True).stdout.split()
+
+
+@pytest.mark.parametrize("code", ["segments.close()", "", "del segments", "del model"])
+def test_a_generator_that_is_kept_ends_with_the_process(sample_path: Path, code: str) -> None:
+    """As one that is closed does: the rest of ten minutes, 20 windows, is not transcribed."""
+    n_encoded, _, n_read = map(int, face_says(code, sample_path, n_times=60))
+    assert n_read == 1 and n_encoded < 10
+
+
+def test_a_thread_reads_all_segments_after_the_main_thread(sample_path: Path) -> None:
+    n_encoded, n_reported, n_read = map(int, face_says("threading.Thread(target=read).start()", sample_path))
+    assert n_encoded >= 2 and n_read == n_reported > 1
+
+
+def test_a_handler_of_the_exit_reads_all_segments(sample_path: Path) -> None:
+    n_encoded, n_reported, n_read = map(int, face_says("", sample_path, "after"))
+    assert n_encoded >= 2 and n_read == n_reported > 1
+
+
+def test_segments_that_the_exit_cuts_off_are_an_error(sample_path: Path) -> None:
+    assert face_says("", sample_path, "before", n_times=60)[0] == "CancelledError"

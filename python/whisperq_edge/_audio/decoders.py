@@ -133,7 +133,7 @@ _MAGICS = (
     (0, b"PK\x03\x04", "a ZIP archive"),
     (0, b"\x1f\x8b", "a gzip archive"),
     (0, b"%PDF", "a PDF"),
-    (0, b"version https://git-lfs", "a Git LFS pointer: fetch the real file with git lfs pull"),
+    (0, b"version https://git-lfs", "a Git LFS pointer: download the real file with git lfs pull"),
 )
 
 

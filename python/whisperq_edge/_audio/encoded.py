@@ -94,7 +94,7 @@ def open_path(name: str, should_stop: ShouldStop) -> IO[bytes]:
     if not name:
         raise AudioError("the path of the audio is empty: give that of a file")
     if "://" in name and not os.path.exists(name):
-        raise FileNotFoundError(errno.ENOENT, "No such file (addresses are not fetched: download it first)", name)
+        raise FileNotFoundError(errno.ENOENT, "No such file (addresses are not opened: download it first)", name)
     try:
         stream = open(name, "rb")  # noqa: SIM115 (stays open for the second pass)
     except ValueError as error:  # a NUL, or what no name of a file can hold

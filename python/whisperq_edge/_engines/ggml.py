@@ -43,7 +43,7 @@ _FIXED: dict[str, tuple[tuple[Any, ...], str]] = {
     "hallucination_silence_threshold": ((None,), "whisper.cpp has no such check; allowed: None"),
     "hotwords": ((None, ""), "whisper.cpp has no hotwords; use initial_prompt with carry_initial_prompt=True"),
     "language_detection_threshold": ((0.5, None), "whisper.cpp takes the likeliest language; allowed: 0.5, None"),
-    "language_detection_segments": ((1,), "whisper.cpp listens to one window; allowed: 1"),
+    "language_detection_segments": ((1,), "whisper.cpp reads one window; allowed: 1"),
     "batch_size": ((None,), "whisper.cpp decodes a window after the other; allowed: None"),
     "audio_ctx": ((None,), "whisper.cpp encodes whole windows here; allowed: None"),
     "drop_silence": (

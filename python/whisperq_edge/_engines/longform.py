@@ -635,7 +635,7 @@ class _Lane:
 
 def _warn_left_out(begin: int, end: int) -> None:
     _LOG.warning(
-        "from %.2f to %.2f s the voice detector hears speech and the model does not: it is left out",
+        "from %.2f to %.2f s the voice detector finds speech and the model gives no text: it is left out",
         *(begin / FRAMES_PER_S, end / FRAMES_PER_S),
     )
 
