@@ -870,8 +870,9 @@ class _Heard:
 
     def _before_stretched_word(self, drafts: Sequence[Draft]) -> tuple[int, ...]:
         """Return the tokens before the first stretched word, or all where speech goes on behind the last one, and a
-        timestamp there. Alignment is asked only where a segment has few tokens for its speech."""
-        if not any(self._is_sparse(draft) for draft in drafts):
+        timestamp there. Alignment is asked where a segment has few tokens for its speech, and where the window is
+        decoded again because its first answer skipped some: a long segment may hide as much."""
+        if not (self.window.is_timed or any(self._is_sparse(draft) for draft in drafts)):
             return ()
         words, tokenizer = self.words(), self.answer.tokenizer
         starts_s = [word.start for word in words]
