@@ -478,9 +478,19 @@ class _Call:
         for name, stage in result.stages.items():
             self._stages[name] = self._stages.get(name, StageTime()) + stage
         self._dropped = self._restored(result.dropped)
+        self._warn_of_clips()
         if result.interrupt is not None:
             raise result.interrupt
         return result.stopped
+
+    def _warn_of_clips(self) -> None:
+        """Tell of clips that begin behind the end of the audio. Nothing is in them."""
+        duration_s = self._audio.duration_s
+        starts = [start for start, _ in self._options.clips_s(math.inf)] if self._options.is_clipped else []
+        late = [start for start in starts if start >= duration_s > 0]
+        if late:
+            message = "clip_timestamps: %d of %d clips lie behind the audio, from %.2f s on; it ends at %.2f s"
+            _LOG.warning(message, len(late), len(starts), late[0], duration_s)
 
     def _restored(self, dropped: tuple[Dropped, ...]) -> tuple[Dropped, ...]:
         if self._timeline is None:

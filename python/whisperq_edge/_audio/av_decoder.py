@@ -11,7 +11,7 @@ import numpy as np
 
 from .._errors import EmptyAudioError
 from .._system.arrays import Floats
-from .decoding import Decoding, NotDecodedError, no_such_track, warn_damaged
+from .decoding import Decoding, NotDecodedError, finished, no_such_track, warn_damaged
 from .matroska import tells_duration
 from .mono import BLOCK_FRAMES, SILENT_PEAK, PcmStream
 from .samples import (
@@ -51,7 +51,7 @@ def decode_with_av(part: Part, decoding: Decoding) -> Pieces:
             until_s = pcm.frames_in / rate_hz
             if damage := part.missing or damage or _what_ffmpeg_misses(part, container, until_s):
                 warn_damaged(decoding, until_s, damage)
-            yield pcm.finish()
+            yield finished(pcm, decoding)
         elif part.missing is not None:
             warn_damaged(decoding, 0.0, part.missing)
         if peak <= SILENT_PEAK:

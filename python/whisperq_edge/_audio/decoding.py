@@ -7,11 +7,12 @@ from dataclasses import dataclass, field
 from typing import Optional
 
 from .._errors import AudioError, AudioFormatError
+from .._system.arrays import Floats
 from .._whisper.units import SAMPLE_RATE
-from .mono import MAX_RATE_HZ, Mix, PcmStream
+from .mono import CANCELS_OUT, MAX_RATE_HZ, Mix, PcmStream
 from .mp3_process import Mp3Process
 
-__all__ = ["Decoding", "NotDecodedError", "no_such_track", "stream_for", "warn_damaged"]
+__all__ = ["Decoding", "NotDecodedError", "finished", "no_such_track", "stream_for", "warn_damaged"]
 
 _LOG = logging.getLogger("whisperq_edge")
 
@@ -80,6 +81,13 @@ def stream_for(rate_hz: int, decoding: Decoding) -> PcmStream:
             " The file is damaged"
         )
     return PcmStream(rate_hz, decoding.name, decoding.mix)
+
+
+def finished(pcm: PcmStream, decoding: Decoding) -> Floats:
+    """Return what the resampler still holds at the end of a stream."""
+    if pcm.cancels_out:
+        decoding.warn(CANCELS_OUT)
+    return pcm.finish()
 
 
 def no_such_track(name: str, track: int, n_tracks: int) -> AudioError:

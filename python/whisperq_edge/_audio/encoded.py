@@ -65,6 +65,7 @@ class Encoded:
                 yield piece
                 if not is_first:
                     self._check_unchanged()
+            self._check_unchanged(may_grow=is_first)
         finally:
             decoding.close()
 
@@ -72,12 +73,15 @@ class Encoded:
         if self._stream is not None:
             self._stream.close()
 
-    def _check_unchanged(self) -> None:
+    def _check_unchanged(self, may_grow: bool = False) -> None:
+        """Raise ``AudioError`` where the file was written to. What is appended in the first pass is another audio."""
         assert self._stream is not None
         now = _file_state(self._stream)
         if now is None or self._state is None or now == self._state:
             return
         n_before, n_now = self._state[0], now[0]
+        if may_grow and n_now > n_before:
+            return
         raise changed(self.name, f"it had {n_before} bytes, now {n_now}" if n_now != n_before else "it was written to")
 
 

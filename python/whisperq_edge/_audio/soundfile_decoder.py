@@ -11,7 +11,7 @@ from typing import IO, Any, Optional
 import numpy as np
 
 from .._whisper.units import SAMPLE_RATE
-from .decoding import Decoding, NotDecodedError, stream_for, warn_damaged
+from .decoding import Decoding, NotDecodedError, finished, stream_for, warn_damaged
 from .mono import BLOCK_FRAMES, MAX_CHANNELS
 from .mp3_process import DecoderError, Mp3Process, NoProcessError
 from .samples import (
@@ -65,7 +65,7 @@ def decode_with_soundfile(part: Part, decoding: Decoding) -> Pieces:
         source.raise_if_failed()
         if damage := part.missing or damage or _what_is_missing(str(file.extra_info), stream):
             warn_damaged(decoding, pcm.frames_in / file.samplerate, damage)
-        yield pcm.finish()
+        yield finished(pcm, decoding)
 
 
 def decode_mp3(part: Part, decoding: Decoding) -> Pieces:
@@ -93,7 +93,7 @@ def decode_mp3(part: Part, decoding: Decoding) -> Pieces:
     _warn_damaged_frames(decoding, file)
     if damage := part.missing or damage or _what_is_missing(file.log, part.stream):
         warn_damaged(decoding, pcm.frames_in / file.rate_hz, damage)
-    yield pcm.finish()
+    yield finished(pcm, decoding)
 
 
 def _warn_damaged_frames(decoding: Decoding, file: Mp3Process) -> None:
