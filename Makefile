@@ -23,7 +23,7 @@ run: $(VENV)/.installed
 	else exit $$status; fi
 
 test: $(VENV)/.installed-test
-	$(BIN)/python -m pytest -n auto --maxprocesses 4 --dist loadfile
+	$(BIN)/python -m pytest -n auto --maxprocesses 4 --dist worksteal
 
 # Builds of their own, below build/ (CONTRIBUTING.md, "Sanitizers").
 test-asan test-tsan: $(VENV)/.installed-test

@@ -126,7 +126,7 @@ def heard_by_ggml(path: Path, pcm: Floats) -> Floats:
     from whisperq_edge._convert.probe import run_probe
 
     # The decoder gets any token. Fused attention leaves padding unmasked: it is off by more than q8_0 is.
-    return run_probe(path, pcm, [[50257]], flash_attention=False).audio_features
+    return run_probe(path, pcm, [[50257]], n_threads=1, flash_attention=False).audio_features
 
 
 def test_f32_is_exact_on_a_window(window: Window) -> None:
