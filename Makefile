@@ -10,7 +10,7 @@ SPEECH := third_party/whisper.cpp/upstream/samples/jfk.wav
 SOURCES := pyproject.toml CMakeLists.txt $(shell find cmake csrc python third_party/whisper.cpp -type f \
 	-not -path '*/upstream/*' -not -name '*.pyc' 2>/dev/null)
 
-.PHONY: run test test-asan test-tsan fuzz lint format bench peers nano clean
+.PHONY: run test test-asan test-tsan fuzz lint format bench peers clean
 
 # OpenAI's tiny.en on real speech. Status 3 says that its package cannot be had, and why: then the bundled model runs.
 run: $(VENV)/.installed
@@ -23,7 +23,7 @@ run: $(VENV)/.installed
 	else exit $$status; fi
 
 test: $(VENV)/.installed-test
-	$(BIN)/python -m pytest -n auto --maxprocesses 4 --dist loadfile
+	$(BIN)/python -m pytest -n auto --maxprocesses 4 --dist worksteal
 
 # Builds of their own, below build/ (CONTRIBUTING.md, "Sanitizers").
 test-asan test-tsan: $(VENV)/.installed-test

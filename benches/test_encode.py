@@ -35,7 +35,7 @@ from peers.other_build import OtherBuild
 from report import Bar, Report, disturbances
 from whisperq_edge import _core
 from whisperq_edge._convert.convert import convert_model
-from whisperq_edge._engines.encoder import EdgeEncoder
+from whisperq_edge._engines.core_model import CoreModel
 from whisperq_edge._system.native import build_info, drain_log, load_ggml
 
 from tests.support.make_model import PRESETS, mel_filters, write_random_model
@@ -111,7 +111,7 @@ class Entry:
 def test_encode(
     benchmark: Any, report: Report, models: dict[str, Path], whole_model: Path, pcm: Floats, mel: Floats, tmp_path: Path
 ) -> None:
-    expected = EdgeEncoder(models["f32"], "auto", THREADS).encode(mel)  # within 1e-5 of openai/whisper (tests)
+    expected = open_edge(models["f32"]).encode_checked(mel)  # within 1e-5 of openai/whisper (tests)
     with ExitStack() as stack:
         edge = edge_entries(models, mel)
         ggml = ggml_entries(models, whole_model, pcm)
@@ -159,9 +159,9 @@ def edge_entries(models: dict[str, Path], mel: Floats) -> list[Entry]:
     """The chosen kernels with every type, q8_0 first; then q8_0 with each of the others that this CPU has."""
 
     def entry(name: str, isa: str) -> Entry:
-        encoder = EdgeEncoder(models[name], isa, THREADS)
+        encoder = open_edge(models[name], isa)
         rounds = SCALAR_ROUNDS if encoder.isa == "scalar" else None
-        return entry_of(f"edge {name} {encoder.isa}", name, functools.partial(encoder.encode, mel), rounds)
+        return entry_of(f"edge {name} {encoder.isa}", name, functools.partial(encoder.encode_checked, mel), rounds)
 
     chosen = _core.chosen_isa()
     others = [isa["name"] for isa in _core.isas() if isa["built"] and isa["supported"] and isa["name"] != chosen]
@@ -226,8 +226,8 @@ def entry_of(name: str, type_name: str, encode: Callable[[], Floats], rounds: Op
     return Entry(name, TOLERANCES[type_name], encode, run, rounds)
 
 
-def open_edge(path: Path) -> EdgeEncoder:
-    return EdgeEncoder(path, "auto", THREADS)
+def open_edge(path: Path, isa: str = "auto") -> CoreModel:
+    return CoreModel(_core.read_model_file(path), isa, THREADS)
 
 
 def open_ggml_engine(path: Path, flash_attention: bool = True) -> Any:

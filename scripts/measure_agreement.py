@@ -104,7 +104,7 @@ def main() -> None:
     sys.path.insert(0, str(ROOT))
     from measure_parity import choose_files
 
-    from tests.support.make_model import write_random_model
+    from tests.support.make_model import write_nano_checkpoint, write_random_model
 
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("data", type=Path, help="the folder with the corpora")
@@ -122,7 +122,7 @@ def main() -> None:
         for model in given.models.split(","):
             print(f"\n{model}\n\n{HEAD}")
             if model == "nano":
-                measure(ROOT / "scripts" / "train_nano" / "weights" / "nano.en.pt", types, pcms, folder)
+                measure(write_nano_checkpoint(folder / "nano.en.pt"), types, pcms, folder)
             else:
                 measure(write_random_model(folder / "random.bin", model, "f32", seed=1), types, pcms, folder)
 

@@ -19,7 +19,7 @@ import numpy.typing as npt
 from measure_quantisation import Clip, choose_clips, encoder_outputs, write_model
 from whisperq_edge import _core, log_mel_spectrogram
 from whisperq_edge._convert.convert import convert_model
-from whisperq_edge._engines.encoder import EdgeEncoder
+from whisperq_edge._engines.core_model import CoreModel
 
 Floats = npt.NDArray[np.float32]
 
@@ -42,8 +42,8 @@ def errors_by_type(data: Path, clips: Sequence[Clip], folder: Path, isas: Sequen
     f32 = convert_model(base, folder / "f32.bin", type="f32", proof="tensors").path
     pcms = [np.pad(pcm, (0, WINDOW_SAMPLES - len(pcm))) for pcm in (clip.pcm(data) for clip in clips)]
     mels = [log_mel_spectrogram(pcm) for pcm in pcms]
-    exact = EdgeEncoder(f32)
-    expected = [exact.encode(mel) for mel in mels]
+    exact = CoreModel(_core.read_model_file(f32))
+    expected = [exact.encode_checked(mel) for mel in mels]
     found: dict[str, dict[str, Any]] = {}
     for type_name in TYPES:
         model = base if type_name == "f16" else folder / f"{type_name}.bin"
@@ -51,8 +51,8 @@ def errors_by_type(data: Path, clips: Sequence[Clip], folder: Path, isas: Sequen
             convert_model(base, model, type=type_name, proof="tensors")
         outputs = {"ggml": encoder_outputs(model, pcms, _core.usable_cpus())}
         for isa in isas:
-            encoder = EdgeEncoder(model, isa)
-            outputs[isa] = [encoder.encode(mel) for mel in mels]
+            encoder = CoreModel(_core.read_model_file(model), isa)
+            outputs[isa] = [encoder.encode_checked(mel) for mel in mels]
         found[type_name] = {
             engine: float(np.mean([relative_error(o, e) for o, e in zip(of_engine, expected)]))
             for engine, of_engine in outputs.items()

@@ -42,12 +42,11 @@ from whisperq_edge._whisper.units import FRAMES_PER_WINDOW
 ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT))
 
-from tests.support.make_model import write_random_model  # noqa: E402
+from tests.support.make_model import write_nano_checkpoint, write_random_model  # noqa: E402
 from tests.support.scripted_model import native_options  # noqa: E402
 
 Floats = npt.NDArray[np.float32]
 
-NANO_WEIGHTS = ROOT / "scripts" / "train_nano" / "weights" / "nano.en.pt"
 GOLDEN = ROOT / "tests" / "data" / "parity" / "golden.json"
 TIE = 1e-3
 WORD_TOLERANCE_S = 0.02
@@ -146,7 +145,7 @@ class Pair:
 def nano_pair(folder: Path) -> Pair:
     path = folder / "nano-f32.bin"
     if not path.exists():
-        convert_model(NANO_WEIGHTS, path, type="f32", proof="tensors")
+        convert_model(write_nano_checkpoint(folder / "nano.en.pt"), path, type="f32", proof="tensors")
     return Pair.of("nano", path)
 
 

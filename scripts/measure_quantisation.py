@@ -42,7 +42,7 @@ from whisperq_edge._system.native import build_info
 from whisperq_edge._whisper.mel_filters import mel_filters
 from whisperq_edge._whisper.shapes import expected_shapes
 from whisperq_edge._whisper.types import TYPES
-from whisperq_edge._whisper.units import SAMPLE_RATE
+from whisperq_edge._whisper.units import SAMPLE_RATE, TOKENS_PER_S
 from whisperq_edge._whisper.vocabulary import known_vocabulary
 
 Floats = npt.NDArray[np.float32]
@@ -50,7 +50,6 @@ Floats = npt.NDArray[np.float32]
 REPOSITORY = Path(__file__).resolve().parents[1]
 DIMS = MODELS["base"].dims
 WINDOW_SAMPLES = 30 * SAMPLE_RATE
-TOKENS_PER_S = 50  # of the encoder's output
 
 BLOCK_TYPES = ("q8_0", "q6_k", "q5_1", "q5_0", "q5_k", "q4_1", "q4_0", "q4_k", "iq4_nl", "q3_k", "q2_k")
 ALIASED = ("q8_0", "q5_0", "q4_0")  # what int8, int5 and int4 mean

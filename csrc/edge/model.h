@@ -26,7 +26,6 @@ class Model {
     const EncoderWeights& encoder() const noexcept { return encoder_; }
     const DecoderWeights& decoder() const noexcept { return decoder_; }
     std::vector<const Linear*> linears() const { return linears_of(encoder_, decoder_); }
-    uint64_t packed_bytes() const noexcept { return arena_.n_bytes(); }
     // Return the size of all weights: packed matrices, biases, norms and positions.
     size_t weight_bytes() const noexcept { return weight_bytes_; }
 

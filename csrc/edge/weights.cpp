@@ -59,7 +59,6 @@ Arena::Piece Arena::take(size_t n_bytes) {
     const AlignedBuffer& chunk = chunks_.back();
     const Piece piece{chunks_.back().data() + (chunk.size() - left_), n_bytes};
     left_ -= whole;
-    n_taken_ += n_bytes;
     return piece;
 }
 

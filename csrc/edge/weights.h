@@ -29,12 +29,10 @@ class Arena {
     };
     // Return n_bytes, aligned and not initialised, which live as long as the arena. Throws std::bad_alloc.
     Piece take(size_t n_bytes);
-    size_t n_bytes() const noexcept { return n_taken_; }
 
   private:
     std::vector<AlignedBuffer> chunks_;
     size_t left_ = 0;  // of the last chunk
-    size_t n_taken_ = 0;
 };
 
 // A packed matrix of n output columns and k values each (kernels/pack.h), and the bias, if it has one.

@@ -51,6 +51,8 @@ auto upstream(Action action) {
 // and reads past the end of shorter clips.
 constexpr int kLeastSamples = 201;
 
+constexpr int kFrameMs = 10;
+
 // It sets ggml's global logger anew on its way: one thread at a time. (A child that is forked amid this waits for ever,
 // as it would for ggml's own lock in there.)
 whisper_state* new_state(whisper_context* context) {
@@ -126,9 +128,10 @@ class Call {
 
     std::vector<Language> detect_languages() {
         std::vector<float> probabilities(static_cast<size_t>(whisper_lang_max_id()) + 1);
-        const int start_ms = options_.clips_ms.empty() ? 0 : options_.clips_ms.front().first;
-        const int found = whisper_lang_auto_detect_with_state(context_, state_.get(), start_ms, options_.n_threads,
-                                                              probabilities.data());
+        const auto& [first, n_frames] = options_.language_window;
+        const SilencedFrames behind_the_clip(*state_, first + n_frames, first + kFramesPerWindow);
+        const int found = whisper_lang_auto_detect_with_state(context_, state_.get(), first * kFrameMs,
+                                                              options_.n_threads, probabilities.data());
         if (found < 0 && !should_stop()) fail("the language could not be detected");
         // whisper.cpp ranks all languages that it has names for. Those that the model does not know have other tokens'
         // logits there.

@@ -36,6 +36,9 @@ struct TranscribeOptions {
     bool token_timestamps = false;
     int max_new_tokens = 0;                     // 0: no limit
     std::vector<std::pair<int, int>> clips_ms;  // (start, end) of the parts to transcribe; empty: everything
+    // The frame (10 ms) from which the language is detected, and the number of frames until silence stands for the
+    // audio: of a window, or fewer where the clip ends before.
+    std::pair<int, int> language_window{0, kFramesPerWindow};
     LogitsFilter filter;
 };
 

@@ -323,6 +323,7 @@ void bind_options(py::module_& m) {
         .def_readwrite("token_timestamps", &TranscribeOptions::token_timestamps)
         .def_readwrite("max_new_tokens", &TranscribeOptions::max_new_tokens)
         .def_readwrite("clips_ms", &TranscribeOptions::clips_ms)
+        .def_readwrite("language_window", &TranscribeOptions::language_window)
         .def_readwrite("filter", &TranscribeOptions::filter);
 }
 
@@ -380,7 +381,6 @@ PYBIND11_MODULE(_ggml, m) {
     py::module_::import("atexit").attr("register")(
         py::cpp_function(&Computation::stop_all, py::call_guard<whisperq::binding::GilReleased>()));
     m.def("devices", &devices, "Devices that the compiled-in backends see: name, backend, description, kind.");
-    m.def("system_info", [] { return std::string(whisper_print_system_info()); });
     m.def("take_log", [] {
         py::list lines;
         for (const LogLine& line : take_log())

@@ -86,6 +86,26 @@ void set_signal_energy(whisper_state& state, const float* samples, int n_samples
     state.energy = get_signal_energy(samples, n_samples, 32);
 }
 
+SilencedFrames::SilencedFrames(whisper_state& state, int first, int end)
+    : state_(state), first_(first), n_(std::max(std::min(end, state.mel.n_len) - first, 0)) {
+    whisper_mel& mel = state.mel;
+    if (n_ == 0) return;
+    const float silence = mel.data.back();  // upstream puts 30 s of silence behind the audio
+    for (int band = 0; band < mel.n_mel; ++band) {
+        const auto begin = mel.data.begin() + static_cast<ptrdiff_t>(band) * mel.n_len + first_;
+        kept_.insert(kept_.end(), begin, begin + n_);
+        std::fill_n(begin, n_, silence);
+    }
+}
+
+SilencedFrames::~SilencedFrames() {
+    whisper_mel& mel = state_.mel;
+    for (int band = 0; n_ > 0 && band < mel.n_mel; ++band) {
+        std::copy_n(kept_.begin() + static_cast<ptrdiff_t>(band) * n_, n_,
+                    mel.data.begin() + static_cast<ptrdiff_t>(band) * mel.n_len + first_);
+    }
+}
+
 void forget_previous_text(whisper_state& state) {
     state.prompt_past1.clear();
 }

@@ -45,6 +45,24 @@ void set_stop_callback(whisper_state& state, ggml_abort_callback stop, void* dat
 // the mel spectrogram is computed already.
 void set_signal_energy(whisper_state& state, const float* samples, int n_samples);
 
+// Frames of 10 ms that upstream encodes at a time.
+constexpr int kFramesPerWindow = 3000;
+
+// Silences frames of the state's mel spectrogram for as long as it lives, as if the audio ended before them.
+class SilencedFrames {
+  public:
+    // The frames from `first` up to `end`, as far as there are any.
+    SilencedFrames(whisper_state& state, int first, int end);
+    ~SilencedFrames();
+    SilencedFrames(const SilencedFrames&) = delete;
+    SilencedFrames& operator=(const SilencedFrames&) = delete;
+
+  private:
+    whisper_state& state_;
+    const int first_, n_;
+    std::vector<float> kept_;  // [n_mel, n_]
+};
+
 // Forgets the text of earlier windows, so that it is no prompt for the next one.
 void forget_previous_text(whisper_state& state);
 

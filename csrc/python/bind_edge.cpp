@@ -158,8 +158,7 @@ void bind_edge(py::module_& m) {
         .def_property_readonly("hparams", [](const EdgeModel& model) { return hparams_dict(model.model.hparams()); })
         .def_property_readonly("isa", [](const EdgeModel& model) { return model.model.kernels().isa; })
         .def_property_readonly("n_threads", [](EdgeModel& model) { return model.model.pool().size(); })
-        .def_property_readonly("memory", &memory)
-        .def_property_readonly("packed_bytes", [](const EdgeModel& model) { return model.model.packed_bytes(); });
+        .def_property_readonly("memory", &memory);
     m.def("isas", &isa_list, "Every instruction set of the kernels: whether it is built, and supported by CPU and OS.");
     m.def("chosen_isa", [] { return std::string(dispatch::chosen_isa().name()); });
 }

@@ -131,8 +131,6 @@ class EdgeModel:
     @property
     def n_threads(self) -> int: ...
     @property
-    def packed_bytes(self) -> int: ...
-    @property
     def memory(self) -> dict[str, int]:
         """Bytes that it holds now: ``weights``, and the work memory of ``encoder``, ``decoder`` and ``machine``."""
 

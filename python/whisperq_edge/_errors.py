@@ -127,7 +127,7 @@ class ModelFormatError(ModelError):
     def __init__(self, path: str, offset: int, field: str, value: str, allowed: str) -> None:
         super().__init__(
             f"{path}: at byte {offset}: {field} is {value}; allowed: {allowed}."
-            " The file is damaged or is no Whisper model: fetch or convert it again."
+            " The file is damaged or is no Whisper model: download or convert it again."
         )
         self.path = path
         self.offset = offset

@@ -7,7 +7,6 @@ __version__: str
 max_decoders: int
 
 def devices() -> list[dict[str, str]]: ...
-def system_info() -> str: ...
 def take_log() -> list[tuple[int, str]]: ...
 
 class LogitsFilter:
@@ -38,6 +37,7 @@ class TranscribeOptions:
     token_timestamps: bool
     max_new_tokens: int
     clips_ms: list[tuple[int, int]]
+    language_window: tuple[int, int]
     filter: LogitsFilter
     def __init__(self) -> None: ...
 

@@ -25,7 +25,6 @@ from ._audio.speech import SpeechScan, speech_stream
 from ._audio.timeline import SpeechTimeline
 from ._engines.core_model import CoreModel
 from ._engines.edge import EdgeEngine
-from ._engines.encoder import EdgeEncoder
 from ._engines.face import Engine
 from ._engines.ggml import GgmlEngine
 from ._errors import CancelledError, InferenceError, InterruptedByUser, OptionError, UnsupportedModelError
@@ -83,10 +82,10 @@ class WhisperModel:
 
             - ``"nano"`` is bundled.
             - A published name such as ``"base"`` means whisper.cpp's published file in 8 bits, or in 5 where there is
-              none. It is fetched once. ``whisperq-edge models`` lists the names.
+              none. It is downloaded once. ``whisperq-edge models`` lists the names.
             - A path leads to a ggml file such as ``ggml-base.en.bin``, to an OpenAI ``.pt``, or to a folder of
               transformers or CTranslate2. All but the ggml file are converted once into the cache.
-            - A hub id such as ``"openai/whisper-base.en"`` is fetched with the extra ``hub`` unless the hub's cache
+            - A hub id such as ``"openai/whisper-base.en"`` is downloaded with the extra ``hub`` unless the hub's cache
               has it, and converted once.
         device: ``auto`` (a GPU that the build supports and the machine has, else the CPU), ``cpu``, ``gpu``, ``cuda``,
             ``metal`` or ``vulkan``.
@@ -103,14 +102,14 @@ class WhisperModel:
               on the logger says so.
         cpu_threads: 0 takes the number that ``whisperq-edge tune`` found best for this shape and type (engine edge).
             Without a profile it takes every CPU that affinity and cgroup quota leave to the process.
-        download_root: folder to fetch models into; None for our cache (published files) and the Hugging Face hub's.
-        local_files_only: fetch nothing.
+        download_root: folder to download models into; None for our cache (published files) and the Hugging Face hub's.
+        local_files_only: download nothing.
         engine: ``edge`` (our own, on the CPU), ``ggml`` (whisper.cpp) or ``auto``. ``auto`` takes ``edge``, unless
             there is a GPU to use or ``edge`` has no kernels for the file's type, such as the k-quants.
         flash_attention: use whisper.cpp's fused attention (engine ggml).
 
     Raises:
-        ModelNotFoundError: no such model, or it is not here and cannot be fetched.
+        ModelNotFoundError: no such model, or it is not here and cannot be downloaded.
         ModelFormatError: the file is damaged or is no Whisper model.
         UnsupportedModelError: the file is whole, but the engine cannot run it.
         UnsafeModelError: a pickle asks for more than tensors.
@@ -147,7 +146,7 @@ class WhisperModel:
         )
         self._file = _core.read_model_file(self.model_path)
         self._engine: Optional[Engine]
-        self._encoder: Optional[EdgeEncoder]  # of ``encode``; the ggml engine has none, which is opened when asked for
+        self._encoder: Optional[CoreModel]  # of ``encode``; beside the ggml engine it is opened when asked for
         self._engine, self._encoder = _open_engine(
             self._file, engine, device, device_index, cpu_threads, flash_attention
         )
@@ -319,11 +318,11 @@ class WhisperModel:
         encoder = self._opened_encoder()
         n_mels = self._file.hparams["n_mels"]
         if isinstance(audio, np.ndarray) and audio.ndim == 2 and audio.shape[0] == n_mels:
-            return encoder.encode(audio, audio_ctx)
+            return encoder.encode_checked(audio, audio_ctx)
         window = np.zeros(WINDOW_SAMPLES, np.float32)
         samples = first_samples(audio, WINDOW_SAMPLES)
         window[: len(samples)] = samples
-        return encoder.encode(log_mel_spectrogram(window, n_mels), audio_ctx)
+        return encoder.encode_checked(log_mel_spectrogram(window, n_mels), audio_ctx)
 
     def _transcribe(
         self,
@@ -352,7 +351,7 @@ class WhisperModel:
         self._check_language(chosen)
         vad = VadOptions.from_any(chosen.vad_parameters)
         if chosen.vad_filter and chosen.is_clipped:
-            raise OptionError("vad_filter", True, "not together with clip_timestamps: both choose the parts to hear")
+            raise OptionError("vad_filter", True, "not together with clip_timestamps: both choose parts of the audio")
         listeners = _Listeners(on_start, on_segment, on_progress, cancel, timeout_s, began_us)
         opened = open_samples(
             audio, sampling_rate=sampling_rate, audio_track=audio_track, should_stop=listeners.should_stop
@@ -366,11 +365,11 @@ class WhisperModel:
                 with self._lock:
                     self._timings = self._timings + call.timings()
 
-    def _opened_encoder(self) -> EdgeEncoder:
+    def _opened_encoder(self) -> CoreModel:
         with self._lock:
             n_threads = self._running_engine().n_threads
             if self._encoder is None:
-                self._encoder = EdgeEncoder(self.model_path, n_threads=n_threads)
+                self._encoder = CoreModel(self._file, n_threads=n_threads)
             return self._encoder
 
     def _running_engine(self) -> Engine:
@@ -479,9 +478,19 @@ class _Call:
         for name, stage in result.stages.items():
             self._stages[name] = self._stages.get(name, StageTime()) + stage
         self._dropped = self._restored(result.dropped)
+        self._warn_of_clips()
         if result.interrupt is not None:
             raise result.interrupt
         return result.stopped
+
+    def _warn_of_clips(self) -> None:
+        """Tell of clips that begin behind the end of the audio. Nothing is in them."""
+        duration_s = self._audio.duration_s
+        starts = [start for start, _ in self._options.clips_s(math.inf)] if self._options.is_clipped else []
+        late = [start for start in starts if start >= duration_s > 0]
+        if late:
+            message = "clip_timestamps: %d of %d clips lie behind the audio, from %.2f s on; it ends at %.2f s"
+            _LOG.warning(message, len(late), len(starts), late[0], duration_s)
 
     def _restored(self, dropped: tuple[Dropped, ...]) -> tuple[Dropped, ...]:
         if self._timeline is None:
@@ -576,6 +585,7 @@ class _Call:
             options=self._options,
             model=self._model_name,
             dropped=self._dropped,
+            damage=self._audio.damage,
         )
 
 
@@ -597,7 +607,7 @@ def _check_listeners(**listeners: Any) -> None:
 
 def _open_engine(
     file: _core.ModelFile, engine: str, device: str, device_index: int, cpu_threads: int, flash_attention: bool
-) -> tuple[Engine, Optional[EdgeEncoder]]:
+) -> tuple[Engine, Optional[CoreModel]]:
     if engine == "edge" and device not in ("auto", "cpu"):
         raise OptionError("device", device, "cpu: the engine edge runs on CPUs; engine='ggml' knows GPUs")
     if engine == "edge" or (engine == "auto" and not _wants_gpu(device)):
@@ -607,7 +617,9 @@ def _open_engine(
             if engine == "edge":
                 raise
     _check_runs_on_ggml(file)
-    return GgmlEngine(file, device, device_index, cpu_threads or _core.usable_cpus(), flash_attention), None
+    n_threads = cpu_threads or _core.usable_cpus()
+    tools: dict[str, Any] = {"hear_speech": speech_stream, "find_silence": SilenceScan}
+    return GgmlEngine(file, device, device_index, n_threads, flash_attention, **tools), None
 
 
 def _wants_gpu(device: str) -> bool:
@@ -618,7 +630,7 @@ def _wants_gpu(device: str) -> bool:
     return any(found["kind"] == "gpu" for found in load_ggml().devices())
 
 
-def _open_edge(file: _core.ModelFile, cpu_threads: int) -> tuple[EdgeEngine, EdgeEncoder]:
+def _open_edge(file: _core.ModelFile, cpu_threads: int) -> tuple[EdgeEngine, CoreModel]:
     isa, n_threads = "auto", cpu_threads or _core.usable_cpus()
     profile = find_profile(file.hparams) if cpu_threads == 0 else None
     tuned = profile.for_type(file.ftype) if profile is not None else None
@@ -633,7 +645,7 @@ def _open_edge(file: _core.ModelFile, cpu_threads: int) -> tuple[EdgeEngine, Edg
         find_silence=SilenceScan,
         check_batch=model.check_batch,
     )
-    return engine, EdgeEncoder.of(model.native)
+    return engine, model
 
 
 def _check_runs_on_ggml(file: _core.ModelFile) -> None:

@@ -286,6 +286,8 @@ class Transcript:
         options: the options that this call ran with, defaults filled in.
         model: the model's name or path.
         dropped: parts in which nobody speaks, in order of time. They were not decoded, or their text was not believed.
+        damage: sentences about audio that was not read, because the file is cut off or damaged. They say where. Empty:
+            all of the file was read.
     """
 
     text: str
@@ -297,6 +299,7 @@ class Transcript:
     options: Any = field(repr=False)
     model: str
     dropped: tuple[Dropped, ...] = ()
+    damage: tuple[str, ...] = ()
 
     def __iter__(self) -> Iterator[Segment]:
         return iter(self.segments)
@@ -322,6 +325,7 @@ class Transcript:
             "options": _jsonable(self.options),
             "model": str(self.model),
             "dropped": _jsonable(self.dropped),
+            "damage": _jsonable(self.damage),
         }
 
 

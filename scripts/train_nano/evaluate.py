@@ -1,7 +1,8 @@
 """Measures a model: word error rates with intervals, and whether it stays silent where nobody speaks.
 
     python -m train_nano.evaluate python/whisperq_edge/assets/ggml-nano.en.bin
-    python -m train_nano.evaluate --backend openai scripts/train_nano/weights/nano.en.pt
+    whisperq-edge convert nano --to openai -o nano.en.pt
+    python -m train_nano.evaluate --backend openai nano.en.pt
 
 Every backend transcribes whole recordings along its default path: greedy, with timestamps, 30 s windows.
 """

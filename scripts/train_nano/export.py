@@ -1,15 +1,14 @@
-"""Writes a checkpoint as `nano.en.pt` (OpenAI's layout) and `ggml-nano.en.bin` (whisper.cpp's layout).
+"""Write a checkpoint of the training as `ggml-nano.en.bin`, whisper.cpp's layout with matrices in fp16.
 
-    python -m train_nano.export --pt scripts/train_nano/weights/nano.en.pt --ggml ggml-nano.en.bin
+    python -m train_nano.export --ggml python/whisperq_edge/assets/ggml-nano.en.bin
 
-Both hold the same weights in fp16: the moving average of the training run, unless `--weights model` asks for the last.
+The weights are the moving average of the training run. `--weights model` takes those of the last step.
+`whisperq-edge convert nano --to openai` makes OpenAI's layout of the written file.
 """
 
 import argparse
-import dataclasses
 import os
 import struct
-import zipfile
 from pathlib import Path
 
 import numpy as np
@@ -70,17 +69,6 @@ def write_ggml(file, dims: ModelDimensions, state: dict[str, np.ndarray]) -> Non
             file.write(_ggml_tensor(name, array))
 
 
-def write_pt(file, dims: ModelDimensions, state: dict[str, np.ndarray]) -> None:
-    """A checkpoint is a zip archive of stored members; deflating them keeps the repository small and loads the same."""
-    plain = Path(file.name).with_suffix(".plain")
-    tensors = {name: torch.from_numpy(array.astype(np.float16)) for name, array in state.items()}
-    torch.save({"dims": dataclasses.asdict(dims), "model_state_dict": tensors}, plain)
-    with zipfile.ZipFile(plain) as source, zipfile.ZipFile(file, "w", zipfile.ZIP_DEFLATED, compresslevel=9) as target:
-        for member in source.infolist():
-            target.writestr(member.filename, source.read(member))
-    plain.unlink()
-
-
 def load_checkpoint(checkpoint: Path, weights: str = "average") -> NanoTrainer:
     saved = torch.load(checkpoint, weights_only=False)
     model = NanoTrainer(NanoSize(**saved["size"]), CompactVocabulary(saved["text_ids"]), dropout=0.0)
@@ -88,12 +76,8 @@ def load_checkpoint(checkpoint: Path, weights: str = "average") -> NanoTrainer:
     return model.eval()
 
 
-def export(model: NanoTrainer, pt: Path | None, ggml: Path | None) -> None:
-    dims, state = model.size.dims(), model.openai_state_dict()
-    if pt:
-        _replace(pt, lambda file: write_pt(file, dims, state))
-    if ggml:
-        _replace(ggml, lambda file: write_ggml(file, dims, state))
+def export(model: NanoTrainer, ggml: Path) -> None:
+    _replace(ggml, lambda file: write_ggml(file, model.size.dims(), model.openai_state_dict()))
 
 
 def main() -> None:
@@ -103,11 +87,10 @@ def main() -> None:
     parser.add_argument(
         "--weights", choices=("average", "model"), default="average", help="moving average, or the last"
     )
-    parser.add_argument("--pt", type=Path)
-    parser.add_argument("--ggml", type=Path)
+    parser.add_argument("--ggml", type=Path, required=True, help="the file to write")
     options = parser.parse_args()
     checkpoint = options.checkpoint or options.cache / "checkpoint.pt"
-    export(load_checkpoint(checkpoint, options.weights), options.pt, options.ggml)
+    export(load_checkpoint(checkpoint, options.weights), options.ggml)
 
 
 if __name__ == "__main__":

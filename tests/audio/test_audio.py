@@ -91,6 +91,22 @@ def test_channels(rate: int, channels: int) -> None:
     assert_pcm(to_pcm(encoded(samples, rate, subtype="FLOAT")).samples, one_go(samples, rate), 1e-6)
 
 
+@pytest.mark.parametrize("as_what", ["file", "array", "mp3"])
+def test_channels_that_cancel_each_other_out_are_told(as_what: str, caplog: pytest.LogCaptureFixture) -> None:
+    left = tones(16000, 1)[:, 0]
+    wired_wrong, right = np.stack([left, -left], axis=1), np.stack([left, np.zeros_like(left)], axis=1)
+
+    def heard(samples: Any) -> float:
+        kind = ("MP3", "MPEG_LAYER_III") if as_what == "mp3" else ("WAV", "PCM_16")
+        return float(np.abs(to_pcm(samples if as_what == "array" else encoded(samples, 16000, *kind)).samples).max())
+
+    with caplog.at_level(logging.WARNING, "whisperq_edge"):
+        assert heard(right) > 0.01 and caplog.text == ""
+        assert heard(wired_wrong) < 0.01
+    [record] = caplog.records
+    assert "has channels that cancel each other out" in record.getMessage()
+
+
 @pytest.mark.parametrize(("format", "subtype", "extension", "tolerance"), FORMATS)
 @pytest.mark.parametrize("rate", [16000, 48000])
 def test_formats(tmp_path: Path, format: str, subtype: str, extension: str, tolerance: float, rate: int) -> None:

@@ -184,6 +184,26 @@ def test_a_file_that_changes_is_an_error(tmp_path: Path, change: str) -> None:
     samples.close()
 
 
+@pytest.mark.parametrize("change", ["append", "cut", "touch"])
+def test_a_file_that_loses_bytes_in_the_first_pass_is_an_error(tmp_path: Path, change: str) -> None:
+    """What is appended meanwhile is no part of it."""
+    path = tmp_path / "talk.wav"
+    path.write_bytes(encoded(noise(30 * RATE), format="WAV"))
+    samples = open_samples(path)
+    samples.read(0, 100)
+    if change == "append":
+        with open(path, "ab") as file:
+            file.write(bytes(100))
+        assert first_pass(samples).size == 30 * RATE
+        return
+    if change == "cut":
+        os.truncate(path, 500_000)
+    else:
+        os.utime(path, ns=(1, 1))
+    with pytest.raises(AudioError, match=r"talk\.wav changed while it was transcribed"):
+        first_pass(samples)
+
+
 @pytest.mark.usefixtures("forgetful")
 def test_fewer_samples_in_the_second_pass_are_an_error() -> None:
     samples = DecodedSamples(decoder_of(noise(30 * RATE), missing=RATE), "talk")

@@ -108,13 +108,39 @@ def test_warnings_are_told_once_and_notes_are_not(monkeypatch: pytest.MonkeyPatc
 
 @pytest.mark.parametrize("as_json", [False, True])
 def test_audio_that_is_cut_off_is_told(sample_path: Path, tmp_path: Path, as_json: bool) -> None:
+    """It is transcribed as far as it goes, and the exit status says that this is not all."""
     cut = tmp_path / "cut.flac"
     cut.write_bytes(sample_path.read_bytes()[:60_000])
     result = cli_runner().invoke(main, ["transcribe", "-m", "nano", str(cut), *(["--json"] if as_json else [])])
-    assert result.exit_code == 0
+    assert result.exit_code == 1 and result.stdout.strip()
     [line] = result.stderr.splitlines()
-    assert line.startswith(f"whisperq-edge: {cut} is damaged or cut off: ")
-    assert not as_json or json.loads(result.stdout)["failures"] == []
+    assert line.startswith(f"whisperq-edge: {cut} is damaged or cut off: what was decoded ends after ")
+    if as_json:
+        report, sentence = json.loads(result.stdout), line.removeprefix("whisperq-edge: ")
+        [transcript] = report["transcripts"]
+        assert transcript["text"] and transcript["damage"] == [sentence] and not transcript["partial"]
+        assert report["failures"] == [{"file": str(cut), "error": "AudioError", "message": sentence}]
+
+
+def test_one_file_that_is_cut_off_is_delivered_beside_whole_ones(sample_path: Path, tmp_path: Path) -> None:
+    cut, out = tmp_path / "cut.flac", tmp_path / "out"
+    cut.write_bytes(sample_path.read_bytes()[:60_000])
+    result = cli_runner().invoke(main, ["transcribe", "-m", "nano", str(cut), str(sample_path), "-o", str(out)])
+    assert result.exit_code == 1 and len(result.stderr.splitlines()) == 1
+    assert all((out / name).read_text(encoding="utf-8").strip() for name in ("cut.txt", "sample.txt"))
+
+
+@pytest.mark.parametrize("size", [0, 0xFFFFFFFF])
+def test_a_wav_header_without_a_length_is_no_damage(sample_pcm: Any, tmp_path: Path, size: int) -> None:
+    soundfile = pytest.importorskip("soundfile")
+    path = tmp_path / "streamed.wav"
+    soundfile.write(path, sample_pcm, 16_000)
+    content = path.read_bytes()
+    place = content.index(b"data") + 4
+    path.write_bytes(content[:place] + size.to_bytes(4, "little") + content[place + 4 :])
+    result = cli_runner().invoke(main, ["transcribe", "-m", "nano", str(path), "--json"])
+    assert (result.exit_code, result.stderr) == (0, "")
+    assert json.loads(result.stdout)["transcripts"][0]["damage"] == []
 
 
 def test_stdin_that_is_closed_is_a_sentence() -> None:

@@ -406,7 +406,7 @@ def test_a_clip_of_all_of_the_audio_is_not_cut_by_voice_detection(
 def test_batches_need_our_model_and_our_engine(model: WhisperModel, sample_path: Path) -> None:
     with pytest.raises(OptionError, match=r"compat\.faster_whisper"):
         BatchedInferencePipeline(model.model)  # type: ignore[arg-type]
-    other = WhisperModel("nano", device="cpu", engine="ggml")
+    other = WhisperModel("nano", device="cpu", engine="ggml", cpu_threads=1)
     with other.model, pytest.raises(OptionError, match="batch_size=8"):
         BatchedInferencePipeline(other).transcribe(sample_path)
 

@@ -261,7 +261,7 @@ def test_target_size_that_nothing_reaches(micro_en_path: Path, tmp_path: Path) -
 def test_calibration_moves_the_choice(wide: Path, tmp_path: Path, sample_path: Path) -> None:
     """Weights by activation are other weights: the recipe differs, within the same budget."""
     plain = convert(wide, tmp_path / "plain.bin", target_size="10MB")
-    calibrated = convert(wide, tmp_path / "calibrated.bin", target_size="10MB", calibrate=[sample_path])
+    calibrated = convert(wide, tmp_path / "calibrated.bin", target_size="10MB", calibrate=[sample_path], n_threads=1)
     assert calibrated.path.stat().st_size <= 10_000_000
     assert calibrated.recipe != plain.recipe
 
@@ -298,7 +298,7 @@ def test_the_report_names_every_tensor_and_why(micro_en_path: Path, tmp_path: Pa
 
 
 def test_the_whole_model_is_proven(micro_en_path: Path, tmp_path: Path) -> None:
-    report = convert_model(micro_en_path, tmp_path / "out.bin", type="q8_0")
+    report = convert_model(micro_en_path, tmp_path / "out.bin", type="q8_0", n_threads=1)
     assert report.proof is not None and report.verdict
     assert 0.99 < report.proof["encoder"]["cosine"] <= 1
 
@@ -306,7 +306,7 @@ def test_the_whole_model_is_proven(micro_en_path: Path, tmp_path: Path) -> None:
 def test_a_result_below_min_agreement_is_no_file(micro_en_path: Path, tmp_path: Path) -> None:
     """Random weights agree on no token's neighbourhood as trained ones do: 2 bits are far off."""
     with pytest.raises(ConversionError, match="min_agreement"):
-        convert_model(micro_en_path, tmp_path / "out.bin", type="q4_0", min_agreement=1.0)
+        convert_model(micro_en_path, tmp_path / "out.bin", type="q4_0", min_agreement=1.0, n_threads=1)
     assert list(tmp_path.iterdir()) == []
 
 

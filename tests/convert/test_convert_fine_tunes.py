@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import json
 import shutil
 from collections.abc import Mapping
@@ -44,9 +45,14 @@ def n_text_of(n_vocab: int) -> int:
     return 50256 if n_vocab == ENGLISH else 50257
 
 
-def text_ids(n_vocab: int) -> dict[str, int]:
-    """Without any special token."""
+@functools.cache
+def _text_ids(n_vocab: int) -> dict[str, int]:
     return {spelled(token): number for number, token in enumerate(known_vocabulary(n_vocab)[: n_text_of(n_vocab)])}
+
+
+def text_ids(n_vocab: int) -> dict[str, int]:
+    """Without any special token. Callers may change what they get."""
+    return dict(_text_ids(n_vocab))
 
 
 def special_ids(n_vocab: int) -> dict[str, int]:
@@ -435,7 +441,7 @@ def test_an_english_fine_tune_says_what_the_plain_model_says(
     tmp_path: Path, sample_path: Path, sample_text: str, kind: str
 ) -> None:
     n_more, added, prefix = VARIANTS[kind]
-    convert_model(data_file("assets/ggml-nano.en.bin"), tmp_path / "folder", to="safetensors")
+    convert_model(data_file("assets/ggml-nano.en.bin"), tmp_path / "folder", to="safetensors", n_threads=1)
     tokenizer = whole_tokenizer(ENGLISH, {token: ENGLISH + i for token, i in added.items()})
     folder = grown(tmp_path / "folder", tmp_path / "tune", ENGLISH + n_more, tokenizer, prefix)
     plain = convert_model(tmp_path / "folder", tmp_path / "plain.bin", type="q8_0", proof="tensors")
@@ -451,7 +457,7 @@ def test_an_english_fine_tune_says_what_the_plain_model_says(
 def test_a_multilingual_fine_tune_keeps_its_languages(tmp_path: Path, n_vocab: int) -> None:
     dims = PRESETS["micro"]._replace(n_vocab=n_vocab, n_mels=dims_of(n_vocab).n_mels)
     write_random_model(tmp_path / "m.bin", dims)
-    convert_model(tmp_path / "m.bin", tmp_path / "folder", to="safetensors")
+    convert_model(tmp_path / "m.bin", tmp_path / "folder", to="safetensors", n_threads=1)
     tokenizer = whole_tokenizer(n_vocab, {"<|speaker|>": n_vocab})
     folder = grown(tmp_path / "folder", tmp_path / "tune", n_vocab + 1, tokenizer)
     plain = convert_model(tmp_path / "folder", tmp_path / "plain.bin", type="q8_0", proof="tensors")

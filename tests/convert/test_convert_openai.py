@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import io
 import os
 import pickle
@@ -30,8 +31,7 @@ from whisperq_edge._errors import (
     UnsupportedModelError,
 )
 
-from tests.support.make_model import PRESETS
-from tests.support.paths import ROOT
+from tests.support.make_model import PRESETS, write_nano_checkpoint
 from tests.support.torch_files import (
     STORAGE_NAMES,
     Raw,
@@ -43,7 +43,8 @@ from tests.support.torch_files import (
     write_torch_zip,
 )
 
-NANO_PT = ROOT / "scripts" / "train_nano" / "weights" / "nano.en.pt"
+# Over name, type, shape and values of all tensors of the checkpoint that the training of nano exported.
+NANO_CHECKPOINT_SHA256 = "63c03c0768e0d41f28b3a080f46df0a2891f77af309b28ab6d0d10b71aad5cba"
 MICRO = PRESETS["micro"]
 DIMS = MICRO._asdict()
 
@@ -767,13 +768,28 @@ def test_a_checkpoint_opens(micro_pt: Path, micro_state: dict[str, Floats]) -> N
         assert values_of(tensor) == micro_state[tensor.name].tobytes()
 
 
-@pytest.mark.skipif(not NANO_PT.is_file(), reason="the sources are not here")
-def test_the_bundled_checkpoint_is_compressed_and_opens() -> None:
-    source = open_openai(NANO_PT)
+@pytest.fixture(scope="module")
+def nano_pt(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return write_nano_checkpoint(tmp_path_factory.mktemp("nano") / "nano.en.pt")
+
+
+def test_the_bundled_model_gives_the_checkpoint_of_its_training_bit_by_bit(nano_pt: Path) -> None:
+    source = open_openai(nano_pt)
     assert (source.dims.n_audio_state, source.dims.n_vocab, source.ftype) == (192, 51864, "f16")
-    with zipfile.ZipFile(NANO_PT) as archive:
-        for i, tensor in enumerate(source.tensors):
-            info = archive.getinfo(f"nano.en.pt/data/{i}")
+    digest = hashlib.sha256()
+    for tensor in source.tensors:
+        digest.update(f"{tensor.name} {tensor.type} {list(tensor.shape)}\n".encode() + values_of(tensor))
+    assert digest.hexdigest() == NANO_CHECKPOINT_SHA256
+
+
+def test_a_compressed_checkpoint_opens(nano_pt: Path, tmp_path: Path) -> None:
+    path = tmp_path / "deflated.pt"
+    with zipfile.ZipFile(nano_pt) as stored, zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED) as deflated:
+        for info in stored.infolist():
+            deflated.writestr(info.filename, stored.read(info))
+    with zipfile.ZipFile(path) as archive:
+        for i, tensor in enumerate(open_openai(path).tensors):
+            info = archive.getinfo(f"archive/data/{i}")
             assert info.compress_type == zipfile.ZIP_DEFLATED
             assert values_of(tensor) == archive.read(info), tensor.name
 

@@ -106,7 +106,7 @@ def test_steps_give_what_the_whole_gives(
 
 def test_the_last_logits_choose_what_transcription_writes(sample_pcm: Floats) -> None:
     """Forced through its own greedy transcript, a model chooses it again, token by token."""
-    with WhisperModel("nano", device="cpu", engine="ggml") as nano:
+    with WhisperModel("nano", device="cpu", engine="ggml", cpu_threads=1) as nano:
         transcript = nano.transcribe(sample_pcm, beam_size=1, temperature=0.0, without_timestamps=True)
     text = [token for segment in transcript for token in segment.tokens if token < 50256]
     sequence = [50257, 50362, *text]

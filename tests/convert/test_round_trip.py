@@ -103,7 +103,7 @@ def test_the_engine_answers_as_openai_does_on_the_source(shape: str, tmp_path: P
     with torch.no_grad():
         features = original.encoder(mel)
         theirs = original.decoder(torch.tensor([sequence]), features)[0].numpy()
-    ours = run_probe(ggml, sample_pcm, [sequence], flash_attention=False)
+    ours = run_probe(ggml, sample_pcm, [sequence], n_threads=1, flash_attention=False)
 
     products = 10 if shape == "micro.en" else 28
     tolerance = 4 * np.sqrt(products) * 2**-11

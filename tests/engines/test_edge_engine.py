@@ -17,10 +17,8 @@ from whisperq_edge._engines.word_times import WordTiming, steady_words
 from whisperq_edge._options import TranscribeOptions
 from whisperq_edge._result import Segment
 
-from tests.support.make_model import NANO, write_random_model
-from tests.support.paths import ROOT
+from tests.support.make_model import NANO, write_nano_checkpoint, write_random_model
 
-WEIGHTS = ROOT / "scripts" / "train_nano" / "weights" / "nano.en.pt"
 SAMPLE = NANO.parent / "sample.flac"
 SPOKEN = (NANO.parent / "sample.txt").read_text(encoding="utf-8").split()
 
@@ -120,13 +118,14 @@ def test_it_stops(nano: EdgeEngine, sample: Any) -> None:
 def test_long_audio_as_openai_whisper(tmp_path: Path, sample: Any, options: dict[str, Any]) -> None:
     whisper = pytest.importorskip("whisper")
     path = tmp_path / "nano.bin"
-    convert_model(WEIGHTS, path, type="f32", proof="tensors")
+    weights = write_nano_checkpoint(tmp_path / "nano.en.pt")
+    convert_model(weights, path, type="f32", proof="tensors")
     dice = np.random.RandomState(0)
-    parts = [(sample * dice.uniform(0.3, 1), np.zeros(dice.randint(48000))) for _ in range(5)]
+    parts = [(sample * dice.uniform(0.3, 1), np.zeros(dice.randint(48000))) for _ in range(3)]
     long = np.concatenate([piece for pair in parts for piece in pair]).astype(np.float32)
     ours, _ = run(engine_of(path), long, temperature=0.0, **options)
     given = {name: value for name, value in options.items() if value != 1 or name != "beam_size"}
-    theirs = whisper.load_model(str(WEIGHTS), device="cpu").transcribe(long, fp16=False, temperature=0.0, **given)
+    theirs = whisper.load_model(str(weights), device="cpu").transcribe(long, fp16=False, temperature=0.0, **given)
     said = [s for s in theirs["segments"] if s["text"]]  # of openai/whisper's some say nothing
     assert [(s.seek, s.start, s.end, s.text, s.tokens) for s in ours] == [
         (s["seek"], s["start"], s["end"], s["text"], s["tokens"]) for s in said

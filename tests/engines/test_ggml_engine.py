@@ -102,6 +102,53 @@ def test_the_language_is_not_looked_for_after_the_end(multilingual_path: Path, s
         assert model.transcribe(sample_pcm, clip_timestamps=[end - 0.001, end], **QUICK).segments == []
 
 
+# ---- The language ----------------------------------------------------------------------------------------------------
+
+DETECT: dict[str, Any] = {**QUICK, "max_new_tokens": 1, "log_prob_threshold": None}
+
+
+@pytest.fixture(scope="module", params=["ggml", "edge"])
+def multilingual(request: pytest.FixtureRequest, multilingual_path: Path) -> Iterator[WhisperModel]:
+    with WhisperModel(multilingual_path, device="cpu", engine=request.param, cpu_threads=1) as model:
+        yield model
+
+
+def language_of(model: WhisperModel, audio: Samples, **options: Any) -> tuple[str, float]:
+    heard = model.transcribe(audio, **DETECT, **options)
+    return heard.language, heard.language_probability
+
+
+def test_the_language_is_heard_no_further_than_the_clip(multilingual: WhisperModel, sample_pcm: Samples) -> None:
+    behind = np.random.default_rng(0).uniform(-0.01, 0.01, 16_000 * 6).astype(np.float32)
+    clips = {"clip_timestamps": [0.5, 4]}
+    alone = np.concatenate([sample_pcm[: 16_000 * 4 + 400], np.zeros_like(behind)])
+    followed = np.concatenate([sample_pcm[: 16_000 * 4 + 400], behind])
+    assert language_of(multilingual, followed, **clips) == language_of(multilingual, alone, **clips)
+    assert language_of(multilingual, followed) != language_of(multilingual, alone)
+
+
+def test_the_language_is_that_of_the_first_window_with_speech(multilingual: WhisperModel, sample_pcm: Samples) -> None:
+    late = np.concatenate([np.zeros(16_000 * 35, np.float32), sample_pcm])
+    assert language_of(multilingual, late) == language_of(multilingual, late, clip_timestamps=[30])
+    unheard = language_of(multilingual, late, drop_silence=False)
+    assert unheard == language_of(multilingual, late, drop_silence=False, clip_timestamps=[0, 30])
+    assert unheard != language_of(multilingual, late)
+
+
+def test_both_engines_detect_from_the_same_audio(multilingual_path: Path, sample_pcm: Samples) -> None:
+    late = np.concatenate([np.zeros(16_000 * 35, np.float32), sample_pcm, sample_pcm])
+    found = []
+    for engine in ("edge", "ggml"):
+        with WhisperModel(
+            multilingual_path, device="cpu", engine=engine, cpu_threads=1, flash_attention=False
+        ) as model:
+            found.append(
+                [language_of(model, late, clip_timestamps=clips)[1] for clips in ([0], [0, 50], [37, 40, 42, 44])]
+            )
+    assert found[0] == pytest.approx(found[1], rel=2e-3)
+    assert len(set(found[0])) == 3
+
+
 # ---- Devices ---------------------------------------------------------------------------------------------------------
 
 

@@ -381,6 +381,12 @@ class Stretched(Recorder):
 
 MANY = " old house new river big night small garden red letter green day"
 
+
+def evenly(n_words: int, end_s: float) -> list[tuple[float, float]]:
+    """Spans of words that follow each other."""
+    return [(i * end_s / n_words, (i + 1) * end_s / n_words) for i in range(n_words)]
+
+
 TEXT_ONLY = {"batch_size": 2, "without_timestamps": True}
 
 
@@ -402,7 +408,7 @@ def test_without_timestamps_a_batch_goes_on_behind_the_last_word() -> None:
 
 
 def test_a_word_over_much_speech_is_decoded_again_with_timestamps() -> None:
-    model = Stretched([said(" one two"), said(0, MANY, 450, 450)], [(0, 1), (1, 9)])
+    model = Stretched([said(" one two"), said(0, MANY, 450, 450)], [(0, 1), (1, 9)], evenly(12, 9))
     segments, _ = run_on_speech(model, 9, without_timestamps=True)
     assert [window for window, _ in model.requests] == [(0, 900), (0, 900)] and is_timed(model) == [False, True]
     assert [(segment.start, segment.end, segment.text) for segment in segments] == [(0, 9, MANY)]
@@ -411,10 +417,22 @@ def test_a_word_over_much_speech_is_decoded_again_with_timestamps() -> None:
 
 def test_what_timestamps_leave_of_such_a_window_is_heard_next() -> None:
     answers = [said(" one two"), said(0, MANY, 350, 350), said(" two")]
-    model = Stretched(answers, [(0, 1), (1, 9)], [(0, 1.5)])
+    model = Stretched(answers, [(0, 1), (1, 9)], evenly(12, 7), [(0, 1.5)])
     segments, _ = run_on_speech(model, 9, without_timestamps=True)
     assert [window for window, _ in model.requests] == [(0, 900), (0, 900), (700, 200)]
     assert [(segment.start, segment.end) for segment in segments] == [(0, 7), (7, 9)]
+
+
+def test_speech_that_timestamps_skip_too_is_heard_next() -> None:
+    """The segment has so many words that it is not sparse, and one of them stands for four seconds of speech."""
+    spans = [*evenly(11, 4), (4, 9)]
+    model = Stretched(
+        [said(" one two"), said(0, MANY, 450, 450), said(" two" * 9)], [(0, 1), (1, 9)], spans, evenly(9, 5)
+    )
+    segments, _ = run_on_speech(model, 9, without_timestamps=True)
+    assert [window for window, _ in model.requests] == [(0, 900), (0, 900), (400, 500)]
+    assert [(segment.start, segment.end) for segment in segments] == [(0, 4), (4, 9)]
+    assert segments[0].text == MANY[: -len(" day")]
 
 
 @pytest.mark.parametrize("again", [said(0, " one", 300), said(0, " one two one one", 300, avg_logprob=-3)])

@@ -15,13 +15,12 @@ from whisperq_edge import WhisperModel, _core
 from whisperq_edge._convert.convert import convert_model
 from whisperq_edge._engines.word_times import WordTiming, steady_words
 
-from tests.support.make_model import write_random_model
+from tests.support.make_model import write_nano_checkpoint, write_random_model
 from tests.support.paths import DATA, ROOT
 from tests.support.whole_audio import window_mel
 
 Floats = npt.NDArray[np.float32]
 
-WEIGHTS = ROOT / "scripts" / "train_nano" / "weights" / "nano.en.pt"
 GOLDEN = json.loads((DATA / "parity" / "golden.json").read_text(encoding="utf-8"))
 WORD_TOLERANCE_S = 0.02
 SOT = {"micro": [50258, 50259, 50359], "micro.en": [50257]}
@@ -44,8 +43,9 @@ def audio(name: str, sample: Floats) -> Floats:
 
 @pytest.fixture(scope="module")
 def nano_f32(tmp_path_factory: pytest.TempPathFactory) -> Iterator[WhisperModel]:
-    path = tmp_path_factory.mktemp("nano") / "nano.bin"
-    convert_model(WEIGHTS, path, type="f32", proof="tensors")
+    folder = tmp_path_factory.mktemp("nano")
+    path = folder / "nano.bin"
+    convert_model(write_nano_checkpoint(folder / "nano.en.pt"), path, type="f32", proof="tensors")
     with WhisperModel(path, device="cpu", engine="edge", cpu_threads=2) as model:
         yield model
 

@@ -167,6 +167,17 @@ def test_clip_timestamps_hear_only_their_part(nano: WhisperModel, sample_path: P
     assert len(part) < len(whole)
 
 
+@pytest.mark.parametrize("engine", ["edge", "ggml"])
+def test_clips_behind_the_audio_are_told(engine: str, sample_pcm: Samples, caplog: pytest.LogCaptureFixture) -> None:
+    with WhisperModel("nano", device="cpu", engine=engine, cpu_threads=1) as model:
+        for clips, n_late in (([0, 1], 0), ([0, 1, 20, 30], 1), ([100], 1), ([20, 21, 40, 41], 2)):
+            caplog.clear()
+            model.transcribe(sample_pcm, clip_timestamps=clips, beam_size=1, temperature=0)
+            said = [record.getMessage() for record in caplog.records]
+            assert len(said) == min(n_late, 1)
+            assert not said or f"{n_late} of {len(clips) // 2 or 1} clips lie behind the audio, from " in said[0]
+
+
 def test_sampling_is_the_same_from_call_to_call(nano: WhisperModel, sample_path: Path) -> None:
     options = {"temperature": 1.0, "best_of": 3}
     first, second = (nano.transcribe(sample_path, **options) for _ in range(2))

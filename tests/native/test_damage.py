@@ -1,4 +1,4 @@
-"""Two hundred damaged copies of the bundled model: each is a ``ModelFormatError``, none costs memory or the process.
+"""Two hundred damaged copies of a small model: each is a ``ModelFormatError``, none costs memory or the process.
 
 A flipped bit inside the text of a token or inside a weight leaves a whole file of the same layout. No reader can see
 it, and it is not among the damages here.
@@ -15,7 +15,6 @@ from pathlib import Path
 import pytest
 from whisperq_edge._core import ModelFile, read_model_file
 from whisperq_edge._errors import ModelFormatError
-from whisperq_edge._store.catalog import resolve_model
 
 from tests.support.arithmetic import flipped
 from tests.support.model_layout import HPARAMS, N_FFT_AT, N_MEL_AT, hparam_at, put_i32, tensor_fields, token_offsets
@@ -104,24 +103,19 @@ def damaged_copies(data: bytes, model: ModelFile) -> Iterator[Copy]:
         yield f"header at {at} with a flipped bit ({i})", _flip_in_i32(data, at, rng)
 
 
-@pytest.fixture(scope="module")
-def model_path() -> Path:
-    return resolve_model("nano")
-
-
-def test_there_are_two_hundred_and_each_is_damaged(model_path: Path) -> None:
-    data = model_path.read_bytes()
+def test_there_are_two_hundred_and_each_is_damaged(micro_en_path: Path) -> None:
+    data = micro_en_path.read_bytes()
     names: list[str] = []
-    for name, copy in damaged_copies(data, read_model_file(model_path)):
+    for name, copy in damaged_copies(data, read_model_file(micro_en_path)):
         assert copy != data, name
         names.append(name)
     assert len(names) == len(set(names)) == N_COPIES
 
 
-def test_the_reader_refuses_each(model_path: Path, tmp_path: Path) -> None:
+def test_the_reader_refuses_each(micro_en_path: Path, tmp_path: Path) -> None:
     path = tmp_path / "damaged.bin"
     accepted = []
-    for name, copy in damaged_copies(model_path.read_bytes(), read_model_file(model_path)):
+    for name, copy in damaged_copies(micro_en_path.read_bytes(), read_model_file(micro_en_path)):
         path.write_bytes(copy)
         try:
             read_model_file(path)
@@ -162,10 +156,10 @@ print("growth", peak_bytes() - before)
 """
 
 
-def test_whisper_model_refuses_each_and_survives(model_path: Path, tmp_path: Path) -> None:
+def test_whisper_model_refuses_each_and_survives(micro_en_path: Path, tmp_path: Path) -> None:
     pytest.importorskip("resource")
     run = subprocess.run(
-        [sys.executable, "-c", _OPEN_EACH, str(model_path), str(tmp_path / "damaged.bin")],
+        [sys.executable, "-c", _OPEN_EACH, str(micro_en_path), str(tmp_path / "damaged.bin")],
         cwd=ROOT,
         capture_output=True,
         text=True,

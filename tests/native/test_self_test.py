@@ -97,10 +97,17 @@ def test_every_fault_is_seen_on_every_isa() -> None:
 @needs_arm
 @pytest.mark.parametrize(("cpu", "n_isas"), [("cortex-a53", 2), ("max", 4)])
 def test_every_fault_is_seen_on_arm(cpu: str, n_isas: int) -> None:
-    done = run(QEMU_ARM, "-cpu", cpu, build("aarch64") / "check_self_test")
-    print(done.stdout)
-    assert (done.returncode, done.stderr) == (0, "")
-    assert len(done.stdout.splitlines()) == n_isas
+    """All that the CPU has are right; faults are tried on the two best, since the other CPU's two best are the rest."""
+    program = build("aarch64") / "check_self_test"
+    right = run(QEMU_ARM, "-cpu", cpu, program, "--quick")
+    assert (right.returncode, right.stderr) == (0, "")
+    isas = [line.split()[0] for line in right.stdout.splitlines()]
+    assert len(isas) == n_isas
+    for isa in isas[-2:]:
+        done = run(QEMU_ARM, "-cpu", cpu, program, isa)
+        print(done.stdout)
+        assert (done.returncode, done.stderr) == (0, "") and done.stdout.startswith(isa)
+        assert int(done.stdout.split(" faults found")[0].split()[-1]) > 200
 
 
 @not_under_qemu

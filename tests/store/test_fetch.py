@@ -152,7 +152,7 @@ def test_an_explicit_type_wins(hub: Hub, data: bytes, monkeypatch: pytest.Monkey
 def test_a_hub_id_means_that_repository(hub: Hub, without_extra: None) -> None:
     with pytest.raises(ModelNotFoundError, match=r"whisperq-edge\[hub\]"):
         locate_model("openai/whisper-base")
-    with pytest.raises(ModelNotFoundError, match="lacks openai/whisper-base, and nothing may be fetched"):
+    with pytest.raises(ModelNotFoundError, match="lacks openai/whisper-base, and nothing may be downloaded"):
         locate_model("openai/whisper-base", local_files_only=True)
     assert hub.requests == []
 
@@ -189,7 +189,7 @@ def test_progress_is_told(hub: Hub) -> None:
     told: list[tuple[str, float]] = []
     locate_model("base", on_progress=lambda stage, fraction: told.append((stage, fraction)))
     fractions = [fraction for _, fraction in told]
-    assert {stage for stage, _ in told} == {f"fetching {NAME}"}
+    assert {stage for stage, _ in told} == {f"downloading {NAME}"}
     assert fractions == sorted(fractions) and fractions[-1] == 1.0 and len(fractions) > 3
 
 
@@ -287,7 +287,7 @@ def test_a_damaged_partial_file_is_fetched_anew(
     [partial] = folder.glob("*.partial")
     partial.write_bytes(bytes(20_480))
     assert locate_model("base").read_bytes() == data
-    assert "was damaged: it is fetched anew" in caplog.text
+    assert "was damaged: it is downloaded anew" in caplog.text
 
 
 def test_a_damaged_entry_is_fetched_again(hub: Hub, data: bytes) -> None:
@@ -351,7 +351,7 @@ def test_a_proxy_is_asked(hub: Hub, data: bytes, monkeypatch: pytest.MonkeyPatch
 def test_offline_asks_nobody(hub: Hub, value: str, monkeypatch: pytest.MonkeyPatch, folder: Path) -> None:
     monkeypatch.setenv("HF_HUB_OFFLINE", value)
     with pytest.raises(
-        ModelNotFoundError, match=r"'base' in q8_0 or f16.*HF_HUB_OFFLINE forbids to fetch ggml-base-q8_0"
+        ModelNotFoundError, match=r"'base' in q8_0 or f16.*HF_HUB_OFFLINE forbids to download ggml-base-q8_0"
     ):
         locate_model("base")
     assert hub.requests == []
@@ -362,7 +362,7 @@ def test_offline_asks_nobody(hub: Hub, value: str, monkeypatch: pytest.MonkeyPat
 
 
 def test_local_files_only_asks_nobody(hub: Hub) -> None:
-    with pytest.raises(ModelNotFoundError, match="local_files_only forbids to fetch ggml-base-q8_0"):
+    with pytest.raises(ModelNotFoundError, match="local_files_only forbids to download ggml-base-q8_0"):
         WhisperModel("base", local_files_only=True)
     assert hub.requests == []
 
@@ -439,7 +439,7 @@ def test_transcribe_needs_no_model_and_says_what_it_fetches(hub: Hub, sample_pat
     first = cli_runner().invoke(main, ["transcribe", str(sample_path), *QUICK])
     assert first.exit_code == 0, first.stderr
     [line] = first.stderr.splitlines()
-    assert line.startswith("whisperq-edge: fetching the model base: 5 MB from") and str(folder) in line
+    assert line.startswith("whisperq-edge: downloading the model base: 5 MB from") and str(folder) in line
     assert "--model" in line and "WHISPERQ_MODEL" in line and "whisperq-edge models" in line
     second = cli_runner().invoke(main, ["transcribe", str(sample_path), *QUICK])
     assert (second.exit_code, second.stderr, second.stdout) == (0, "", first.stdout)
@@ -483,7 +483,7 @@ def test_model_dir_is_where_models_are_fetched_to(hub: Hub, sample_path: Path, t
 def test_a_model_that_cannot_be_had_is_exit_status_3(sample_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(fetch, "_PAUSE_S", 0.0)
     result = cli_runner().invoke(main, ["transcribe", str(sample_path)])
-    assert result.exit_code == 3 and "cannot be fetched" in result.stderr and result.stdout == ""
+    assert result.exit_code == 3 and "cannot be downloaded" in result.stderr and result.stdout == ""
 
 
 def test_a_download_that_was_interrupted_is_kept(

@@ -270,7 +270,7 @@ def test_the_cache_serves_while_the_hub_is_not_there(visit: Visit) -> None:
     cached, lacking = download_all(gone, visit.cache, [("me/old", None), ("me/never", None)])
     assert cached == visit.answers["me/old"]
     assert lacking.error == "ModelNotFoundError"
-    assert f"me/never at {gone.endpoint} cannot be fetched" in lacking.message
+    assert f"me/never at {gone.endpoint} cannot be downloaded" in lacking.message
     assert "check the network and HF_ENDPOINT" in lacking.message
 
 

@@ -14,6 +14,7 @@ from typing import BinaryIO, Callable, NamedTuple, Optional, Union
 
 import numpy as np
 import numpy.typing as npt
+from whisperq_edge._convert.convert import convert_model
 from whisperq_edge._whisper.dims import Dims
 from whisperq_edge._whisper.shapes import expected_shapes
 
@@ -28,6 +29,7 @@ __all__ = [
     "real_vocabulary",
     "tensor_shapes",
     "vocabulary_of",
+    "write_nano_checkpoint",
     "write_random_model",
 ]
 
@@ -240,6 +242,12 @@ def _write_header(out: BinaryIO, dims: Dims, ftype: str) -> None:
     _write_i32(out, MAGIC, dims.n_vocab, dims.n_audio_ctx, dims.n_audio_state, dims.n_audio_head, dims.n_audio_layer)
     _write_i32(out, dims.n_text_ctx, dims.n_text_state, dims.n_text_head, dims.n_text_layer, dims.n_mels)
     _write_i32(out, 1000 * version + TYPES[ftype].ftype)
+
+
+def write_nano_checkpoint(path: Path) -> Path:
+    """Write the bundled model as OpenAI's checkpoint with all tensors in f16, for comparisons with openai/whisper."""
+    convert_model(NANO, path, to="openai")
+    return path
 
 
 def write_random_model(

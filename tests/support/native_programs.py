@@ -80,7 +80,7 @@ def build(target: str) -> Path:
         configure.append(f"-DCMAKE_CXX_COMPILER_LAUNCHER={ccache}")
     CACHE.mkdir(exist_ok=True)
     with locked(CACHE / f"{target}.lock"):  # several processes of pytest-xdist want it at once
-        for command in (configure, [program, "--build", str(folder), "--parallel"]):
+        for command in (configure, [program, "--build", str(folder), "--parallel", str(_core.usable_cpus())]):
             done = subprocess.run(command, capture_output=True, text=True, env=TOOLS, check=False)
             assert done.returncode == 0, done.stdout + done.stderr
     return folder

@@ -7,11 +7,14 @@ fetch each time. This module is imported before a session moves the cache of the
 from __future__ import annotations
 
 import functools
+import os
 import sys
+import tempfile
 from pathlib import Path
 from typing import Callable, Union
 
 import pytest
+from whisperq_edge._system.locks import locked
 
 from tests.support.paths import ROOT
 
@@ -21,16 +24,18 @@ import real_models
 __all__ = ["jfk_path", "real_base_path", "real_model", "real_tiny_en_path"]
 
 FOLDER = real_models.models_folder()
+LOCK = Path(tempfile.gettempdir()) / f"whisperq-real-models-{os.getuid() if hasattr(os, 'getuid') else 0}.lock"
 JFK = ROOT / "third_party" / "whisper.cpp" / "upstream" / "samples" / "jfk.wav"
 
 
 @functools.cache
 def _find(name: str, type: str) -> Union[Path, str]:
     """Return the file, or why there is none. Both are remembered, so that no session waits for an index twice."""
-    try:
-        return real_models.ggml_file(name, type, FOLDER)
-    except real_models.CannotBeHad as reason:
-        return str(reason)
+    with locked(LOCK):  # several processes of pytest-xdist fetch into one folder
+        try:
+            return real_models.ggml_file(name, type, FOLDER)
+        except real_models.CannotBeHad as reason:
+            return str(reason)
 
 
 @pytest.fixture(scope="session")

@@ -11,6 +11,7 @@ import tempfile
 from pathlib import Path
 from typing import Optional
 
+from whisperq_edge import _core
 from whisperq_edge._system.locks import locked
 
 from tests.support.paths import ROOT
@@ -49,11 +50,12 @@ def build_upstream_quantize() -> Optional[Path]:
     ccache = shutil.which("ccache")
     launchers = [f"-DCMAKE_{language}_COMPILER_LAUNCHER={ccache}" for language in ("C", "CXX")] if ccache else []
     configure = [cmake, "-S", str(CACHE), "-B", str(build), f"-DUPSTREAM={UPSTREAM}", *launchers]
+    compile = [cmake, "--build", str(build), "--target", "quantize", "--parallel", str(_core.usable_cpus())]
     with locked(CACHE / "build.lock"):  # several processes of pytest-xdist want it at once
         project = CACHE / "CMakeLists.txt"
         if not project.is_file() or project.read_text(encoding="utf-8") != _PROJECT:
             project.write_text(_PROJECT, encoding="utf-8")
-        for command in (configure, [cmake, "--build", str(build), "--target", "quantize", "--parallel"]):
+        for command in (configure, compile):
             if subprocess.run(command, capture_output=True, env=TOOLS, check=False).returncode != 0:
                 return None
     program = build / "quantize"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+import hashlib
 import struct
 import zlib
 from pathlib import Path
@@ -11,6 +12,7 @@ import numpy as np
 import pytest
 from whisperq_edge import InternalError, UnsupportedModelError
 from whisperq_edge._core import read_model_file
+from whisperq_edge._system.native import data_file
 from whisperq_edge._whisper import vocabulary
 from whisperq_edge._whisper.mel_filters import mel_filters
 from whisperq_edge._whisper.vocabulary import (
@@ -65,16 +67,23 @@ def test_they_are_those_of_openai(n_vocab: int, name: str, n_text: int) -> None:
     assert known_vocabulary(n_vocab)[:n_text] == tokens
 
 
-def test_the_repairs_are_the_tokens_that_upstream_lost() -> None:
-    """This is how ``_REPAIRS`` was made."""
-    if not UPSTREAM_MODELS.exists():
-        pytest.skip("upstream is not unpacked")
-    tokens = _tiktoken("multilingual")
-    damaged = [
-        i for i, token in enumerate(_upstreams_vocabulary(51865)) if "\N{REPLACEMENT CHARACTER}".encode() in token
-    ]
-    packed = bytes(len(tokens[i]) for i in damaged) + b"".join(tokens[i] for i in damaged)
-    assert zlib.decompress(base64.b85decode(vocabulary._REPAIRS)) == packed
+def test_the_asset_is_written_from_openais_files() -> None:
+    packed = b"".join(bytes(map(len, tokens)) + b"".join(tokens) for tokens in map(_tiktoken, ("gpt2", "multilingual")))
+    assert zlib.decompress(data_file("assets/vocabularies.bin").read_bytes()) == packed
+
+
+@pytest.mark.parametrize(
+    ("n_vocab", "digest"),
+    [
+        (51864, "a5623714bcf19049eb0fd78df19b6daa1e61ac435b86a5deae767768e7fcdc3d"),
+        (51865, "7a1796f07fce01ae84cc2f83b9a72da17dc652ddc339cb113edcc4c60094f418"),
+        (51866, "7a1796f07fce01ae84cc2f83b9a72da17dc652ddc339cb113edcc4c60094f418"),
+    ],
+)
+def test_all_tokens_are_what_they_were(n_vocab: int, digest: str) -> None:
+    """The digests are of the vocabularies read from nano and from upstream's file, with its lost bytes put back."""
+    tokens = known_vocabulary(n_vocab)
+    assert hashlib.sha256(b"".join(struct.pack("<I", len(t)) + t for t in tokens)).hexdigest() == digest
 
 
 def test_parts_of_characters_are_whole_again() -> None:
@@ -139,31 +148,28 @@ def test_every_token_is_spelled_as_gpt2_spells_it() -> None:
         assert token_bytes("".join(character[byte] for byte in token)) == token
 
 
+def _changed(data: bytes, at: int) -> bytes:
+    plain = bytearray(zlib.decompress(data))
+    plain[at] ^= 1
+    return zlib.compress(plain)
+
+
 @pytest.mark.parametrize(
     "damage",
     [
-        lambda data: data[:40],
+        lambda data: b"",
         lambda data: data[:1000],
         lambda data: data[:-1],
-        lambda data: data[:48] + struct.pack("<2I", 2**32 - 1, 2**32 - 1) + data[56:],
-        lambda data: data[: 56 + 4 * 80 * 201] + struct.pack("<I", 2**32 - 1) + data[60 + 4 * 80 * 201 :],
-        lambda data: data[: 60 + 4 * 80 * 201] + struct.pack("<I", 2**32 - 1) + data[64 + 4 * 80 * 201 :],
+        lambda data: zlib.compress(zlib.decompress(data)[:1000]),
+        lambda data: zlib.compress(zlib.decompress(data)[:-1]),
+        lambda data: _changed(data, -8),
+        lambda data: _changed(data, 8),
     ],
 )
 def test_a_damaged_install_is_an_error(damage, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:  # type: ignore[no-untyped-def]
-    data = vocabulary.data_file("assets/vocabulary-multilingual.bin").read_bytes()
-    (tmp_path / "damaged.bin").write_bytes(damage(data))
+    (tmp_path / "damaged.bin").write_bytes(damage(data_file("assets/vocabularies.bin").read_bytes()))
     monkeypatch.setattr(vocabulary, "data_file", lambda name: tmp_path / "damaged.bin")
-    with pytest.raises(InternalError, match="damaged"):
-        vocabulary._known_vocabulary.__wrapped__("multilingual")
-
-
-def test_a_changed_token_in_the_install_is_an_error(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    data = bytearray(vocabulary.data_file("assets/vocabulary-multilingual.bin").read_bytes())
-    data[-8] ^= 1
-    (tmp_path / "damaged.bin").write_bytes(data)
-    monkeypatch.setattr(vocabulary, "data_file", lambda name: tmp_path / "damaged.bin")
-    with pytest.raises(InternalError, match="damaged"):
+    with pytest.raises(InternalError, match="the multilingual vocabulary in the installed package is damaged"):
         vocabulary._known_vocabulary.__wrapped__("multilingual")
 
 

@@ -11,7 +11,8 @@ import numpy as np
 
 from .._errors import EmptyAudioError
 from .._system.arrays import Floats
-from .decoding import Decoding, NotDecodedError, no_such_track, warn_damaged
+from .decoding import Decoding, NotDecodedError, finished, no_such_track, warn_damaged
+from .matroska import tells_duration
 from .mono import BLOCK_FRAMES, SILENT_PEAK, PcmStream
 from .samples import (
     Pieces,
@@ -48,9 +49,11 @@ def decode_with_av(part: Part, decoding: Decoding) -> Pieces:
             damage = f"FFmpeg: {_ffmpeg_reason(error)}"
         if pcm is not None:
             until_s = pcm.frames_in / rate_hz
-            if damage := damage or _what_ffmpeg_misses(container, until_s):
+            if damage := part.missing or damage or _what_ffmpeg_misses(part, container, until_s):
                 warn_damaged(decoding, until_s, damage)
-            yield pcm.finish()
+            yield finished(pcm, decoding)
+        elif part.missing is not None:
+            warn_damaged(decoding, 0.0, part.missing)
         if peak <= SILENT_PEAK:
             _warn_silent(container, track, decoding)
 
@@ -148,11 +151,12 @@ class _Holes:
             decoding.warn(message, hole_s, at_s)
 
 
-def _what_ffmpeg_misses(container: Any, until_s: float) -> Optional[str]:
+def _what_ffmpeg_misses(part: Part, container: Any, until_s: float) -> Optional[str]:
     """FFmpeg takes the end of a cut Matroska or WebM file for its end. Its header knows better, though with a video it
-    is the video that it may tell of."""
+    is the video that it may tell of. Without a length in the header FFmpeg guesses one."""
     claimed_s = ((container.duration or 0) - (container.start_time or 0)) / 1e6
-    if "matroska" in container.format.name and len(container.streams) == 1 and until_s < claimed_s - 1:
+    is_alone = "matroska" in container.format.name and len(container.streams) == 1
+    if is_alone and until_s < claimed_s - 1 and tells_duration(part.stream):
         return f"its header claims {claimed_s:.2f} s"
     return None
 

@@ -43,7 +43,7 @@ def from_parts(parts: list[Part], decoding: Decoding) -> Pieces:
         except (AudioFormatError, EmptyAudioError) as error:
             if index == 0:
                 raise
-            decoding.warn(
+            decoding.warn_of_loss(
                 "was not read from %.2f s on, where stream %d of the %d that it is joined of begins: %s",
                 decoding.n_done / SAMPLE_RATE,
                 index + 1,
@@ -55,7 +55,7 @@ def from_parts(parts: list[Part], decoding: Decoding) -> Pieces:
 def _warn_left_out(decoding: Decoding, parts: list[Part]) -> None:
     left_out = sum(part.left_out for part in parts)
     if left_out:
-        decoding.warn("is damaged: %d bytes in it are no MP3 frames and were left out", left_out)
+        decoding.warn_of_loss("is damaged: %d bytes in it are no MP3 frames and were left out", left_out)
 
 
 def _from_part(part: Part, decoding: Decoding) -> Pieces:
@@ -133,7 +133,7 @@ _MAGICS = (
     (0, b"PK\x03\x04", "a ZIP archive"),
     (0, b"\x1f\x8b", "a gzip archive"),
     (0, b"%PDF", "a PDF"),
-    (0, b"version https://git-lfs", "a Git LFS pointer: fetch the real file with git lfs pull"),
+    (0, b"version https://git-lfs", "a Git LFS pointer: download the real file with git lfs pull"),
 )
 
 

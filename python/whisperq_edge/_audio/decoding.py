@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 import logging
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Optional
 
 from .._errors import AudioError, AudioFormatError
+from .._system.arrays import Floats
 from .._whisper.units import SAMPLE_RATE
-from .mono import MAX_RATE_HZ, Mix, PcmStream
+from .mono import CANCELS_OUT, MAX_RATE_HZ, Mix, PcmStream
 from .mp3_process import Mp3Process
 
-__all__ = ["Decoding", "NotDecodedError", "no_such_track", "stream_for", "warn_damaged"]
+__all__ = ["Decoding", "NotDecodedError", "finished", "no_such_track", "stream_for", "warn_damaged"]
 
 _LOG = logging.getLogger("whisperq_edge")
 
@@ -29,6 +30,7 @@ class Decoding:
         n_before: those that came of the streams before this one.
         is_last: this stream is the last one.
         lead_s: seconds of silence before the first sample of a container.
+        damage: the warnings that tell of audio that was not read, as they were logged.
     """
 
     name: str
@@ -39,6 +41,7 @@ class Decoding:
     n_before: int = 0
     is_last: bool = True
     lead_s: float = 0.0
+    damage: list[str] = field(default_factory=list)
     _mp3_process: Optional[Mp3Process] = None
 
     def mp3_process(self) -> Mp3Process:
@@ -57,6 +60,12 @@ class Decoding:
         if self.warns:
             _LOG.warning("%s " + message, self.name, *arguments)
 
+    def warn_of_loss(self, message: str, *arguments: object) -> None:
+        """Tell of audio that was not read. The log and the transcript both say so."""
+        self.warn(message, *arguments)
+        if self.warns:
+            self.damage.append(f"{self.name} {message % arguments}")
+
 
 class NotDecodedError(Exception):
     """This decoder cannot read it: the next one may. Comes before the first piece."""
@@ -74,6 +83,13 @@ def stream_for(rate_hz: int, decoding: Decoding) -> PcmStream:
     return PcmStream(rate_hz, decoding.name, decoding.mix)
 
 
+def finished(pcm: PcmStream, decoding: Decoding) -> Floats:
+    """Return what the resampler still holds at the end of a stream."""
+    if pcm.cancels_out:
+        decoding.warn(CANCELS_OUT)
+    return pcm.finish()
+
+
 def no_such_track(name: str, track: int, n_tracks: int) -> AudioError:
     there_are = "one audio track, 0" if n_tracks == 1 else f"{n_tracks} audio tracks, 0 to {n_tracks - 1}"
     return AudioError(f"{name} has {there_are}; there is no track {track}")
@@ -83,6 +99,6 @@ def warn_damaged(decoding: Decoding, until_s: float, reason: str) -> None:
     """Tell where the audio of a stream ends too early, ``until_s`` after the beginning of that stream."""
     at_s = decoding.n_before / SAMPLE_RATE + until_s
     if decoding.is_last:
-        decoding.warn("is damaged or cut off: what was decoded ends after %.2f s (%s)", at_s, reason)
+        decoding.warn_of_loss("is damaged or cut off: what was decoded ends after %.2f s (%s)", at_s, reason)
     else:
-        decoding.warn("is damaged: audio is missing at %.2f s (%s); what follows it is read", at_s, reason)
+        decoding.warn_of_loss("is damaged: audio is missing at %.2f s (%s); what follows it is read", at_s, reason)

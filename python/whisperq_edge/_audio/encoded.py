@@ -34,6 +34,10 @@ class Encoded:
         name: for errors.
         open_stream: gives the bytes as a file that seeks; called once, by the first pass.
         track: which audio track, from 0; None: the first.
+
+    Attributes:
+        lead_s: seconds of silence at the beginning, because the audio begins later than the video.
+        damage: sentences about audio that was not read; known at the end of the first pass.
     """
 
     def __init__(self, name: str, open_stream: Callable[[], IO[bytes]], track: Optional[int] = None) -> None:
@@ -43,7 +47,8 @@ class Encoded:
         self._stream: Optional[IO[bytes]] = None
         self._state: Optional[tuple[int, int]] = None
         self._parts: Optional[list[Part]] = None
-        self.lead_s = 0.0  # of silence at the beginning, because the audio begins later than the video
+        self.lead_s = 0.0
+        self.damage: list[str] = []
 
     def pieces(self, is_first: bool, mix: Optional[Mix] = None) -> Pieces:
         """PCM from the beginning. What is wrong with the file is told to the log by the first pass only."""
@@ -53,13 +58,14 @@ class Encoded:
         self._check_unchanged()
         if self._parts is None:
             self._parts = checked_parts(self._stream, self.name)
-        decoding = Decoding(self.name, warns=is_first, mix=mix, track=self._track)
+        decoding = Decoding(self.name, warns=is_first, mix=mix, track=self._track, damage=self.damage)
         try:
             for piece in from_parts(self._parts, decoding):
                 self.lead_s = decoding.lead_s
                 yield piece
                 if not is_first:
                     self._check_unchanged()
+            self._check_unchanged(may_grow=is_first)
         finally:
             decoding.close()
 
@@ -67,12 +73,15 @@ class Encoded:
         if self._stream is not None:
             self._stream.close()
 
-    def _check_unchanged(self) -> None:
+    def _check_unchanged(self, may_grow: bool = False) -> None:
+        """Raise ``AudioError`` where the file was written to. What is appended in the first pass is another audio."""
         assert self._stream is not None
         now = _file_state(self._stream)
         if now is None or self._state is None or now == self._state:
             return
         n_before, n_now = self._state[0], now[0]
+        if may_grow and n_now > n_before:
+            return
         raise changed(self.name, f"it had {n_before} bytes, now {n_now}" if n_now != n_before else "it was written to")
 
 
@@ -89,7 +98,7 @@ def open_path(name: str, should_stop: ShouldStop) -> IO[bytes]:
     if not name:
         raise AudioError("the path of the audio is empty: give that of a file")
     if "://" in name and not os.path.exists(name):
-        raise FileNotFoundError(errno.ENOENT, "No such file (addresses are not fetched: download it first)", name)
+        raise FileNotFoundError(errno.ENOENT, "No such file (addresses are not opened: download it first)", name)
     try:
         stream = open(name, "rb")  # noqa: SIM115 (stays open for the second pass)
     except ValueError as error:  # a NUL, or what no name of a file can hold

@@ -1,4 +1,4 @@
-"""The log-mel spectrogram that Whisper hears."""
+"""The log-mel spectrogram that Whisper reads."""
 
 from __future__ import annotations
 

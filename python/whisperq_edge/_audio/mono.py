@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import math
 from typing import Any, Callable, Optional
 
@@ -22,6 +23,7 @@ from .samples import (
 
 __all__ = [
     "BLOCK_FRAMES",
+    "CANCELS_OUT",
     "MAX_CHANNELS",
     "MAX_DURATION_S",
     "MAX_PEAK",
@@ -53,6 +55,13 @@ MAX_CHANNELS = 32
 MAX_RATE_HZ = 10_000_000
 BLOCK_FRAMES = 16_384  # libsndfile loses the whole block in which a cut FLAC ends, so blocks are not long
 SILENT_PEAK = 1e-4  # -80 dB of full scale
+CANCELS_OUT = (
+    "has channels that cancel each other out, so that their mean is silent, as where one is wired the wrong way round:"
+    " give one channel alone"
+)
+_AUDIBLE_PEAK = 1e-3  # -60 dB of full scale
+_CANCELLED = 1e-3  # 60 dB less than before: two of 16 bits that are each other's negative differ by a rounding
+_LOG = logging.getLogger("whisperq_edge")
 Mix = Callable[[Floats], Floats]
 # dtype -> (value of silence, full scale), as soundfile scales integer PCM.
 _INTEGER_SCALES = {np.dtype(np.int16): (0, 2**15), np.dtype(np.int32): (0, 2**31), np.dtype(np.uint8): (128, 2**7)}
@@ -81,7 +90,7 @@ def of_array(array: npt.NDArray[Any], rate_hz: float, should_stop: ShouldStop) -
     check_array(array)
     check_length(array.shape[0], rate_hz)
     if not _is_pcm_already(array, rate_hz):
-        return DecodedSamples(lambda _: _array_pieces(array, rate_hz), "the array", should_stop=should_stop)
+        return DecodedSamples(lambda first: _array_pieces(array, rate_hz, first), "the array", should_stop=should_stop)
 
     def check(block: Floats, first: int) -> None:
         _check_values(block, first, rate_hz, "the array")
@@ -89,10 +98,12 @@ def of_array(array: npt.NDArray[Any], rate_hz: float, should_stop: ShouldStop) -
     return ArraySamples(array, check=check, should_stop=should_stop)
 
 
-def _array_pieces(array: npt.NDArray[Any], rate_hz: float) -> Pieces:
+def _array_pieces(array: npt.NDArray[Any], rate_hz: float, warns: bool) -> Pieces:
     pcm = PcmStream(rate_hz, "the array")
     for first in range(0, array.shape[0], pcm.block_frames):
         yield pcm.push(array[first : first + pcm.block_frames])
+    if pcm.cancels_out and warns:
+        _LOG.warning("the array %s", CANCELS_OUT)
     yield pcm.finish()
 
 
@@ -135,6 +146,13 @@ class PcmStream:
         self._mix = mix or _mixed_down
         self._resampler = None if rate_hz == SAMPLE_RATE else _resampler(rate_hz)
         self.frames_in = 0
+        self._peaks = (0.0, 0.0)  # of the channels, and of what was made of them
+
+    @property
+    def cancels_out(self) -> bool:
+        """Whether something is in the channels and nothing in their mean, as where one is wired the wrong way round."""
+        of_channels, of_mono = self._peaks
+        return of_channels > _AUDIBLE_PEAK and of_mono < _CANCELLED * of_channels
 
     @property
     def block_frames(self) -> int:
@@ -147,7 +165,10 @@ class PcmStream:
         _check_values(floats, self.frames_in, self._rate_hz, self._name)
         self.frames_in += block.shape[0]
         check_length(self.frames_in, self._rate_hz)
-        return self._resampled(self._mix(floats), last=False)
+        mono = self._mix(floats)
+        if floats.ndim == 2 and floats.shape[1] > 1:
+            self._peaks = (max(self._peaks[0], _peak(floats)), max(self._peaks[1], _peak(mono)))
+        return self._resampled(mono, last=False)
 
     def finish(self) -> Floats:
         """What the resampler still holds. Nothing may be pushed after it."""
@@ -159,6 +180,10 @@ class PcmStream:
             return mono
         resampled: Floats = self._resampler.resample_chunk(mono, last=last)
         return resampled
+
+
+def _peak(floats: Floats) -> float:
+    return max(float(floats.max(initial=0.0)), -float(floats.min(initial=0.0)))
 
 
 def _resampler(rate_hz: float) -> Any:

@@ -12,11 +12,11 @@ import functools
 import os
 import re
 from dataclasses import dataclass, replace
-from typing import IO, NamedTuple, Optional
+from typing import IO, Callable, NamedTuple, Optional
 
 from .spliced import Part, overlaid, spliced
 
-__all__ = ["is_mp3", "mp3_parts"]
+__all__ = ["begins_mp3", "is_mp3", "mp3_parts", "next_mp3"]
 
 _READ_BYTES = 2**20
 _LARGEST_TAG = 2**28  # an ID3 tag's length has 28 bits
@@ -36,9 +36,15 @@ _TAGS = (b"Xing", b"Info")
 _LARGEST_FRAME = 4096
 _MOST_TRIES = 200_000  # places that look like a frame and are none, before the rest of a file is given up
 
-# A header's three bytes with a possible layer, bit rate and sample rate, or a tag.
+# A header's three bytes with a possible layer, bit rate and sample rate, a tag, or the name of another kind of file.
 _THIRD_BYTES = b"".join(re.escape(bytes([byte])) for byte in range(0x10, 0xF0) if byte >> 2 & 3 != 3)
-_SYNC = re.compile(rb"\xff[\xe2-\xe7\xf2-\xf7\xfa-\xff][" + _THIRD_BYTES + rb"]|ID3|TAG|APETAGEX", re.DOTALL)
+_FRAME_BYTES = rb"\xff[\xe2-\xe7\xf2-\xf7\xfa-\xff][" + _THIRD_BYTES + rb"]"
+_FRAME = re.compile(_FRAME_BYTES, re.DOTALL)
+_SYNC = re.compile(
+    _FRAME_BYTES + rb"|ID3|TAG|APETAGEX"
+    rb"|RIF[FX]|RF64|riff|FORM|\.snd|OggS|fLaC|caff|\x1aE\xdf\xa3|\0\0\0.ftyp",
+    re.DOTALL,
+)
 _CONTAINER = re.compile(rb"RIFF|FORM|\x1aE\xdf\xa3|\x00\x00\x01|caff|....ftyp", re.DOTALL)  # may hold MP3
 _RATES_HZ = (44_100, 48_000, 32_000)
 
@@ -165,20 +171,44 @@ def _begins_with_frames(content: _Bytes, place: int, least: int = 4) -> bool:
     return len(kinds) == 1
 
 
-def mp3_parts(stream: IO[bytes]) -> list[Part]:
-    """The runs of frames in an MP3 file. Nothing where it has none that tell their length."""
+def begins_mp3(stream: IO[bytes], place: int) -> bool:
+    """Whether several frames follow each other at a place, behind tags: nothing else looks like that by chance."""
     content = _Bytes(stream)
-    runs, left_out = _runs(content)
+    return _begins_with_frames(content, _behind_tags(content, place))
+
+
+def next_mp3(stream: IO[bytes], start: int, size: int) -> int:
+    """Return where MP3 begins from ``start`` on, with its tags; else the end of the file."""
+    content = _Bytes(stream)
+    for first in range(start, size, _READ_BYTES):
+        block = content.at(first, _READ_BYTES + 2)
+        tags = [found.start() for found in re.finditer(b"ID3", block)]
+        frames = [found.start() for found in _FRAME.finditer(block)]
+        for place in sorted(tags + frames):
+            if _begins_with_frames(content, _behind_tags(content, first + place)):
+                return min(first + place, size)
+    return size
+
+
+def mp3_parts(stream: IO[bytes], begins_other: Callable[[bytes], bool]) -> tuple[list[Part], int]:
+    """Return the runs of frames in an MP3 file, and where a file of another kind begins behind them. There is no run
+    where no frame tells its length.
+
+    Args:
+        begins_other: whether such a file begins with these 32 bytes.
+    """
+    content = _Bytes(stream)
+    runs, left_out, end = _runs(content, begins_other)
     parts = [_part(stream, content, run) for run in runs]
     if runs and _ends_within_a_frame(content, runs[-1]):
         parts[-1] = replace(parts[-1], missing=parts[-1].missing or "the last frame is not whole")
     elif runs and left_out >= _LARGEST_FRAME:
         parts[-1] = replace(parts[-1], left_out=parts[-1].left_out + left_out)
-    return parts
+    return parts, end
 
 
-def _runs(content: _Bytes) -> tuple[list[_Run], int]:
-    """The runs in a file, and the number of bytes behind the last that belong to none."""
+def _runs(content: _Bytes, begins_other: Callable[[bytes], bool]) -> tuple[list[_Run], int, int]:
+    """The runs in a file, the number of bytes behind the last that belong to none, and where that file ends."""
     runs: list[_Run] = []
     run: Optional[_Run] = None
     place, left_out, n_tries = 0, 0, 0
@@ -196,13 +226,15 @@ def _runs(content: _Bytes) -> tuple[list[_Run], int]:
                 place, left_out = run.end, 0
                 continue
         run = None
+        if runs and begins_other(content.at(place, 32)):
+            break
         behind = _behind_tags(content, place)
         if behind == place:
             n_tries += 1
             behind = _next_sync(content, place) if n_tries < _MOST_TRIES else content.size
             left_out += 0 if _is_fill(content, place, behind) else behind - place
         place = behind
-    return runs, left_out
+    return runs, left_out, min(place, content.size)
 
 
 def _is_followed(content: _Bytes, place: int, frame: _Frame) -> bool:

@@ -148,6 +148,7 @@ def open_samples(
         should_stop=should_stop,
         close=encoded.close,
         n_lead=lambda: round(encoded.lead_s * SAMPLE_RATE),
+        damage=lambda: encoded.damage,
     )
 
 

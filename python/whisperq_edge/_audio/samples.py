@@ -68,6 +68,11 @@ class Samples(abc.ABC):
         return 0
 
     @property
+    def damage(self) -> tuple[str, ...]:
+        """Sentences about audio of the file that was not read. Known at the end of the first pass."""
+        return ()
+
+    @property
     @abc.abstractmethod
     def n_known(self) -> int:
         """Samples that are known to be there: ``size``, or in a first pass those that were read."""
@@ -193,6 +198,7 @@ class DecodedSamples(Samples):
         close: gives back what ``decode`` reads from.
         size: number of samples where it is known before.
         n_lead: gives ``n_lead`` of what was decoded.
+        damage: gives ``damage`` of what was decoded.
         keeps: whether to keep short audio in memory.
     """
 
@@ -205,6 +211,7 @@ class DecodedSamples(Samples):
         close: Callable[[], None] = lambda: None,
         size: Optional[int] = None,
         n_lead: Callable[[], int] = lambda: 0,
+        damage: Callable[[], Sequence[str]] = lambda: (),
         keeps: bool = True,
     ) -> None:
         self._decode = decode
@@ -213,6 +220,7 @@ class DecodedSamples(Samples):
         self._close = close
         self._size = size
         self._n_lead = n_lead
+        self._damage = damage
         self._n_kept = _KEPT_BLOCKS if keeps else 0
         self._pieces: Optional[Pieces] = None
         self._rest = np.empty(0, np.float32)  # of the last piece
@@ -225,6 +233,10 @@ class DecodedSamples(Samples):
     @property
     def n_lead(self) -> int:
         return self._n_lead()
+
+    @property
+    def damage(self) -> tuple[str, ...]:
+        return tuple(self._damage())
 
     @property
     def n_known(self) -> int:

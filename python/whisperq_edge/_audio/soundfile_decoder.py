@@ -11,7 +11,7 @@ from typing import IO, Any, Optional
 import numpy as np
 
 from .._whisper.units import SAMPLE_RATE
-from .decoding import Decoding, NotDecodedError, stream_for, warn_damaged
+from .decoding import Decoding, NotDecodedError, finished, stream_for, warn_damaged
 from .mono import BLOCK_FRAMES, MAX_CHANNELS
 from .mp3_process import DecoderError, Mp3Process, NoProcessError
 from .samples import (
@@ -65,7 +65,7 @@ def decode_with_soundfile(part: Part, decoding: Decoding) -> Pieces:
         source.raise_if_failed()
         if damage := part.missing or damage or _what_is_missing(str(file.extra_info), stream):
             warn_damaged(decoding, pcm.frames_in / file.samplerate, damage)
-        yield pcm.finish()
+        yield finished(pcm, decoding)
 
 
 def decode_mp3(part: Part, decoding: Decoding) -> Pieces:
@@ -93,7 +93,7 @@ def decode_mp3(part: Part, decoding: Decoding) -> Pieces:
     _warn_damaged_frames(decoding, file)
     if damage := part.missing or damage or _what_is_missing(file.log, part.stream):
         warn_damaged(decoding, pcm.frames_in / file.rate_hz, damage)
-    yield pcm.finish()
+    yield finished(pcm, decoding)
 
 
 def _warn_damaged_frames(decoding: Decoding, file: Mp3Process) -> None:
@@ -103,11 +103,13 @@ def _warn_damaged_frames(decoding: Decoding, file: Mp3Process) -> None:
         message = "is damaged at %.2f s%s: what MP3 frames held there is not whole (mpg123: %s); what follows is read"
         n_more = len(file.damaged_frames) - 1
         more = f" and at {n_more} later place{'s' if n_more > 1 else ''}" if n_more else ""
-        decoding.warn(message, first_s, more, file.first_line)
+        decoding.warn_of_loss(message, first_s, more, file.first_line)
 
 
 # What libsndfile notes of a header that claims more bytes than there are, and of an Ogg file without its last page.
-_SHORT_CHUNK = re.compile(r"^\s*(?:data|SSND|Data Size|riff|Riff size)\s*: (\d+) \(should be (\d+)\)", re.MULTILINE)
+_SHORT_CHUNK = re.compile(
+    r"^\s*(?:data|SSND|BODY|Data Size|riff|Riff size)\s*: (\d+) \(should be (\d+)\)", re.MULTILINE
+)
 
 _SHORT_OGG = re.compile(r"^Ogg ?: (?:File ended unexpectedly|Junk after the last page).*", re.MULTILINE)
 _UNKNOWN_BYTES = 0x7FFF_0000  # programs that write to a pipe claim this or more, as they cannot know how much will come

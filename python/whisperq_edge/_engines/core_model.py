@@ -6,10 +6,14 @@ import dataclasses
 from collections.abc import Mapping, Sequence
 from typing import Any, Callable, Optional
 
+import numpy as np
+
 from .. import _core
+from .._errors import AudioError
 from .._system.arrays import Floats
+from .._system.checks import check_whole
 from .._system.self_test import trusted_isa
-from .._whisper.tokenizer import Tokenizer, Vocabulary
+from .._whisper.dims import end_of_text, prompt_tokens
 from .face import AlignRequest, AlignResult, DecodeOptions, Stages, WindowRequest, WindowResult
 from .memory import BatchCheck, check_model_fits
 
@@ -45,12 +49,12 @@ class CoreModel:
         # Not by way of self: in a cycle, the weights would stay until the garbage is collected.
         self.check_batch = BatchCheck(file, isa, n_threads, lambda: model.memory)
         self.hparams: Mapping[str, int] = self._model.hparams
-        tokenizer = Tokenizer(Vocabulary(file.vocabulary, self.hparams["n_vocab"]))
-        self._eot, self._no_timestamps = tokenizer.eot, tokenizer.no_timestamps
+        n_vocab = self.hparams["n_vocab"]
+        self._eot, self._no_timestamps = end_of_text(n_vocab), prompt_tokens(n_vocab)[-1]
 
     @property
     def native(self) -> _core.EdgeModel:
-        """The model itself, for what needs no more of it."""
+        """Return the native model, for what needs no more of it."""
         model: _core.EdgeModel = self._model
         return model
 
@@ -69,6 +73,28 @@ class CoreModel:
 
     def encode_short(self, mel: Floats, n_ctx: int, should_stop: Callable[[], bool]) -> Optional[Floats]:
         features: Optional[Floats] = self._model.encode_short(mel, n_ctx, should_stop)
+        return features
+
+    def encode_checked(self, mel: Floats, audio_ctx: int = 0) -> Floats:
+        """Return the audio features ``[n_ctx, n_audio_state]`` of a window that a caller made.
+
+        Args:
+            mel: float32 ``[n_mels, frames]``, as ``log_mel_spectrogram`` gives it; 3000 frames are a window.
+            audio_ctx: audio tokens (20 ms each) to compute, from the first ``2 * audio_ctx`` frames; 0: all that the
+                model has.
+
+        Raises:
+            AudioError: a wrong shape, or a value that is no number.
+            OptionError: ``audio_ctx`` is out of range.
+        """
+        n_mels, most = self.hparams["n_mels"], self.hparams["n_audio_ctx"]
+        audio_ctx = check_whole("audio_ctx", audio_ctx, 0, most, f"0 (all) to {most}")
+        values = np.ascontiguousarray(mel, np.float32)
+        if values.ndim != 2 or values.shape[0] != n_mels or values.shape[1] == 0:
+            raise AudioError(f"mel has the shape {values.shape}; this model takes ({n_mels}, frames)")
+        if not np.isfinite(values).all():
+            raise AudioError("mel has values that are NaN or infinite")
+        features: Floats = self._model.encode(values, audio_ctx or most)
         return features
 
     def listen(self, audio_features: Floats, should_stop: Callable[[], bool]) -> Any:

@@ -20,7 +20,10 @@ from .._result import EngineResult, Segment, StageTime, compression_ratio
 from .._system.checks import check_whole
 from .._system.native import drain_log, load_ggml
 from .._whisper.types import MIXED, is_matrix
-from .._whisper.units import WINDOW_S
+from .._whisper.units import FRAMES_PER_S, FRAMES_PER_WINDOW, HOP_SAMPLES, WINDOW_S
+from .call import Clock
+from .face import FindSilence, HearSpeech
+from .ggml_language import language_window
 from .ggml_words import Piece, group_words
 
 __all__ = ["GgmlEngine", "matrix_types"]
@@ -40,7 +43,7 @@ _FIXED: dict[str, tuple[tuple[Any, ...], str]] = {
     "hallucination_silence_threshold": ((None,), "whisper.cpp has no such check; allowed: None"),
     "hotwords": ((None, ""), "whisper.cpp has no hotwords; use initial_prompt with carry_initial_prompt=True"),
     "language_detection_threshold": ((0.5, None), "whisper.cpp takes the likeliest language; allowed: 0.5, None"),
-    "language_detection_segments": ((1,), "whisper.cpp listens to one window; allowed: 1"),
+    "language_detection_segments": ((1,), "whisper.cpp reads one window; allowed: 1"),
     "batch_size": ((None,), "whisper.cpp decodes a window after the other; allowed: None"),
     "audio_ctx": ((None,), "whisper.cpp encodes whole windows here; allowed: None"),
     "drop_silence": (
@@ -56,6 +59,7 @@ _BACKENDS = {"cuda": ("cuda",), "metal": ("metal", "mtl"), "vulkan": ("vulkan",)
 _NEVER_BELOW = -1e9  # a log probability or entropy threshold that nothing falls below
 _NEVER_ABOVE = 2.0  # a probability threshold that nothing exceeds
 _LATEST_S = WINDOW_S  # whisper.cpp computes the token of a later first timestamp in int, and writes before its array
+_FRAME_MS = 1000 // FRAMES_PER_S
 _LEAST_CLIP_MS = 100  # whisper.cpp decodes nothing shorter, and takes a length of 0 for all of the audio
 _LEAST_TEMPERATURE = 1e-6  # logits over much less are no finite numbers any more
 _MOST_TEMPERATURES = 101  # steps of 0.01: a window may be decoded once for each
@@ -69,12 +73,28 @@ def matrix_types(file: ModelFile) -> dict[str, str]:
 
 
 class GgmlEngine:
-    """A model in whisper.cpp. The file has passed ``_core.read_model_file``."""
+    """A model in whisper.cpp. The file has passed ``_core.read_model_file``.
+
+    Args:
+        hear_speech, find_silence: the voice detector, and what finds silence: the language is detected from the first
+            window with speech. None: from the first window.
+    """
 
     name = "ggml"
 
-    def __init__(self, file: ModelFile, device: str, device_index: int, n_threads: int, flash_attention: bool) -> None:
+    def __init__(
+        self,
+        file: ModelFile,
+        device: str,
+        device_index: int,
+        n_threads: int,
+        flash_attention: bool,
+        *,
+        hear_speech: Optional[HearSpeech] = None,
+        find_silence: Optional[FindSilence] = None,
+    ) -> None:
         self._ggml = load_ggml()
+        self._hear_speech, self._find_silence = hear_speech, find_silence
         self.device, gpu_index = _choose_device(self._ggml.devices(), device, device_index)
         self.n_threads = n_threads
         try:
@@ -108,6 +128,11 @@ class GgmlEngine:
         clips_ms = _clips_ms(clips_s)
         if samples.size == 0 or (is_clipped and not clips_ms):
             return EngineResult({}, stopped=False)
+        native, clock = self._native_options(options, clips_ms), Clock(opened)
+        try:
+            native.language_window = self._language_window(opened, options, clips_ms, clock, should_stop)
+        except StoppedError:
+            return EngineResult(clock.stages, stopped=True)
         language = options.language or "en"
         n_segments = 0
 
@@ -126,7 +151,7 @@ class GgmlEngine:
         try:
             result = self._engine.transcribe(
                 samples,
-                self._native_options(options, clips_ms),
+                native,
                 on_languages=hear_languages,
                 on_segment=hear_segment,
                 on_progress=on_progress,
@@ -135,7 +160,25 @@ class GgmlEngine:
         finally:
             drain_log()
         stages = {name: StageTime(ms, runs) for name, (ms, runs) in result["timings"].items()}
-        return EngineResult(stages, result["stopped"])
+        return EngineResult({**stages, **clock.stages}, result["stopped"])
+
+    def _language_window(
+        self,
+        audio: Samples,
+        options: TranscribeOptions,
+        clips_ms: Sequence[tuple[int, int]],
+        clock: Clock,
+        should_stop: Callable[[], bool],
+    ) -> tuple[int, int]:
+        """Return the first frame of the window to detect the language from, and its frames within the clip."""
+        if options.language is not None or not self._engine.is_multilingual:
+            return 0, FRAMES_PER_WINDOW
+        n_frames = audio.size // HOP_SAMPLES
+        edges = [(start // _FRAME_MS, min(end // _FRAME_MS, n_frames)) for start, end in clips_ms]
+        clips = [(start, end - start) for start, end in edges if start < end]
+        listens = options.drop_silence is not False and not options.vad_filter  # as in the engine edge
+        hear, find = (self._hear_speech, self._find_silence) if listens else (None, None)
+        return language_window(audio, clips, clock, hear, find, should_stop)
 
     def check(self, options: TranscribeOptions) -> None:
         """Raises ``OptionError`` for the first option that this engine cannot honour."""

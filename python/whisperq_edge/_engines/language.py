@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 
@@ -13,7 +13,30 @@ from .call import Call, whole
 from .first_pass import FirstPass
 from .longform import Chunk
 
-__all__ = ["Language"]
+__all__ = ["Language", "Listened", "language_windows", "windows_of"]
+
+
+class Listened(Protocol):
+    """What is known of the audio when the windows are chosen that the language is detected from."""
+
+    def lies_in_silence(self, seek: int, n_frames: int) -> bool: ...
+    def holds_speech(self, seek: int, n_frames: int) -> bool: ...
+
+
+def windows_of(clips: Sequence[Chunk]) -> list[Chunk]:
+    """Cut clips into windows. No window goes on behind the end of its clip."""
+    return [
+        (seek, min(FRAMES_PER_WINDOW, begin + n_frames - seek))
+        for begin, n_frames in clips
+        for seek in range(begin, begin + n_frames, FRAMES_PER_WINDOW)
+    ]
+
+
+def language_windows(windows: Sequence[Chunk], heard: Listened) -> Sequence[Chunk]:
+    """Return the windows that hold speech; where none does, those that are not silent; else all."""
+    audible = [window for window in windows if not heard.lies_in_silence(*window)]
+    spoken = [window for window in audible if heard.holds_speech(*window)]
+    return spoken or audible or windows or [(0, 0)]  # less than a frame of audio is no window
 
 
 class Language:
@@ -47,17 +70,9 @@ class Language:
         return self._call.options.language is None and self.tokenizer.language is not None
 
     def _windows_to_detect_from(self, clips: Sequence[Chunk]) -> list[Chunk]:
-        """Up to ``language_detection_segments`` windows: the first ones of the clips that hold speech; where none does,
-        the first ones that are not silent. None goes on behind the end of its clip."""
-        windows = [
-            (seek, min(FRAMES_PER_WINDOW, begin + n_frames - seek))
-            for begin, n_frames in clips
-            for seek in range(begin, begin + n_frames, FRAMES_PER_WINDOW)
-        ]
-        audible = [window for window in windows if not self._heard.lies_in_silence(*window)]
-        spoken = [window for window in audible if self._heard.holds_speech(*window)]
-        chosen = spoken or audible or windows or [(0, 0)]  # less than a frame of audio is no window
-        return chosen[: self._call.options.language_detection_segments]
+        """Return the first windows of the clips that hold speech, up to ``language_detection_segments``."""
+        chosen = language_windows(windows_of(clips), self._heard)
+        return list(chosen[: self._call.options.language_detection_segments])
 
     def _detect(self, windows: Sequence[Chunk]) -> list[tuple[str, float]]:
         """faster-whisper's: listens to the windows until one is sure enough; if none is, the language that was the

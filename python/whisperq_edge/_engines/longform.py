@@ -635,7 +635,7 @@ class _Lane:
 
 def _warn_left_out(begin: int, end: int) -> None:
     _LOG.warning(
-        "from %.2f to %.2f s the voice detector hears speech and the model does not: it is left out",
+        "from %.2f to %.2f s the voice detector finds speech and the model gives no text: it is left out",
         *(begin / FRAMES_PER_S, end / FRAMES_PER_S),
     )
 
@@ -870,8 +870,9 @@ class _Heard:
 
     def _before_stretched_word(self, drafts: Sequence[Draft]) -> tuple[int, ...]:
         """Return the tokens before the first stretched word, or all where speech goes on behind the last one, and a
-        timestamp there. Alignment is asked only where a segment has few tokens for its speech."""
-        if not any(self._is_sparse(draft) for draft in drafts):
+        timestamp there. Alignment is asked where a segment has few tokens for its speech, and where the window is
+        decoded again because its first answer skipped some: a long segment may hide as much."""
+        if not (self.window.is_timed or any(self._is_sparse(draft) for draft in drafts)):
             return ()
         words, tokenizer = self.words(), self.answer.tokenizer
         starts_s = [word.start for word in words]

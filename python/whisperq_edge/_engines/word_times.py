@@ -16,7 +16,7 @@ import numpy.typing as npt
 
 from .._result import Word
 from .._whisper.tokenizer import Tokenizer
-from .._whisper.units import HOP_SAMPLES, SAMPLE_RATE
+from .._whisper.units import HOP_SAMPLES, SAMPLE_RATE, TOKENS_PER_S
 
 __all__ = [
     "Alignment",
@@ -33,7 +33,6 @@ __all__ = [
 
 Indices = npt.NDArray[np.int64]
 
-_TOKENS_PER_SECOND = 50
 _SENTENCE_ENDS = ".。!！?？"
 _LONGEST_MEDIAN_S = 0.7
 
@@ -124,7 +123,7 @@ def find_word_timings(
         return []
     path = align(tokenizer.sot_sequence, text_tokens, max(n_frames // 2, 1))
     is_jump = np.concatenate([[True], np.diff(path.text_indices) > 0])
-    token_starts = path.time_indices[is_jump] / _TOKENS_PER_SECOND
+    token_starts = path.time_indices[is_jump] / TOKENS_PER_S
     edges = np.concatenate([[0], np.cumsum([len(tokens) for tokens in word_tokens[:-1]])]).tolist()
     return [
         WordTiming(word, tokens, token_starts[i], token_starts[j], float(np.mean(path.probabilities[i:j])))

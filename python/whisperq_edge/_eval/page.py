@@ -136,8 +136,8 @@ def _misheard(system: Mapping[str, Any]) -> str:
     worst = [(w["id"], f"{w['errors']} of {w['words']}", w["reference"], w["hypothesis"]) for w in system["worst"]]
     return (
         f"<details><summary>{escape(system['name'])}: {system['errors']} errors</summary>"
-        + _table(("said", "heard", "times"), confusions, "left")
-        + _table(("utterance", "errors", "said", "heard"), worst, "left")
+        + _table(("reference", "transcript", "times"), confusions, "left")
+        + _table(("utterance", "errors", "reference", "transcript"), worst, "left")
         + "</details>"
     )
 

@@ -100,7 +100,7 @@ def make_report(
     utterances = [each for each in dataset.utterances if each.id not in failed]
     if not utterances:
         first = next(iter(failed.items()))
-        raise InferenceError(f"no utterance was heard by every system; the first reason, of {first[0]}: {first[1]}")
+        raise InferenceError(f"every utterance failed on some system; the first reason, of {first[0]}: {first[1]}")
     scores = {run.system.name: _scores(run, utterances, normalise) for run in runs}
     words = np.array([each.words for each in scores[base.system.name]])
     if not words.sum():
@@ -349,7 +349,7 @@ def _comparisons(
 
 def _summary(comparisons: Sequence[Mapping[str, Any]], baseline: str, words: int) -> str:
     if not comparisons:
-        return f"{baseline} was heard alone: there is nothing to compare it with."
+        return f"{baseline} was measured alone: there is nothing to compare it with."
     worse = [each["name"] for each in comparisons if each["is_claimed"] and each["difference"] > 0]
     better = [each["name"] for each in comparisons if each["is_claimed"] and each["difference"] < 0]
     if not worse and not better:

@@ -235,7 +235,7 @@ def _collect(system: System, journal: Journal, key: str, utterances: Iterable[tu
     known = journal.system(key)
     run = SystemRun(system, known.get("load_ms"), known.get("peak_rss_bytes"))
     for name, utterance in utterances:
-        record = journal.utterance(key, name) or {"failure": "it was not heard"}
+        record = journal.utterance(key, name) or {"failure": "it was not transcribed"}
         if "failure" in record:
             run.failures[utterance.id] = str(record["failure"])
             continue

@@ -179,13 +179,13 @@ def fetched_model(
         if found is not None:
             return found
         if entry.exists() and folder is not None:
-            _LOG.warning("%s has other bytes than the published file: it is fetched anew", entry)
+            _LOG.warning("%s has other bytes than the published file: it is downloaded anew", entry)
         logging.getLogger(FETCH_LOG).info(
-            "fetching the model %s: %.0f MB from %s into %s; `whisperq-edge models` lists others, which --model or"
+            "downloading the model %s: %.0f MB from %s into %s; `whisperq-edge models` lists others, which --model or"
             " WHISPERQ_MODEL chooses",
             *(file.model, file.n_bytes / 1e6, remote.url, entry.parent),
         )
-        tell = None if on_progress is None else lambda fraction: on_progress(f"fetching {file.name}", fraction)
+        tell = None if on_progress is None else lambda fraction: on_progress(f"downloading {file.name}", fraction)
         digests = fetch_file(remote, entry, tell)
         _record_fetched(entry, file, digests, remote.url)
     return entry

@@ -83,7 +83,7 @@ def fetch_file(remote: Remote, destination: Path, on_fraction: Optional[OnFracti
         is_resumed = stream.seek(0, os.SEEK_END) > 0
         found = _fill_and_check(stream, remote, session, on_fraction)
         if found.sha1 != remote.sha1 and is_resumed:
-            _LOG.warning("what an earlier call had fetched of %s was damaged: it is fetched anew", remote.url)
+            _LOG.warning("the part of %s from an earlier call was damaged: it is downloaded anew", remote.url)
             stream.truncate(0)
             found = _fill_and_check(stream, remote, session, on_fraction)
         if found.sha1 != remote.sha1:
@@ -224,7 +224,9 @@ def _receive(stream: IO[bytes], remote: Remote, session: Any, on_fraction: OnFra
     except (errors.ConnectionError, errors.Timeout, errors.ChunkedEncodingError) as error:
         raise _Broken(_innermost(error)) from error
     except errors.RequestException as error:
-        raise ModelNotFoundError(f"{remote.url} cannot be fetched ({error}): check HF_ENDPOINT and proxies") from error
+        raise ModelNotFoundError(
+            f"{remote.url} cannot be downloaded ({error}): check HF_ENDPOINT and proxies"
+        ) from error
 
 
 def _is_continued(response: Any, have: int, remote: Remote) -> bool:
@@ -271,8 +273,8 @@ def _refusal(remote: Remote, status: int) -> str:
 def _gave_up(remote: Remote, have: int, trouble: str) -> str:
     kept = f"; {_megabytes(have)} of {_megabytes(remote.n_bytes)} are kept, and the next call goes on there"
     return (
-        f"{remote.url} cannot be fetched ({trouble}){kept if have else ''}: check the network, HF_ENDPOINT and proxies,"
-        " or give the path of a model"
+        f"{remote.url} cannot be downloaded ({trouble}){kept if have else ''}: check the network, HF_ENDPOINT and"
+        " proxies, or give the path of a model"
     )
 
 

@@ -187,8 +187,8 @@ class _Hub:
         if self.local_files_only or is_offline():
             forbids = "local_files_only" if self.local_files_only else "HF_HUB_OFFLINE"
             raise ModelNotFoundError(
-                f"{forbids} forbids to fetch {file.name} of {REPOSITORY}: run once without it, or give the path of a"
-                " model"
+                f"{forbids} forbids to download {file.name} of {REPOSITORY}: run once without it, or give the path of"
+                " a model"
             )
         url = f"{hub_endpoint()}/{REPOSITORY}/resolve/main/{file.name}"
         remote = Remote(url, file.n_bytes, file.sha1, hub_token())

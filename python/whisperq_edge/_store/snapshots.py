@@ -93,7 +93,7 @@ def download_model(
     converter.refuse_adapter(folder)
     raise ModelNotFoundError(
         f"{repo_id} at {_endpoint()} has no weights that can be read (model.safetensors, pytorch_model.bin or"
-        f" CTranslate2's model.bin){_offline_note()}: for a .pt or ggml file, fetch that file and give its path"
+        f" CTranslate2's model.bin){_offline_note()}: for a .pt or ggml file, download that file and give its path"
     )
 
 
@@ -142,10 +142,10 @@ def _fetcher(
     except ImportError as error:
         if local_files_only or is_offline():
             raise ModelNotFoundError(
-                f"{cache_dir or hub_cache()} lacks {repo_id}, and nothing may be fetched"
+                f"{cache_dir or hub_cache()} lacks {repo_id}, and nothing may be downloaded"
             ) from error
         raise ModelNotFoundError(
-            f"{repo_id} is no path here, and to fetch it from the hub needs a package that is not installed:"
+            f"{repo_id} is no path here, and to download it from the hub needs a package that is not installed:"
             " pip install 'whisperq-edge[hub]', or give the path of a model"
         ) from error
 
@@ -160,7 +160,7 @@ def _fetcher(
                 raise
             if local_files_only:
                 raise ModelNotFoundError(
-                    f"the hub's cache lacks a file of {repo_id}, and local_files_only lets none be fetched"
+                    f"the hub's cache lacks a file of {repo_id}, and local_files_only lets none be downloaded"
                 ) from error
             raise ModelNotFoundError(_explanation(error, repo_id, revision)) from error
 
@@ -206,7 +206,7 @@ def _explanation(error: Exception, repo_id: str, revision: Optional[str]) -> str
     if status is not None:
         return f"{where}: the hub answered {status}: try again later"
     reason = str(chain[-1]).strip().splitlines() or [type(chain[-1]).__name__]
-    return f"{where} cannot be fetched ({reason[0]}): check the network and HF_ENDPOINT, or give the path of a model"
+    return f"{where} cannot be downloaded ({reason[0]}): check the network and HF_ENDPOINT, or give the path of a model"
 
 
 def _causes(error: BaseException) -> list[BaseException]:

@@ -38,7 +38,7 @@ COMMANDS = {
     "inspect": "Show the dimensions, languages, types and tensors of MODEL, a name or the path of a ggml file.",
     "info": "Show CPU features (found, missing, built for), engines, devices, versions and threads.",
     "models": "List the models known by name: size on disk by type, memory, where they come from, and what is here.",
-    "cache": "Models that were fetched or converted once: list them, make room.",
+    "cache": "Models that were downloaded or converted once: list them, make room.",
 }
 """Each command and how its help begins. ``cli/<name>.py`` has the command, and is imported when it is chosen."""
 

@@ -25,10 +25,10 @@ _json_option = click.option("--json", "as_json", is_flag=True, help="Print JSON.
 
 @click.group("cache")
 def cache_command() -> None:
-    """Models that were fetched or converted once: list them, make room.
+    """Models that were downloaded or converted once: list them, make room.
 
     They are in $WHISPERQ_CACHE, or in whisperq-edge in the platform's folder for caches. Every one of them can be made
-    again from its source, or fetched again.
+    again from its source, or downloaded again.
     """
 
 
@@ -58,8 +58,8 @@ def list_command(as_json: bool) -> None:
 
 
 @cache_command.command("prune")
-@click.option("--max-size", metavar="SIZE", help="Remove what was used longest ago until the rest is no larger: 2GB.")
-@click.option("--older-than", metavar="TIME", help="Remove what was not used for so long: 90m, 12h, 30d, 4w.")
+@click.option("--max-size", metavar="SIZE", help="Remove the models used longest ago until the rest is no larger: 2GB.")
+@click.option("--older-than", metavar="TIME", help="Remove models that were not used for so long: 90m, 12h, 30d, 4w.")
 @_json_option
 def prune_command(max_size: Optional[str], older_than: Optional[str], as_json: bool) -> None:
     """Make room. Without options, only what killed processes left behind is removed."""

@@ -139,7 +139,7 @@ def _print_report(report: Report, all_tensors: bool) -> None:
 )
 @click.option("--overwrite", is_flag=True, help="Replace the output file if it exists.")
 @click.option("--threads", type=int, default=0, help="0: every CPU that the process may use.")
-@click.option("--revision", help="Of a model on the hub: branch, tag or commit.")
+@click.option("--revision", help="The branch, tag or commit of a model on the hub.")
 @click.option("--tensors", "all_tensors", is_flag=True, help="Print a line for every tensor.")
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON object instead of tables.")
 def convert_command(

@@ -96,10 +96,10 @@ _NUMBERS = (
 @click.option(
     "--html", type=click.Path(dir_okay=False, path_type=Path), metavar="FILE.html", help="One page, with plots."
 )
-@click.option("--resume", is_flag=True, help="Go on where a run with the same --output was ended; keep what it heard.")
+@click.option("--resume", is_flag=True, help="Go on where a run with the same --output ended, and keep its results.")
 @click.option("--overwrite", is_flag=True, help="Replace --output and its journal if they exist.")
 @click.option("--worst", type=int, default=10, show_default=True, help="Worst utterances to list per system.")
-@click.option("--seed", type=int, default=0, show_default=True, help="Of the bootstrap.")
+@click.option("--seed", type=int, default=0, show_default=True, help="The seed of the bootstrap.")
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON object instead of tables.")
 def eval_command(data: Optional[Path], counts: Optional[Path], **options: Any) -> None:
     """Measure word error rates on DATA, and say which differences can be claimed.
@@ -107,7 +107,7 @@ def eval_command(data: Optional[Path], counts: Optional[Path], **options: Any) -
     DATA is a manifest (tsv, csv, jsonl: columns for audio, text and, where known, speaker), a LibriSpeech folder, or a
     folder of audio files with a .txt beside each. Needs the extra `eval`.
 
-    With --output, every utterance is kept in FILE.json.journal as soon as it was heard; --resume goes on from there,
+    With --output, every transcript is kept in FILE.json.journal at once; --resume goes on from there,
     also with more models, types or utterances.
     """
     if (data is None) == (counts is None):
@@ -129,7 +129,7 @@ def _judge_counts(path: Path, options: dict[str, Any]) -> None:
     for name, value in options.items():
         is_given = context.get_parameter_source(name) is ParameterSource.COMMANDLINE
         if is_given and name not in _OF_COUNTS:
-            raise OptionError(name, value, "not together with --counts: nothing is heard")
+            raise OptionError(name, value, "not together with --counts, which transcribes nothing")
     report = compare_counts(read_counts(path), options["baseline"])
     if options["output"] is not None:
         _write_json(options["output"], report, options["overwrite"])
@@ -260,4 +260,5 @@ def _print_report(report: dict[str, Any]) -> None:
 def _print_misheard(system: dict[str, Any]) -> None:
     shown = [f"{c['said'] or '+'} > {c['heard'] or '-'} ({c['count']})" for c in system["confusions"][:8]]
     if shown:
-        click.echo(f"\n{system['name']}, most frequent (said > heard; + inserted, - left out): {', '.join(shown)}")
+        title = "most frequent errors (reference > transcript; + inserted, - left out)"
+        click.echo(f"\n{system['name']}, {title}: {', '.join(shown)}")

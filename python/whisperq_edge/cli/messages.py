@@ -89,7 +89,7 @@ def _spellings(command: click.Command) -> dict[str, str]:
 
 @contextlib.contextmanager
 def shown_warnings() -> Iterator[None]:
-    """The library never prints, it logs: what it warns of is said on stderr, once, and what it fetches."""
+    """The library never prints, it logs: its warnings are shown on stderr, once, and its downloads."""
     with _told("whisperq_edge", logging.WARNING), _told(FETCH_LOG, logging.INFO), warnings.catch_warnings():
         warnings.simplefilter("ignore", SelfTestWarning)  # it is logged as well
         yield

@@ -1,4 +1,4 @@
-"""``whisperq-edge models``: every model known by name, with what it takes before anything is fetched."""
+"""``whisperq-edge models``: every model known by name, with what it takes before anything is downloaded."""
 
 from __future__ import annotations
 
@@ -77,7 +77,7 @@ def models_command(as_json: bool) -> None:
     """List the models known by name: size on disk by type, memory, where they come from, and what is here.
 
     Layers are those of encoder + decoder. Memory is an estimate of what the engine allocates on a CPU, from q4_0 to
-    f16. "here" says what is bundled or in the cache; the rest is fetched from the Hugging Face hub when it is first
+    f16. "here" says what is bundled or in the cache; the rest is downloaded from the Hugging Face hub when it is first
     used: q8_0 (large-v3: q5_0) as a published file, other types as float weights (extra `hub`), which are converted.
     """
     reports = _reports()

@@ -10,7 +10,7 @@ from typing import Any, Optional
 
 import click
 
-from .._errors import OptionError
+from .._errors import AudioError, OptionError
 from .._result import Timings, Transcript
 from .._system.files import temporary_beside
 from .._writers import render, write_all
@@ -69,7 +69,7 @@ class Outputs:
 
     def keep(self, name: str, transcript: Transcript) -> None:
         """Delivers a whole transcript."""
-        self.done.append((name, transcript, False))
+        self._note(name, transcript, is_partial=False)
         self._is_writing = True
         self._deliver(name, transcript, _stem(name))
         self._is_writing = False
@@ -88,7 +88,7 @@ class Outputs:
         partial: Optional[Transcript] = getattr(error, "partial", None)
         said = f"{why}: nothing is transcribed"
         if partial is not None:
-            self.done.append((name, partial, True))
+            self._note(name, partial, is_partial=True)
             if partial.segments:
                 place = self._deliver(name, partial, _stem(name) + _PARTIAL)
                 heard = f"{partial.segments[-1].end:.2f} s of {partial.duration_s:.2f} s of audio"
@@ -97,6 +97,11 @@ class Outputs:
 
     def fail(self, name: str, error: BaseException) -> None:
         self._fail(name, error, reason(error))
+
+    def _note(self, name: str, transcript: Transcript, is_partial: bool) -> None:
+        """Keep a transcript for the report. Damage of its audio was told as a warning, and is a failure besides."""
+        self.done.append((name, transcript, is_partial))
+        self.failed += [(name, AudioError.__name__, sentence) for sentence in transcript.damage]
 
     def _fail(self, name: str, error: BaseException, message: str) -> None:
         self.failed.append((name, type(error).__name__, message))

@@ -44,9 +44,7 @@ def keeps_journal(journal: Optional[Path]) -> Iterator[None]:
     try:
         yield
     except KeyboardInterrupt:
-        kept = (
-            "without --output nothing is kept" if journal is None else f"{journal} has what was heard: --resume goes on"
-        )
+        kept = "without --output nothing is kept" if journal is None else f"{journal} has all results: --resume goes on"
         raise KeyboardInterrupt(f"interrupted; {kept}") from None
 
 

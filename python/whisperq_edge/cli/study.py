@@ -78,7 +78,7 @@ __all__ = ["study_command"]
     "--scope",
     default="blocks",
     show_default=True,
-    help="What is rounded: blocks (all matrices of all layers), or encoder, decoder; conv, embedding; comma-separated.",
+    help="Matrices to round: blocks (those of all layers), or encoder, decoder; conv, embedding; comma-separated.",
 )
 @click.option("--clips", type=int, default=8, show_default=True, metavar="N", help="Clips for the encoder's SQNR.")
 @click.option("--no-wer", is_flag=True, help="Sizes and SQNR only, for models whose decoder knows nothing.")
@@ -91,11 +91,11 @@ __all__ = ["study_command"]
     "--normaliser", type=click.Choice(["auto", "english", "basic", "none"]), default="auto", show_default=True
 )
 @click.option("--threads", type=int, default=0, help="CPU threads; 0: all that this process may use.")
-@click.option("--seed", type=int, default=0, show_default=True, help="Of noise and bootstrap.")
+@click.option("--seed", type=int, default=0, show_default=True, help="The seed of noise and bootstrap.")
 @click.option(
     "--output", "-o", type=click.Path(dir_okay=False, path_type=Path), metavar="FILE.json", help="All results."
 )
-@click.option("--resume", is_flag=True, help="Go on where a run with the same --output was ended; keep what it heard.")
+@click.option("--resume", is_flag=True, help="Go on where a run with the same --output ended, and keep its results.")
 @click.option("--overwrite", is_flag=True, help="Replace --output and its journal if they exist.")
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON object instead of tables.")
 @click.option("--markdown", "as_markdown", is_flag=True, help="Print tables to paste into a page.")
@@ -106,9 +106,9 @@ def study_command(model: str, **options: Any) -> None:
     """Measure what rounding MODEL's weights and activations costs: the axes of arXiv 2511.08093, one at a time.
 
     Weights are rounded and stored as float, activations are rounded while the edge engine computes in float, so that
-    rows differ in the rounding alone. Of every row: bits per weight with scales and zero points, size, SQNR of weights
-    and of the encoder's output, and with --data the word error rate with its interval and what can be claimed (extra
-    `eval`).
+    rows differ in the rounding alone. Every row has bits per weight with scales and zero points, size, SQNR of weights
+    and of the encoder's output. With --data it has the word error rate with its interval, and the differences that can
+    be claimed (extra `eval`).
 
     \b
     Weights:      float, LEVELS-GRANULARITY
@@ -119,7 +119,7 @@ def study_command(model: str, **options: Any) -> None:
     Both lists given: every combination. One of them: the other is float. Neither, nor --rows: eighteen rows that answer
     one question each, sixteen of them without --calibrate. The float model is always the first row.
 
-    With --output, what was measured is kept in FILE.json.journal at once, and --resume goes on from there.
+    With --output, each result is kept in FILE.json.journal at once, and --resume goes on from there.
     """
     sys.exit(1 if _study(model, options) else 0)
 

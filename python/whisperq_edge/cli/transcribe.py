@@ -86,13 +86,13 @@ def _switch(name: str, help_text: str) -> Callable[[Any], Any]:
     show_envvar=True,
     show_default=True,
     help="A name (nano is bundled, `whisperq-edge models` lists all), a ggml file, an OpenAI .pt, a folder of"
-    " transformers or CTranslate2, or a hub id. A name is fetched once, as a published file of 8 or 5 bits. What is no"
-    " ggml file is converted once into the cache.",
+    " transformers or CTranslate2, or a hub id. A name is downloaded once, as a published file of 8 or"
+    " 5 bits. Any model but a ggml file is converted once into the cache.",
 )
 @click.option(
     "--model-dir",
     type=click.Path(file_okay=False, path_type=Path),
-    help="Folder to fetch models into.  [default: the cache]",
+    help="Folder to download models into.  [default: the cache]",
 )
 @click.option("--engine", type=click.Choice(ENGINES), default="auto", show_default=True)
 @click.option("--device", type=click.Choice(DEVICES), default="auto", show_default=True)
@@ -118,7 +118,7 @@ def _switch(name: str, help_text: str) -> Callable[[Any], Any]:
     "-f",
     multiple=True,
     metavar="FORMAT[,FORMAT]...",
-    help=f"Of what is printed, or of the files with --output-dir: {', '.join(FORMATS)}, or all. Several are"
+    help=f"The format of the output, or of the files with --output-dir: {', '.join(FORMATS)}, or all. Several are"
     " comma-separated or given one by one, and are printed one after the other.  [default: txt]",
 )
 @click.option("--json", "as_json", is_flag=True, help="Print everything as one JSON document, timings included.")
@@ -149,7 +149,7 @@ def _switch(name: str, help_text: str) -> Callable[[Any], Any]:
 @click.option("--repetition-penalty", type=float, help="Above 1, tokens of a window come less often again.")
 @click.option("--no-repeat-ngram-size", type=int, help="No n-gram of so many tokens comes twice in a window.")
 @click.option("--max-new-tokens", type=int, help="Tokens of a window.  [default: as many as the context holds]")
-@click.option("--seed", type=int, help="Of the sampling at temperatures above 0.  [default: 0]")
+@click.option("--seed", type=int, help="The seed of the sampling at temperatures above 0.  [default: 0]")
 @click.option("--initial-prompt", help="Text to put before the first window.")
 @_switch("--carry-initial-prompt", "Put the initial prompt before every window (needs --initial-prompt).")
 @click.option("--prefix", help="Text that the first window begins with.")
@@ -179,16 +179,16 @@ def _switch(name: str, help_text: str) -> Callable[[Any], Any]:
     type=float,
     help="Probability above which a window is speech (needs --vad-filter or --batch-size).  [default: 0.5]",
 )
-@_switch("--drop-silence", "False: decode silence, and believe text where no speech is heard.  [default: true]")
+@_switch("--drop-silence", "False: decode silence, and believe text where no speech is found.  [default: true]")
 @click.option("--batch-size", type=int, help="Windows to decode together.  [default: one after the other]")
-@click.option("--chunk-length", type=int, metavar="SECONDS", help="Of a window.  [default: 30]")
+@click.option("--chunk-length", type=int, metavar="SECONDS", help="The length of a window.  [default: 30]")
 @click.option("--audio-ctx", type=click.Choice(["auto"]), help="auto: encode short audio only as far as it goes.")
 def transcribe_command(**arguments: Any) -> None:
     """Transcribe audio files; - reads one from stdin.
 
-    Text goes to stdout unless --output-dir is given. One file that fails does not stop the others. What --timeout or
-    Ctrl-C left unfinished is written as NAME.partial.FORMAT, never over a finished NAME.FORMAT, and has "partial": true
-    in --json.
+    Text goes to stdout unless --output-dir is given. One file that fails does not stop the others. Audio that is cut
+    off or damaged is transcribed as far as it goes; the exit status is 1. A transcript that --timeout or Ctrl-C cut
+    short is written as NAME.partial.FORMAT, never over a finished NAME.FORMAT, and has "partial": true in --json.
     """
     options = _options(arguments)
     outputs = Outputs(
@@ -219,7 +219,7 @@ def transcribe_command(**arguments: Any) -> None:
 
 
 def _locate(arguments: dict[str, Any]) -> Path:
-    """Find the model's file, with a bar while it is fetched."""
+    """Find the model's file, with a bar while it is downloaded."""
     with stage_progress() as on_progress:
         return locate_model(
             arguments["model"],

@@ -35,8 +35,10 @@ _HEADER = ("type", "threads", "kernels", "s a window", "x chosen", "")
 @click.option("--all", "all_isas", is_flag=True, help="Measure every instruction set, not only the best.")
 @click.option("--allow", default="", metavar="TYPES", help="Types below 8 bits that may be chosen, such as q5_0,q4_0.")
 @click.option("--smallest", is_flag=True, help="Every type that is measured may be chosen.")
-@click.option("--tokens", type=click.IntRange(2, 224), default=50, show_default=True, help="Of text in the window.")
-@click.option("--rounds", type=click.IntRange(3, 100), default=7, show_default=True, help="Of the fastest settings.")
+@click.option("--tokens", type=click.IntRange(2, 224), default=50, show_default=True, help="Text tokens in the window.")
+@click.option(
+    "--rounds", type=click.IntRange(3, 100), default=7, show_default=True, help="Rounds of the fastest settings."
+)
 @click.option("--json", "as_json", is_flag=True, help="Print the profile as JSON.")
 def tune_command(**options: Any) -> None:
     """Measure types and threads on this machine and keep the best for compute_type="auto" and --threads 0.

@@ -7,7 +7,7 @@ work. ``BatchedInferencePipeline`` decodes chunks of speech together (engine ``e
 - ``device_index``: one device; a list of several is refused.
 - ``num_workers``: any number is taken. Threads share one model, so that the number changes neither memory nor the
   number of callers.
-- ``files``, ``revision`` and ``use_auth_token`` with a token: fetch the model with ``huggingface_hub`` and give its
+- ``files``, ``revision`` and ``use_auth_token`` with a token: download the model with ``huggingface_hub`` and give its
   folder; a token may stand in ``$HF_TOKEN``.
 - CTranslate2's own arguments of the model (``inter_threads``, …) are refused. Ours, ``engine`` and
   ``flash_attention``, are taken.
@@ -19,6 +19,7 @@ work. ``BatchedInferencePipeline`` decodes chunks of speech together (engine ``e
 
 from __future__ import annotations
 
+import atexit
 import contextlib
 import logging
 import os
@@ -151,7 +152,7 @@ class WhisperModel:
     ) -> None:
         _check_workers(num_workers)
         _check_unset("files", files, "None: give the folder that the files are in")
-        _check_unset("revision", revision, "None: fetch it with huggingface_hub and give the folder")
+        _check_unset("revision", revision, "None: download it with huggingface_hub and give the folder")
         if use_auth_token is not True:
             _check_unset("use_auth_token", use_auth_token, "None: the token of $HF_TOKEN or of a login is used")
         for name, value in model_kwargs.items():
@@ -240,7 +241,8 @@ class WhisperModel:
         )
         segments = worker.segments()
         # A generator that is dropped before its first step never reaches its own `finally`.
-        weakref.finalize(segments, worker.cancel)
+        dropped = weakref.finalize(segments, worker.cancel)
+        dropped.atexit = False  # type: ignore[misc]  # `_end_workers` is for the exit
         return segments, info
 
     def detect_language(
@@ -270,7 +272,7 @@ class WhisperModel:
         """
         _check_unset("features", features, "None: give the audio")
         if audio is None:
-            raise OptionError("audio", audio, "audio to listen to")
+            raise OptionError("audio", audio, "audio")
         if not self.model.is_multilingual:
             raise UnsupportedModelError(f"{self.model.model_path} is English-only and knows no other language")
         options = {
@@ -423,15 +425,20 @@ def _one_device(device_index: Union[int, Sequence[int]]) -> int:
 
 
 class _Worker:
-    """Runs one call on a thread of its own and hands over what it reports."""
+    """A call on a thread of its own, which hands over what the call reports.
+
+    The thread is a daemon so that a generator that is kept does not hold the process up until all audio is transcribed:
+    the interpreter joins other threads before it closes any generator. `_end_workers` ends the thread in order.
+    """
 
     def __init__(self, model: _WhisperModel, audio: AudioLike, options: dict[str, Any]) -> None:
         self._reports: queue.SimpleQueue[Union[_Started, Segment, Transcript, BaseException]] = queue.SimpleQueue()
         self._cancel = CancelToken()
         self._held: list[Union[Segment, Transcript, BaseException]] = []
         arguments = (model, audio, options)
-        self._thread = threading.Thread(target=self._run, args=arguments, name="whisperq-edge")
+        self._thread = threading.Thread(target=self._run, args=arguments, name="whisperq-edge", daemon=True)
         self._thread.start()
+        _WORKERS.add(self)
 
     def _run(self, model: _WhisperModel, audio: AudioLike, options: dict[str, Any]) -> None:
         def on_start(ranking: list[tuple[str, float]], duration_s: float, heard_s: float) -> None:
@@ -446,6 +453,11 @@ class _Worker:
 
     def cancel(self) -> None:
         self._cancel.cancel()
+
+    def end(self) -> None:
+        """Cancel the call and wait for its thread, which stops within a window."""
+        self.cancel()
+        self._thread.join()
 
     def wait_for_start(self, cuts: bool) -> _Started:
         """``cuts``: voice detection chooses what is heard."""
@@ -464,16 +476,32 @@ class _Worker:
         return _Started([(report.language, report.language_probability)], report.duration_s, heard_s)
 
     def segments(self) -> Generator[Segment, None, None]:
-        """The segments as they come. Closing the generator cancels the call."""
+        """Yield the segments as they come. Closing the generator cancels the call.
+
+        Raises:
+            CancelledError: the process ends, and segments are missing.
+        """
         try:
             while True:
                 report = self._held.pop() if self._held else self._reports.get()
                 if isinstance(report, Segment):
                     yield report
-                elif isinstance(report, (CancelledError, Transcript)):
+                elif isinstance(report, Transcript):
                     return
                 elif isinstance(report, BaseException):
                     raise report
         finally:
-            self.cancel()
-            self._thread.join()
+            self.end()
+
+
+_WORKERS: weakref.WeakSet[_Worker] = weakref.WeakSet()
+
+
+@atexit.register
+def _end_workers() -> None:
+    """End the calls whose generators are still kept when the interpreter exits."""
+    workers = list(_WORKERS)
+    for worker in workers:
+        worker.cancel()
+    for worker in workers:
+        worker.end()

@@ -148,7 +148,7 @@ def open_huggingface(folder: Path) -> Source:
     refuse_adapter(folder)
     config_path = folder / "config.json"
     if not config_path.is_file():
-        raise ModelNotFoundError(f"{folder} has no config.json: fetch the whole folder of the model again")
+        raise ModelNotFoundError(f"{folder} has no config.json: download the whole folder of the model again")
     config = read_json(config_path)
     _check_config(config, config_path)
     dims = _dims(config, config_path)
@@ -233,7 +233,7 @@ def _weights(folder: Path) -> tuple[dict[str, _Stored], list[Path]]:
         path = folder / name
         if path.is_file():
             return _sharded(path) if name.endswith(".json") else (_read_weights(path), [path])
-    raise ModelNotFoundError(f"{folder} has no weights: one of {', '.join(WEIGHTS)} must be there; fetch it again")
+    raise ModelNotFoundError(f"{folder} has no weights: one of {', '.join(WEIGHTS)} must be there; download it again")
 
 
 def _read_weights(path: Path) -> dict[str, _Stored]:
@@ -278,7 +278,7 @@ def _sharded(index: Path) -> tuple[dict[str, _Stored], list[Path]]:
     if absent:
         raise ModelNotFoundError(
             f"{index.parent} lacks {', '.join(absent)}, {len(absent)} of the {len(shards)} files that {index.name}"
-            " lists: fetch the folder again"
+            " lists: download the folder again"
         )
     found: dict[str, _Stored] = {}
     for shard in shards:

@@ -65,7 +65,7 @@ class _Lookalike(NamedTuple):
 
 
 _ORIGINAL = "take the model that it was made from"
-_FETCH = "fetch the file itself"
+_FETCH = "download the file itself"
 _LOOKALIKES = (
     _Lookalike(0, b"GGUF", "GGUF, the format of llama.cpp", _ORIGINAL),
     _Lookalike(0, b"\x1f\x8b", "a gzip archive", "unpack it"),
