@@ -272,7 +272,7 @@ class WhisperModel:
         """
         _check_unset("features", features, "None: give the audio")
         if audio is None:
-            raise OptionError("audio", audio, "audio")
+            raise OptionError("audio", audio, "a path, bytes, an open file or an array of samples")
         if not self.model.is_multilingual:
             raise UnsupportedModelError(f"{self.model.model_path} is English-only and knows no other language")
         options = {
