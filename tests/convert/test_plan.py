@@ -160,8 +160,8 @@ def growth_bytes(path: Path, n_tokens: int, n_threads: int, word_timestamps: boo
 
 
 def _environment() -> dict[str, str]:
-    """With large blocks given back when they are freed. glibc otherwise keeps some, which are 4 to 7 MB behind the scores
-    of word times, more in one run than in the next. The plan counts what is taken."""
+    """With large blocks given back when they are freed. glibc otherwise keeps some: 4 to 7 MB behind the scores of word
+    times, more in one run than in the next. The plan counts what is taken."""
     return {**os.environ, "PYTHONPATH": os.pathsep.join(sys.path), "MALLOC_MMAP_THRESHOLD_": str(1 << 20)}
 
 
