@@ -1,7 +1,7 @@
 """Ways to encode short audio without its 30 s window, beside the whole window: docs/short-audio.md.
 
     pip install 'whisperq-edge[eval]' openai-whisper
-    whisperq-edge convert ggml-base-f16.bin base.pt --to openai
+    whisperq-edge convert ggml-base-f16.bin -o base.pt --to openai
     python scripts/measure_short_audio.py base.pt --data ../shared/data --per-corpus 100
 
 openai/whisper in float32 decodes greedily, without fallback and with timestamps. Utterances of at most 15 s come from
