@@ -676,6 +676,13 @@ def test_what_looks_wrong_is_done_again_in_full(wrong: Answer) -> None:
     assert (result.n_short_windows, result.n_redone_windows) == (1, 1)
 
 
+def test_the_whole_window_comes_before_higher_temperatures() -> None:
+    model = Recorder([said(0, " one", 200, avg_logprob=-2)])
+    segments, result = run(model, 5, audio_ctx="auto", temperature=[0.0, 0.2])
+    assert model.contexts == [288, 1500] and result.n_redone_windows == 1
+    assert [(segment.text, segment.temperature) for segment in segments] == [(" word", 0.0)]
+
+
 # ---- Languages -------------------------------------------------------------------------------------------------------
 
 

@@ -48,7 +48,11 @@ class Windows:
         if not windows[0].is_timed:
             self._short_mels, self._n_speech, self._audios = {}, {}, {}
         answers = self._decode_with_fallback(windows, lengths)
-        suspects = [i for i, n_ctx in enumerate(lengths) if n_ctx < full and self._looks_wrong(windows[i], answers[i])]
+        suspects = [
+            i
+            for i, n_ctx in enumerate(lengths)
+            if n_ctx < full and (self._goes_on(windows[i], answers[i]) or self._looks_wrong(windows[i], answers[i]))
+        ]
         self._call.n_short += sum(n_ctx < full for n_ctx in lengths)
         self._call.n_redone += len(suspects)
         if suspects:
@@ -115,7 +119,8 @@ class Windows:
         return self._call.options.max_new_tokens or self._call.n_text_ctx // 2
 
     def _decode_with_fallback(self, windows: Sequence[Window], lengths: Sequence[int]) -> list[Answer]:
-        """openai/whisper's: the windows whose answers look wrong are decoded again, at the next temperature."""
+        """openai/whisper's: the windows whose answers look wrong are decoded again, at the next temperature. Short ones
+        are not, because their whole window comes first."""
         self._call.check_memory(len(windows), max(lengths))
         audios = [self._audio_of(window, n_ctx) for window, n_ctx in zip(windows, lengths)]
         tokenizers = [self._language.tokenizer_for(audio) for audio in audios]
@@ -126,7 +131,8 @@ class Windows:
             results = self._decode_at(temperature, [audios[i] for i in waiting], requests, windows[0].is_timed)
             for i, result in zip(waiting, results):
                 answers[i] = self._answer(windows[i], result, temperature, tokenizers[i], audios[i])
-            waiting = [i for i in waiting if self._goes_on(windows[i], answers[i])]
+            full = self._call.n_audio_ctx
+            waiting = [i for i in waiting if lengths[i] == full and self._goes_on(windows[i], answers[i])]
             if not waiting:
                 break
         return [answers[i] for i in range(len(windows))]
