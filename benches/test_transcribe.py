@@ -24,6 +24,7 @@ TOKENS = 50
 ROUNDS = 5
 AUDIO = (0.05 * np.random.default_rng(0).standard_normal(WINDOW_S * 16000)).astype(np.float32)
 OPTIONS: dict[str, Any] = {
+    "audio_ctx": 1500,  # whole windows on both engines
     "beam_size": 1,
     "temperature": 0.0,
     "without_timestamps": True,

@@ -179,25 +179,44 @@ std::shared_ptr<const AudioCache> TextDecoder::listen(const float* audio_feature
         throw Error(Status::internal, "listen: " + std::to_string(n_ctx) + " audio tokens");
     }
     auto audio = std::make_shared<AudioCache>(audio_shape_, n_ctx);
+    return hear(audio_features, n_ctx, *audio, should_stop) ? audio : nullptr;
+}
+
+std::shared_ptr<const AudioCache> TextDecoder::listen_short(const float* audio_features, int64_t n_ctx,
+                                                            const Silence& silence,
+                                                            const std::function<bool()>& should_stop) {
+    static_assert(Silence::kPool % kKeyBlock == 0, "silence begins with a block of the cache");
+    const int64_t most = model_.hparams().n_audio_ctx;
+    if (n_ctx < 1 || n_ctx >= most || n_ctx % Silence::kPool != 0) {
+        throw Error(Status::internal, "listen_short: " + std::to_string(n_ctx) + " audio tokens");
+    }
+    auto audio = std::make_shared<AudioCache>(audio_shape_, most);
+    if (!hear(audio_features, n_ctx, *audio, should_stop)) return nullptr;
+    audio->take_from(n_ctx / kKeyBlock, silence.audio());
+    return audio;
+}
+
+bool TextDecoder::hear(const float* audio_features, int64_t n_ctx, AudioCache& audio,
+                       const std::function<bool()>& should_stop) {
     const Turn::Taken taken = model_.turn().take(should_stop);
-    if (!taken) return nullptr;
+    if (!taken) return false;
     Machine& machine = model_.machine();
     reserve(listen_needs(model_.decoder(), kernels_, n_ctx));
     float* keys = qkv_.floats();
     float* values = keys + n_ctx * n_state_;
     const int64_t n_blocks = kernels::n_key_blocks(n_ctx);
     for (int64_t layer = 0; layer < self_shape_.n_layer; ++layer) {
-        if (should_stop && should_stop()) return nullptr;
+        if (should_stop && should_stop()) return false;
         const AttentionWeights& weights = model_.decoder().layers[static_cast<size_t>(layer)].cross_attention;
         multiply(machine, {audio_features, n_ctx, n_state_}, nullptr,
                  {{&weights.key, keys, {}}, {&weights.value, values, {}}});
         machine.pool().run_shares(n_head_ * n_blocks, [&](int64_t task, int) {
             const int64_t b = task / n_head_, head = task % n_head_;
             const int64_t at = b * kKeyBlock * n_state_ + head * kHeadSize;
-            audio->put_block(kernels_, layer, head, b, keys + at, values + at, n_state_);
+            audio.put_block(kernels_, layer, head, b, keys + at, values + at, n_state_);
         });
     }
-    return audio;
+    return true;
 }
 
 std::unique_ptr<Sequence> TextDecoder::begin(std::shared_ptr<const AudioCache> audio) {

@@ -12,6 +12,7 @@
 #include "edge/kv_cache.h"
 #include "edge/machine.h"
 #include "edge/model.h"
+#include "edge/silence.h"
 
 namespace whisperq::edge {
 
@@ -77,6 +78,10 @@ class TextDecoder {
     // std::bad_alloc.
     std::shared_ptr<const AudioCache> listen(const float* audio_features, int64_t n_ctx,
                                              const std::function<bool()>& should_stop = {});
+    // Do the same for audio that is followed by silence up to the end of the window. n_ctx is whole pools.
+    std::shared_ptr<const AudioCache> listen_short(const float* audio_features, int64_t n_ctx, const Silence& silence,
+                                                   const std::function<bool()>& should_stop = {});
+    const CacheShape& audio_shape() const noexcept { return audio_shape_; }
 
     std::unique_ptr<Sequence> begin(std::shared_ptr<const AudioCache> audio);
     // Make `to` equal to `from`.
@@ -100,6 +105,8 @@ class TextDecoder {
   private:
     struct Batch;
 
+    // Compute the first n_ctx tokens of a cache. False: it was told to stop.
+    bool hear(const float* audio_features, int64_t n_ctx, AudioCache& audio, const std::function<bool()>& should_stop);
     void check(const std::vector<Pass>& passes) const;
     void reserve(const DecoderNeeds& needs);
     void embed(const Batch& batch, float* x) const;

@@ -50,6 +50,11 @@ size_t attention_scratch_bytes(int64_t n_keys) {
 
 }  // namespace
 
+void EncoderNeeds::include(const EncoderNeeds& other) {
+    work_bytes = std::max(work_bytes, other.work_bytes);
+    machine.include(other.machine);
+}
+
 EncoderNeeds encoder_needs(const EncoderWeights& weights, const kernels::KernelTable& kernels, int64_t n_ctx,
                            int64_t n_silent) {
     int64_t floats = std::max(convolution_floats(weights, n_ctx), attention_floats(n_ctx, n_silent, weights.conv2.n));
@@ -70,18 +75,6 @@ EncoderNeeds encoder_needs(const EncoderWeights& weights, const kernels::KernelT
     return needs;
 }
 
-EncoderNeeds short_needs(const EncoderWeights& weights, const kernels::KernelTable& kernels,
-                         const model::Hparams& hparams, int64_t n_ctx) {
-    const int64_t n_most = hparams.n_audio_ctx, n_state = hparams.n_audio_state;
-    EncoderNeeds needs = encoder_needs(weights, kernels, n_ctx, Silence::n_pools_behind(n_ctx, n_most));
-    const EncoderNeeds learning = encoder_needs(weights, kernels, n_most);
-    const size_t features = static_cast<size_t>(n_most * n_state) * sizeof(float);
-    needs.machine.include(learning.machine);
-    needs.work_bytes = std::max(needs.work_bytes, learning.work_bytes + features) +
-                       Silence::n_bytes(hparams.n_audio_layer, n_most, n_state);
-    return needs;
-}
-
 Encoder::Encoder(Model& model)
     : model_(model),
       hparams_(model.hparams()),
@@ -94,41 +87,30 @@ bool Encoder::encode(const float* mel, int64_t n_frames, int64_t n_ctx, float* o
         throw Error(Status::internal,
                     "encode: " + std::to_string(n_ctx) + " audio tokens of " + std::to_string(n_frames) + " frames");
     }
-    const Turn::Taken taken = model_.turn().take(should_stop);
-    return taken && run({mel, n_frames, n_ctx}, out, should_stop);
+    return run({mel, n_frames, n_ctx}, out, should_stop);
 }
 
-bool Encoder::encode_short(const float* mel, int64_t n_frames, int64_t n_ctx, float* out,
+bool Encoder::encode_short(const float* mel, int64_t n_frames, int64_t n_ctx, const Silence& silence, float* out,
                            const std::function<bool()>& should_stop) {
     if (n_ctx < 1 || n_ctx >= hparams_.n_audio_ctx || n_ctx % Silence::kPool != 0 || n_frames < 1) {
         throw Error(Status::internal, "encode_short: " + std::to_string(n_ctx) + " audio tokens of " +
                                           std::to_string(n_frames) + " frames");
     }
-    const Turn::Taken taken = model_.turn().take(should_stop);
-    if (!taken) return false;
-    if (!silence_ && !learn_silence(should_stop)) return false;
     Window window{mel, n_frames, n_ctx};
-    window.behind = silence_.get();
-    if (!run(window, out, should_stop)) return false;
-    const int64_t n_state = hparams_.n_audio_state;
-    std::copy_n(silence_->features(n_ctx / Silence::kPool), n_silent(window) * n_state, out + n_ctx * n_state);
-    return true;
+    window.behind = &silence;
+    return run(window, out, should_stop);
 }
 
-bool Encoder::learn_silence(const std::function<bool()>& should_stop) {
-    const int64_t n_ctx = hparams_.n_audio_ctx, n_state = hparams_.n_audio_state;
-    auto learned = std::make_unique<Silence>(hparams_.n_audio_layer, n_ctx, n_state);
+bool Encoder::encode_silence(Silence& learned, float* out, const std::function<bool()>& should_stop) {
     const std::vector<float> frame(static_cast<size_t>(hparams_.n_mels), Silence::kFloor);
-    AlignedBuffer features(static_cast<size_t>(n_ctx * n_state) * sizeof(float));
-    Window window{frame.data(), 1, n_ctx};
-    window.learned = learned.get();
-    if (!run(window, features.floats(), should_stop)) return false;
-    learned->put_features(features.floats());
-    silence_ = std::move(learned);
-    return true;
+    Window window{frame.data(), 1, hparams_.n_audio_ctx};
+    window.learned = &learned;
+    return run(window, out, should_stop);
 }
 
 bool Encoder::run(const Window& window, float* out, const std::function<bool()>& should_stop) {
+    const Turn::Taken taken = model_.turn().take(should_stop);
+    if (!taken) return false;
     const int64_t n_ctx = window.n_ctx;
     const EncoderNeeds needs = encoder_needs(model_.encoder(), kernels_, n_ctx, n_silent(window));
     reserve_bytes(work_, needs.work_bytes);

@@ -3,7 +3,6 @@
 
 #include <cstdint>
 #include <functional>
-#include <memory>
 #include <vector>
 
 #include "core/aligned.h"
@@ -17,15 +16,13 @@ namespace whisperq::edge {
 struct EncoderNeeds {
     size_t work_bytes = 0;
     MachineNeeds machine;
+
+    void include(const EncoderNeeds& other);
 };
 
 // `n_silent` is the number of keys of silence behind the audio tokens.
 EncoderNeeds encoder_needs(const EncoderWeights& weights, const kernels::KernelTable& kernels, int64_t n_ctx,
                            int64_t n_silent = 0);
-
-// Return the memory of encode_short(), whose first call encodes a window of silence.
-EncoderNeeds short_needs(const EncoderWeights& weights, const kernels::KernelTable& kernels,
-                         const model::Hparams& hparams, int64_t n_ctx);
 
 class Encoder {
   public:
@@ -46,18 +43,14 @@ class Encoder {
                 const std::function<bool()>& should_stop = {});
 
     // Do the same for audio that is followed by silence up to the end of the window. The tokens attend to themselves
-    // and to pools of silence. n_ctx is whole pools, and less than a window. `out` is [short_rows(n_ctx)]
-    // [n_audio_state]: the tokens, and the pools of silence behind them, which the decoder needs too.
-    //
-    // The first call encodes a window of silence before.
-    bool encode_short(const float* mel, int64_t n_frames, int64_t n_ctx, float* out,
+    // and to pools of silence. n_ctx is whole pools, and less than a window.
+    bool encode_short(const float* mel, int64_t n_frames, int64_t n_ctx, const Silence& silence, float* out,
                       const std::function<bool()>& should_stop = {});
-    int64_t short_rows(int64_t n_ctx) const noexcept {
-        return n_ctx + Silence::n_pools_behind(n_ctx, hparams_.n_audio_ctx);
-    }
+    // Encode a window of silence, whose keys and values `learned` pools. `out` is [n_audio_ctx][n_audio_state].
+    bool encode_silence(Silence& learned, float* out, const std::function<bool()>& should_stop = {});
 
-    // Return the size of its work memory so far, and of what it keeps of silence.
-    size_t n_bytes() const noexcept { return work_.size() + (silence_ ? silence_->n_bytes() : 0); }
+    // Return the size of its work memory so far.
+    size_t n_bytes() const noexcept { return work_.size(); }
 
   private:
     // A window that is encoded: with the pools of silence behind its tokens, or to learn what silence is.
@@ -68,8 +61,7 @@ class Encoder {
         Silence* learned = nullptr;
     };
 
-    bool learn_silence(const std::function<bool()>& should_stop);
-    // Encode in the turn that the caller has.
+    // Encode when it is this call's turn.
     bool run(const Window& window, float* out, const std::function<bool()>& should_stop);
     void convolve(const Window& window, float* x);
     void attend(const AttentionWeights& weights, const Window& window, int64_t layer, float* x);
@@ -84,7 +76,6 @@ class Encoder {
     bool exact_attention_;
     AlignedBuffer work_;       // what lies between the products of a layer
     std::vector<float> bias_;  // of the keys, where there are some of silence
-    std::unique_ptr<Silence> silence_;
 };
 
 }  // namespace whisperq::edge

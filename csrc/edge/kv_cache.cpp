@@ -190,6 +190,19 @@ CachedHead AudioCache::head(int64_t layer, int64_t head) const noexcept {
     return {key_blocks_.data(), value_blocks_.data(), keys, keys + n_blocks() * shape_.key_bytes()};
 }
 
+void AudioCache::take_from(int64_t b, const AudioCache& other) {
+    const auto n_own = static_cast<size_t>(b);
+    const size_t n_taken = n_blocks() - n_own;
+    const auto copy = [&](size_t at, size_t n_bytes) { std::memcpy(data() + at, other.data() + at, n_bytes); };
+    for (int64_t layer = 0; layer < shape_.n_layer; ++layer) {
+        for (int64_t head = 0; head < shape_.n_head; ++head) {
+            const size_t keys = head_offset(layer, head), values = keys + n_blocks() * shape_.key_bytes();
+            copy(keys + n_own * shape_.key_bytes(), n_taken * shape_.key_bytes());
+            copy(values + n_own * shape_.value_bytes(), n_taken * shape_.value_bytes());
+        }
+    }
+}
+
 void AudioCache::put_block(const kernels::KernelTable& kernels, int64_t layer, int64_t head, int64_t b,
                            const float* keys, const float* values, int64_t stride) {
     const int64_t n = std::min(kKeyBlock, n_ctx_ - b * kKeyBlock);

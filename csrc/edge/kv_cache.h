@@ -80,10 +80,14 @@ class AudioCache {
     const CacheShape& shape() const noexcept { return shape_; }
     int64_t n_ctx() const noexcept { return n_ctx_; }
     size_t n_bytes() const noexcept { return data_.size(); }
+    uint8_t* data() noexcept { return data_.data(); }
+    const uint8_t* data() const noexcept { return data_.data(); }
     // Store the tokens of block b of one layer. Rows of keys and values lie `stride` floats apart and begin with this
     // block's.
     void put_block(const kernels::KernelTable& kernels, int64_t layer, int64_t head, int64_t b, const float* keys,
                    const float* values, int64_t stride);
+    // Take the blocks from b on from another cache of the same shape and length.
+    void take_from(int64_t b, const AudioCache& other);
     CachedHead head(int64_t layer, int64_t head) const noexcept;
 
   private:

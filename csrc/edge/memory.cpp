@@ -30,29 +30,34 @@ MemoryNeeds memory_needed(const model::ModelFile& file, const kernels::KernelTab
     WeightPlan plan(file);
     const EncoderWeights encoder = read_encoder(plan, file.hparams);
     const DecoderWeights decoder = read_decoder(plan, file.hparams);
-    const EncoderNeeds encoding = work.is_short ? short_needs(encoder, kernels, file.hparams, work.n_ctx)
-                                                : encoder_needs(encoder, kernels, work.n_ctx);
-    const int64_t n_silent = work.is_short ? Silence::n_pools_behind(work.n_ctx, file.hparams.n_audio_ctx) : 0;
-    const int64_t n_listened = work.n_ctx + n_silent;
+    const model::Hparams& hparams = file.hparams;
+    const int64_t most = hparams.n_audio_ctx;
+    const int64_t n_silent = work.with_silence && work.n_ctx < most ? Silence::n_pools_behind(work.n_ctx, most) : 0;
+    const int64_t n_heard = work.with_silence ? most : work.n_ctx;
+    EncoderNeeds encoding = encoder_needs(encoder, kernels, work.n_ctx, n_silent);
+    if (work.with_silence) encoding.include(encoder_needs(encoder, kernels, most));
 
+    const CacheShape cache = audio_cache_shape(decoder, hparams);
     const int64_t n_sequences = work.n_windows * work.n_sequences;
-    DecoderNeeds decoding = listen_needs(decoder, kernels, n_listened);
-    decoding.include(step_needs(decoder, kernels, file.hparams, work.n_windows * work.n_prompt_tokens,
+    DecoderNeeds decoding = listen_needs(decoder, kernels, n_heard);
+    decoding.include(step_needs(decoder, kernels, hparams, work.n_windows * work.n_prompt_tokens,
                                 work.n_windows * work.n_prompt_logits));
-    decoding.include(step_needs(decoder, kernels, file.hparams, n_sequences, n_sequences));
+    decoding.include(step_needs(decoder, kernels, hparams, n_sequences, n_sequences));
 
     MachineNeeds machine = encoding.machine;
     machine.include(decoding.machine);
 
     MemoryNeeds needs;
     needs.weights = plan.n_bytes();
-    needs.audio_caches =
-        static_cast<size_t>(work.n_windows) * audio_cache_shape(decoder, file.hparams).n_bytes(n_listened);
-    needs.self_caches =
-        static_cast<size_t>(n_sequences) * self_cache_shape(decoder, file.hparams).n_bytes(work.n_tokens);
+    needs.audio_caches = static_cast<size_t>(work.n_windows) * cache.n_bytes(n_heard);
+    needs.self_caches = static_cast<size_t>(n_sequences) * self_cache_shape(decoder, hparams).n_bytes(work.n_tokens);
     needs.encoder = encoding.work_bytes;
     needs.decoder = decoding.n_bytes();
     needs.machine = machine.n_bytes(work.n_threads);
+    if (work.with_silence) {
+        needs.silence = Silence::n_bytes(hparams, cache);
+        needs.learning = static_cast<size_t>(most * hparams.n_audio_state) * sizeof(float);
+    }
     return needs;
 }
 

@@ -16,7 +16,7 @@ namespace whisperq::edge {
 struct Workload {
     int n_threads = 1;
     int64_t n_ctx = 0;            // audio tokens of a window
-    bool is_short = false;        // pools of silence follow them (silence.h)
+    bool with_silence = false;    // windows may be short: silence (silence.h) is learned, and follows these tokens
     int64_t n_windows = 1;        // decoded together
     int64_t n_sequences = 1;      // of each window: beams or samples
     int64_t n_prompt_tokens = 1;  // that each window begins with
@@ -31,6 +31,8 @@ struct MemoryNeeds {
     size_t encoder = 0;       // work memory
     size_t decoder = 0;       // work memory
     size_t machine = 0;       // what products and attention use, of all threads
+    size_t silence = 0;       // what is kept of silence, for short audio
+    size_t learning = 0;      // features of a silent window, which are gone once silence is known
 };
 
 // Return a model file that is nowhere: Whisper's tensors, without data.

@@ -48,36 +48,95 @@ std::optional<T> unless_stopped(T out, py::object should_stop, const F& compute)
     return is_whole ? std::optional<T>(std::move(out)) : std::nullopt;
 }
 
-std::optional<Floats> encode(EdgeModel& model, const Floats& mel, int64_t n_ctx, py::object should_stop) {
+// What `compute(mel, n_frames, out, should_stop)` makes of a mel spectrogram: [n_ctx, n_audio_state].
+template <class F>
+std::optional<Floats> encode_with(EdgeModel& model, const Floats& mel, int64_t n_ctx, py::object should_stop,
+                                  const F& compute) {
     const model::Hparams& hparams = model.model.hparams();
     if (mel.ndim() != 2 || mel.shape(0) != hparams.n_mels || mel.shape(1) < 1) {
         throw Error(Status::audio, "mel must have the shape [" + std::to_string(hparams.n_mels) + ", frames]");
+    }
+    if (n_ctx < 1 || n_ctx > hparams.n_audio_ctx) {
+        throw Error(Status::argument, "n_ctx has to be from 1 to " + std::to_string(hparams.n_audio_ctx));
     }
     Floats out = matrix(n_ctx, hparams.n_audio_state);
     const float* from = mel.data();
     float* to = out.mutable_data();
     const int64_t n_frames = mel.shape(1);
     return unless_stopped(std::move(out), std::move(should_stop),
-                          [&](const auto& stop) { return model.encoder.encode(from, n_frames, n_ctx, to, stop); });
+                          [&](const auto& stop) { return compute(from, n_frames, to, stop); });
+}
+
+std::optional<Floats> encode(EdgeModel& model, const Floats& mel, int64_t n_ctx, py::object should_stop) {
+    return encode_with(model, mel, n_ctx, std::move(should_stop),
+                       [&](const float* from, int64_t n_frames, float* to, const auto& stop) {
+                           return model.encoder.encode(from, n_frames, n_ctx, to, stop);
+                       });
+}
+
+// ---- Short audio
+
+using Silence = std::shared_ptr<const edge::Silence>;
+
+Silence silence_of(const EdgeModel& model) {
+    if (!model.silence) throw Error(Status::internal, "short audio before silence was learned");
+    return model.silence;
+}
+
+bool learn_silence(EdgeModel& model, py::object should_stop) {
+    binding::StopCheck stop(std::move(should_stop));
+    Silence learned;
+    {
+        const binding::GilReleased released;
+        learned = edge::learn_silence(model.encoder, model.decoder, model.model.hparams(), [&stop] { return stop(); });
+    }
+    stop.rethrow_error();
+    if (learned) model.silence = std::move(learned);
+    return model.silence != nullptr;
+}
+
+// A view of memory that `silence` owns.
+py::array_t<uint8_t> view(const Silence& silence, const uint8_t* data, size_t n_bytes) {
+    const py::capsule owner(new Silence(silence), [](void* held) { delete static_cast<Silence*>(held); });
+    py::array_t<uint8_t> bytes(static_cast<py::ssize_t>(n_bytes), data, owner);
+    bytes.attr("flags").attr("writeable") = false;
+    return bytes;
+}
+
+// Not as one copy of all: for a large model that is 100 MB.
+py::list silence_parts(const EdgeModel& model) {
+    py::list parts;
+    if (!model.silence) return parts;
+    parts.append(view(model.silence, model.silence->pools().data(), model.silence->pools().size()));
+    parts.append(view(model.silence, model.silence->audio().data(), model.silence->audio().n_bytes()));
+    return parts;
+}
+
+void set_silence(EdgeModel& model, const py::buffer& known) {
+    const py::buffer_info given = known.request();
+    const auto n_bytes = static_cast<size_t>(given.size * given.itemsize);
+    auto silence = std::make_shared<edge::Silence>(model.model.hparams(), model.decoder.audio_shape());
+    if (n_bytes != silence->n_bytes()) {
+        throw Error(Status::argument, "silence of this model has " + std::to_string(silence->n_bytes()) +
+                                          " bytes, not " + std::to_string(n_bytes));
+    }
+    silence->read(static_cast<const uint8_t*>(given.ptr));
+    model.silence = std::move(silence);
 }
 
 std::optional<Floats> encode_short(EdgeModel& model, const Floats& mel, int64_t n_ctx, py::object should_stop) {
-    const model::Hparams& hparams = model.model.hparams();
-    if (mel.ndim() != 2 || mel.shape(0) != hparams.n_mels || mel.shape(1) < 1) {
-        throw Error(Status::audio, "mel must have the shape [" + std::to_string(hparams.n_mels) + ", frames]");
-    }
-    Floats out = matrix(model.encoder.short_rows(n_ctx), hparams.n_audio_state);
-    const float* from = mel.data();
-    float* to = out.mutable_data();
-    const int64_t n_frames = mel.shape(1);
-    return unless_stopped(std::move(out), std::move(should_stop), [&](const auto& stop) {
-        return model.encoder.encode_short(from, n_frames, n_ctx, to, stop);
-    });
+    const Silence silence = silence_of(model);
+    return encode_with(model, mel, n_ctx, std::move(should_stop),
+                       [&](const float* from, int64_t n_frames, float* to, const auto& stop) {
+                           return model.encoder.encode_short(from, n_frames, n_ctx, *silence, to, stop);
+                       });
 }
 
 using Audio = std::shared_ptr<const edge::AudioCache>;
 
-Audio listen(EdgeModel& model, const Floats& features, py::object should_stop) {
+// What `compute(features, n_ctx, should_stop)` makes of audio features.
+template <class F>
+Audio listen_with(EdgeModel& model, const Floats& features, py::object should_stop, const F& compute) {
     const int64_t n_state = model.model.hparams().n_audio_state;
     if (features.ndim() != 2 || features.shape(1) != n_state) {
         throw Error(Status::audio, "audio features must have the shape [tokens, " + std::to_string(n_state) + "]");
@@ -88,10 +147,24 @@ Audio listen(EdgeModel& model, const Floats& features, py::object should_stop) {
     binding::StopCheck stop(std::move(should_stop));
     {
         const binding::GilReleased released;
-        audio = model.decoder.listen(from, n_ctx, [&stop] { return stop(); });
+        audio = compute(from, n_ctx, [&stop] { return stop(); });
     }
     stop.rethrow_error();
     return audio;
+}
+
+Audio listen(EdgeModel& model, const Floats& features, py::object should_stop) {
+    return listen_with(
+        model, features, std::move(should_stop),
+        [&](const float* from, int64_t n_ctx, const auto& stop) { return model.decoder.listen(from, n_ctx, stop); });
+}
+
+Audio listen_short(EdgeModel& model, const Floats& features, py::object should_stop) {
+    const Silence silence = silence_of(model);
+    return listen_with(model, features, std::move(should_stop),
+                       [&](const float* from, int64_t n_ctx, const auto& stop) {
+                           return model.decoder.listen_short(from, n_ctx, *silence, stop);
+                       });
 }
 
 std::optional<Floats> logits(EdgeModel& model, const Audio& audio, const std::vector<int32_t>& tokens, int64_t first,
@@ -126,6 +199,7 @@ py::dict memory(EdgeModel& model) {
     held["encoder"] = encoder;
     held["decoder"] = decoder;
     held["machine"] = machine;
+    held["silence"] = model.silence ? model.silence->n_bytes() : 0;
     return held;
 }
 
@@ -153,12 +227,17 @@ void bind_edge(py::module_& m) {
         .def("encode", &encode, py::arg("mel"), py::arg("n_ctx"), py::arg("should_stop") = py::none())
         .def("encode_short", &encode_short, py::arg("mel"), py::arg("n_ctx"), py::arg("should_stop") = py::none())
         .def("listen", &listen, py::arg("audio_features"), py::arg("should_stop") = py::none())
+        .def("listen_short", &listen_short, py::arg("audio_features"), py::arg("should_stop") = py::none())
+        .def("learn_silence", &learn_silence, py::arg("should_stop") = py::none())
+        .def("set_silence", &set_silence, py::arg("known"))
+        .def_property_readonly("silence", &silence_parts)
         .def("logits", &logits, py::arg("audio"), py::arg("tokens"), py::arg("first") = 0,
              py::arg("should_stop") = py::none())
         .def_property_readonly("hparams", [](const EdgeModel& model) { return hparams_dict(model.model.hparams()); })
         .def_property_readonly("isa", [](const EdgeModel& model) { return model.model.kernels().isa; })
         .def_property_readonly("n_threads", [](EdgeModel& model) { return model.model.pool().size(); })
         .def_property_readonly("memory", &memory);
+    m.attr("SHORT_STEP") = edge::Silence::kPool;
     m.def("isas", &isa_list, "Every instruction set of the kernels: whether it is built, and supported by CPU and OS.");
     m.def("chosen_isa", [] { return std::string(dispatch::chosen_isa().name()); });
 }

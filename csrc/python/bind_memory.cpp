@@ -56,25 +56,27 @@ void include_pass(const model::ModelFile& file, const kernels::KernelTable& kern
     needs.machine = std::max(needs.machine, passes.machine);
 }
 
-py::dict edge_memory(const model::ModelFile& file, const std::string& isa, int n_threads, int64_t n_ctx, bool is_short,
-                     int64_t n_windows, int64_t n_sequences, int64_t n_prompt_tokens, int64_t n_prompt_logits,
-                     int64_t n_tokens, int64_t n_align_windows, int64_t n_align_tokens, int64_t n_align_heads) {
+py::dict edge_memory(const model::ModelFile& file, const std::string& isa, int n_threads, int64_t n_ctx,
+                     bool with_silence, int64_t n_windows, int64_t n_sequences, int64_t n_prompt_tokens,
+                     int64_t n_prompt_logits, int64_t n_tokens, int64_t n_align_windows, int64_t n_align_tokens,
+                     int64_t n_align_heads) {
     if (std::min({int64_t{n_threads}, n_ctx, n_windows, n_sequences, n_prompt_tokens, n_prompt_logits, n_tokens}) < 1) {
         throw Error(Status::argument, "all numbers have to be from 1 on");
     }
     const kernels::KernelTable& kernels = dispatch::isa_for(isa).kernels;
-    if (is_short && (n_ctx % edge::Silence::kPool != 0 || n_ctx >= file.hparams.n_audio_ctx)) {
-        throw Error(Status::argument, "short audio has a multiple of " + std::to_string(edge::Silence::kPool) +
-                                          " audio tokens, fewer than a window");
+    const bool is_whole = n_ctx == file.hparams.n_audio_ctx;
+    if (with_silence && !is_whole && (n_ctx % edge::Silence::kPool != 0 || n_ctx > file.hparams.n_audio_ctx)) {
+        throw Error(Status::argument, "with silence, a window has a multiple of " +
+                                          std::to_string(edge::Silence::kPool) + " audio tokens, or all");
     }
-    const edge::Workload work{n_threads,   n_ctx,           is_short,        n_windows,
+    const edge::Workload work{n_threads,   n_ctx,           with_silence,    n_windows,
                               n_sequences, n_prompt_tokens, n_prompt_logits, n_tokens};
     edge::MemoryNeeds needs = edge::memory_needed(file, kernels, work);
     size_t alignment = 0;
     if (n_align_windows > 0 && n_align_tokens > 0 && n_align_heads > 0) {
-        const int64_t n_silent = is_short ? edge::Silence::n_pools_behind(n_ctx, file.hparams.n_audio_ctx) : 0;
-        const decoding::AlignNeeds aligning = decoding::align_needs(n_align_windows, n_align_tokens, n_align_heads,
-                                                                    n_ctx + n_silent, file.hparams.n_vocab);
+        const int64_t n_heard = with_silence ? file.hparams.n_audio_ctx : n_ctx;
+        const decoding::AlignNeeds aligning =
+            decoding::align_needs(n_align_windows, n_align_tokens, n_align_heads, n_heard, file.hparams.n_vocab);
         alignment = aligning.n_bytes;
         include_pass(file, kernels, work, aligning, needs);
     }
@@ -85,6 +87,8 @@ py::dict edge_memory(const model::ModelFile& file, const std::string& isa, int n
     dict["encoder"] = needs.encoder;
     dict["decoder"] = needs.decoder;
     dict["machine"] = needs.machine;
+    dict["silence"] = needs.silence;
+    dict["learning"] = needs.learning;
     dict["alignment"] = alignment;
     dict["logits"] =
         decoding::logit_bytes(n_windows * std::max(n_sequences, n_prompt_logits), int64_t{file.hparams.n_vocab});
@@ -97,7 +101,7 @@ void bind_memory(py::module_& m) {
     m.def("describe_model", &describe_model, py::arg("hparams"), py::arg("type"),
           "What read_model_file() would give for a model of these dimensions, but vocabulary and mel filters.");
     m.def("edge_memory", &edge_memory, py::arg("file"), py::kw_only(), py::arg("isa") = "auto", py::arg("n_threads"),
-          py::arg("n_ctx"), py::arg("is_short") = false, py::arg("n_windows") = 1, py::arg("n_sequences") = 1,
+          py::arg("n_ctx"), py::arg("with_silence") = false, py::arg("n_windows") = 1, py::arg("n_sequences") = 1,
           py::arg("n_prompt_tokens") = 1, py::arg("n_prompt_logits") = 1, py::arg("n_tokens") = 1,
           py::arg("n_align_windows") = 1, py::arg("n_align_tokens") = 0, py::arg("n_align_heads") = 0,
           "Bytes by what they are for; nothing is allocated.");

@@ -2,12 +2,14 @@
 #pragma once
 
 #include <filesystem>
+#include <memory>
 
 #include "decoding/row_math.h"
 #include "dispatch/isas.h"
 #include "edge/decoder.h"
 #include "edge/encoder.h"
 #include "edge/model.h"
+#include "edge/silence.h"
 
 namespace whisperq::python {
 
@@ -19,6 +21,8 @@ struct EdgeModel {
     edge::Encoder encoder;
     edge::TextDecoder decoder;
     const decoding::RowMath& row_math;
+    // What short audio has behind it; null: not known yet. Read and set with the GIL held.
+    std::shared_ptr<const edge::Silence> silence;
 };
 
 }  // namespace whisperq::python

@@ -76,9 +76,23 @@ class EdgeModel:
     def encode_short(
         self, mel: npt.NDArray[np.float32], n_ctx: int, should_stop: Optional[Callable[[], bool]] = None
     ) -> npt.NDArray[np.float32]:
-        """Audio features of short audio ``[n_ctx, n_audio_state]``, and those of the pools of silence behind them.
+        """Audio features ``[n_ctx, n_audio_state]`` of audio with silence behind it, up to the end of a window.
 
-        ``n_ctx`` is a multiple of 32, and less than a window.
+        ``n_ctx`` is a multiple of 32, and less than a window. This and ``listen_short`` need ``silence``.
+        """
+    def listen_short(
+        self, audio_features: npt.NDArray[np.float32], should_stop: Optional[Callable[[], bool]] = None
+    ) -> EdgeAudio:
+        """The same as ``listen``, with the silence behind it."""
+    def learn_silence(self, should_stop: Optional[Callable[[], bool]] = None) -> bool:
+        """Encode a window of silence, for ``silence``. Return whether it is known now."""
+    @property
+    def silence(self) -> list[npt.NDArray[np.uint8]]:
+        """What is known of silence, in parts; empty: nothing yet."""
+    def set_silence(self, known: Union[bytes, memoryview]) -> None:
+        """Take these parts, end to end, which a model of the same file, build and instruction set has learned.
+
+        Raises ValueError for another size.
         """
     def logits(
         self,
@@ -292,7 +306,7 @@ def edge_memory(
     isa: str = "auto",
     n_threads: int,
     n_ctx: int,
-    is_short: bool = False,
+    with_silence: bool = False,
     n_windows: int = 1,
     n_sequences: int = 1,
     n_prompt_tokens: int = 1,
@@ -303,11 +317,11 @@ def edge_memory(
     n_align_heads: int = 0,
 ) -> dict[str, int]:
     """Bytes that the edge engine would allocate, by the names of ``EdgeModel.memory`` and ``audio_caches``,
-    ``self_caches``, ``logits`` and ``alignment``. Nothing is.
+    ``self_caches``, ``learning`` (of silence), ``logits`` and ``alignment``. Nothing is.
 
     Args:
         n_ctx: audio tokens of a window.
-        is_short: the audio is short: a multiple of 32 tokens, which pools of silence follow.
+        with_silence: windows may be short: the engine learns what silence is. ``n_ctx`` is a multiple of 32, or all.
         n_windows: decoded together.
         n_sequences: of each window: beams or samples.
         n_prompt_tokens: that a window begins with.
@@ -319,6 +333,9 @@ def edge_memory(
 
     Raises UnsupportedModelError for a type that it has no kernels for.
     """
+
+SHORT_STEP: int
+"""Short audio is encoded in steps of so many tokens."""
 
 def isas() -> list[dict[str, Any]]: ...
 def chosen_isa() -> str: ...

@@ -27,6 +27,7 @@ from ._engines.core_model import CoreModel
 from ._engines.edge import EdgeEngine
 from ._engines.face import Engine
 from ._engines.ggml import GgmlEngine
+from ._engines.short_audio import is_quantised
 from ._errors import CancelledError, InferenceError, InterruptedByUser, OptionError, UnsupportedModelError
 from ._options import (
     APPEND_PUNCTUATIONS,
@@ -260,7 +261,7 @@ class WhisperModel:
         carry_initial_prompt: bool = False,
         seed: Optional[int] = None,
         batch_size: Optional[int] = None,
-        audio_ctx: Optional[str] = None,
+        audio_ctx: Union[str, int, None] = None,
         drop_silence: Optional[bool] = None,
         **unknown: NoReturn,
     ) -> Transcript:
@@ -432,6 +433,7 @@ class _Call:
         self._timeline: Optional[SpeechTimeline] = None
         self._segments: list[Segment] = []
         self._dropped: tuple[Dropped, ...] = ()
+        self._n_short = self._n_redone = 0  # windows
         self._language = options.language or "en"
         self._language_probability = 1.0 if options.language or not model.is_multilingual else 0.0
         self._stages: dict[str, StageTime] = {}
@@ -478,6 +480,7 @@ class _Call:
         for name, stage in result.stages.items():
             self._stages[name] = self._stages.get(name, StageTime()) + stage
         self._dropped = self._restored(result.dropped)
+        self._n_short, self._n_redone = result.n_short_windows, result.n_redone_windows
         self._warn_of_clips()
         if result.interrupt is not None:
             raise result.interrupt
@@ -586,6 +589,8 @@ class _Call:
             model=self._model_name,
             dropped=self._dropped,
             damage=self._audio.damage,
+            n_short_windows=self._n_short,
+            n_redone_windows=self._n_redone,
         )
 
 
@@ -644,6 +649,7 @@ def _open_edge(file: _core.ModelFile, cpu_threads: int) -> tuple[EdgeEngine, Cor
         hear_speech=speech_stream,
         find_silence=SilenceScan,
         check_batch=model.check_batch,
+        shortens=is_quantised(file.ftype),
     )
     return engine, model
 

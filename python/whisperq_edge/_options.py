@@ -16,6 +16,7 @@ from ._errors import OptionError
 from ._system.checks import is_number, is_whole
 from ._vad_options import VadOptions
 from ._whisper.languages import LANGUAGES
+from ._whisper.units import TOKENS_PER_WINDOW
 
 __all__ = [
     "APPEND_PUNCTUATIONS",
@@ -114,8 +115,9 @@ class TranscribeOptions:
             faster-whisper's ``BatchedInferencePipeline``). A window knows only the text before it in its part. Speech
             behind an answer's last timestamp is decoded again. None: window after window.
         audio_ctx: ``auto`` encodes short audio up to its end and a margin of 0.5 s only, with what the model makes of
-            silence in place of the rest of the window. A window whose text looks wrong is done again in full. None:
-            always whole windows.
+            silence in place of the rest of the window. A window whose text looks wrong is done again in full
+            (``Transcript.n_redone_windows``). 1500: whole windows. None: ``auto`` for quantised models, and whole
+            windows for f16 and f32, whose text is openai/whisper's to the letter.
         drop_silence: None does two things on the engine edge, and ``Transcript.dropped`` says where and why. Windows
             that voice detection and energy both call silent are not decoded. Text where the voice detector finds no
             speech is not believed unless the model is sure. False: all is decoded and believed, as the engine ggml
@@ -159,7 +161,7 @@ class TranscribeOptions:
     carry_initial_prompt: bool = False
     seed: Optional[int] = None
     batch_size: Optional[int] = None
-    audio_ctx: Optional[str] = None
+    audio_ctx: Union[str, int, None] = None
     drop_silence: Optional[bool] = None
 
     @classmethod
@@ -291,6 +293,13 @@ def _flag(value: Any) -> bool:
     """0 and 1 are what a switch is in many a configuration."""
     _require(_is_flag(value) or (is_whole(value) and value in (0, 1)), value)
     return bool(value)
+
+
+def _audio_ctx(value: Any) -> Union[str, int]:
+    """The number may be a text, as a command line has it."""
+    _require(isinstance(value, str) or (is_whole(value) and not _is_flag(value)), value)
+    _require(value in ("auto", TOKENS_PER_WINDOW, str(TOKENS_PER_WINDOW)), value)
+    return "auto" if value == "auto" else TOKENS_PER_WINDOW
 
 
 def _text(value: Any) -> str:
@@ -435,6 +444,6 @@ _RULES = {
     "carry_initial_prompt": _FLAG,
     "seed": _whole(0, _MOST_SEED).or_none(),
     "batch_size": _whole(1).or_none(),
-    "audio_ctx": _one_of("auto").or_none(),
+    "audio_ctx": _Rule(_audio_ctx, f"auto, or {TOKENS_PER_WINDOW} (whole windows)").or_none(),
     "drop_silence": _FLAG.or_none(),
 }

@@ -263,6 +263,7 @@ class EngineResult:
     """What an engine has to say beside the segments and languages that it reported on the way.
 
     Attributes:
+        n_short_windows, n_redone_windows: see ``Transcript``.
         interrupt: the Ctrl-C that ended the call. It is carried here, so that times and dropped parts are not lost.
     """
 
@@ -270,6 +271,8 @@ class EngineResult:
     stopped: bool
     dropped: tuple[Dropped, ...] = ()
     interrupt: Optional[KeyboardInterrupt] = None
+    n_short_windows: int = 0
+    n_redone_windows: int = 0
 
 
 @dataclass(frozen=True)
@@ -288,6 +291,8 @@ class Transcript:
         dropped: parts in which nobody speaks, in order of time. They were not decoded, or their text was not believed.
         damage: sentences about audio that was not read, because the file is cut off or damaged. They say where. Empty:
             all of the file was read.
+        n_short_windows: windows that were encoded as far as their audio goes, and not in full.
+        n_redone_windows: of these, those whose text looked wrong. They were done again in full.
     """
 
     text: str
@@ -300,6 +305,8 @@ class Transcript:
     model: str
     dropped: tuple[Dropped, ...] = ()
     damage: tuple[str, ...] = ()
+    n_short_windows: int = 0
+    n_redone_windows: int = 0
 
     def __iter__(self) -> Iterator[Segment]:
         return iter(self.segments)
@@ -326,6 +333,8 @@ class Transcript:
             "model": str(self.model),
             "dropped": _jsonable(self.dropped),
             "damage": _jsonable(self.damage),
+            "n_short_windows": self.n_short_windows,
+            "n_redone_windows": self.n_redone_windows,
         }
 
 

@@ -262,6 +262,7 @@ def test_a_process_with_a_stdout_that_lacks_characters(multilingual_path: Path, 
     [
         (["--batch-size", "2"], "batch_size", 2),
         (["--audio_ctx", "auto"], "audio_ctx", "auto"),
+        (["--audio-ctx", "1500"], "audio_ctx", 1500),
         (["--hotwords", "mark"], "hotwords", "mark"),
         (["--prefix", "seven"], "prefix", "seven"),
         (["--seed", "7"], "seed", 7),

@@ -42,22 +42,26 @@ def test_the_plan_is_what_the_engine_allocates(tmp_path: Path, type: str, n_thre
     model = _core.EdgeModel(path, "auto", n_threads)
     audio = model.listen(model.encode(np.zeros((80, 3000), np.float32), 1500))
     model.logits(audio, [1, 2, 3, 4, 5], 0)
-    assert model.memory == {name: needs[name] for name in ("weights", "encoder", "decoder", "machine")}
+    assert model.memory == {name: needs[name] for name in ("weights", "encoder", "decoder", "machine", "silence")}
     assert audio.n_bytes == needs["audio_caches"]
 
 
 def test_the_account_of_short_audio_has_what_it_takes(tmp_path: Path) -> None:
-    """What was learnt of silence stays, and the window that it was learnt from is gone."""
+    """What was learned of silence stays, and the window that it was learned from is gone."""
     path = str(write_random_model(tmp_path / "model.bin", "micro", "q8_0"))
     file = _core.read_model_file(path)
-    needs = _core.edge_memory(file, n_threads=2, n_ctx=160, is_short=True)
+    needs = _core.edge_memory(file, n_threads=2, n_ctx=160, with_silence=True)
     model = _core.EdgeModel(path, "auto", 2)
-    audio = model.listen(model.encode_short(np.zeros((80, 3000), np.float32), 160))
-    features = 4 * file.hparams["n_audio_ctx"] * file.hparams["n_audio_state"]
-    assert model.memory["encoder"] == needs["encoder"] - features
-    assert audio.n_ctx == 160 + 42 and audio.n_bytes == needs["audio_caches"]
+    assert model.memory["silence"] == 0
+    model.learn_silence()
+    audio = model.listen_short(model.encode_short(np.zeros((80, 3000), np.float32), 160))
+    model.logits(audio, [1])
+    assert model.memory == {name: needs[name] for name in ("weights", "encoder", "decoder", "machine", "silence")}
+    assert sum(part.nbytes for part in model.silence) == needs["silence"]
+    assert needs["learning"] == 4 * file.hparams["n_audio_ctx"] * file.hparams["n_audio_state"]
+    assert audio.n_ctx == 1500 and audio.n_bytes == needs["audio_caches"]
     with pytest.raises(ValueError, match="multiple of 32"):
-        _core.edge_memory(file, n_threads=2, n_ctx=100, is_short=True)
+        _core.edge_memory(file, n_threads=2, n_ctx=100, with_silence=True)
 
 
 def test_the_plan_follows_the_work() -> None:
@@ -65,7 +69,10 @@ def test_the_plan_follows_the_work() -> None:
     one = plan_memory(file, n_threads=2)
     assert plan_memory(file, n_threads=2, batch_size=8).caches > 4 * one.caches
     assert plan_memory(file, n_threads=2, beam_size=5).caches > one.caches
-    assert plan_memory(file, n_threads=2, audio_ctx=500).caches < 0.7 * one.caches
+    short = plan_memory(file, n_threads=2, audio_ctx=500)
+    assert short.caches == one.caches and short.total < one.total  # the features are fewer, silence is there in both
+    f16 = _core.describe_model(random_dims("base")._asdict(), "f16")
+    assert plan_memory(f16, n_threads=2, audio_ctx=500).buffers > plan_memory(f16, n_threads=2).buffers  # only here
     assert plan_memory(file, n_threads=8).buffers > one.buffers
     assert one.total == one.weights + one.caches + one.buffers + one.audio + one.python
     assert one.weights == plan_memory(file, n_threads=8, batch_size=4).weights
@@ -140,18 +147,19 @@ def now():
 
 path, n_tokens, n_threads = sys.argv[1], int(sys.argv[2]), int(sys.argv[3])
 before = now()
-samples = (np.random.default_rng(0).standard_normal(480000, np.float32) * 0.1).astype(np.float32)
+samples = (np.random.default_rng(0).standard_normal(528000, np.float32) * 0.1).astype(np.float32)
 model = WhisperModel(path, device="cpu", engine="edge", cpu_threads=n_threads)
 eot = 50257 if model.is_multilingual else 50256
 options = forced_tokens(n_tokens, eot, model.dims["n_vocab"])
 options.update(language="en", beam_size=1, temperature=0.0, drop_silence=False, no_speech_threshold=None)
+options["condition_on_previous_text"] = False
 model.transcribe(samples, word_timestamps=bool(sys.argv[4:]), **options)
 print(json.dumps(peak_rss_bytes() - before))
 """
 
 
 def growth_bytes(path: Path, n_tokens: int, n_threads: int, word_timestamps: bool = False) -> int:
-    """Of the resident memory of a process that loads a model and transcribes 30 s once."""
+    """Of the resident memory of a process that loads a model and transcribes a whole window and a short one."""
     command = [sys.executable, "-c", _MEASURED, str(path), str(n_tokens), str(n_threads)]
     command += ["words"] if word_timestamps else []
     run = subprocess.run(command, capture_output=True, text=True, check=False, env=_environment())

@@ -14,7 +14,7 @@ import pytest
 from whisperq_edge import WhisperModel, _core, log_mel_spectrogram
 from whisperq_edge._convert.convert import convert_model
 from whisperq_edge._engines.core_model import CoreModel
-from whisperq_edge._errors import AudioError, OptionError, UnknownIsaError, UnsupportedModelError
+from whisperq_edge._errors import AudioError, InternalError, OptionError, UnknownIsaError, UnsupportedModelError
 from whisperq_edge._system.native import load_ggml
 
 from tests.support import reference_encoder
@@ -206,18 +206,49 @@ def test_fewer_audio_tokens(model: Path, mel: Floats, n_ctx: int) -> None:
 def test_short_audio_is_encoded_with_pools_of_silence_behind_it(model: Path, mel: Floats, n_ctx: int, isa: str) -> None:
     inputs = mel_for(model, mel)
     expected = reference_encoder.encode_short(reference_encoder.weights_of(model), inputs, n_ctx)
-    found = _core.EdgeModel(str(model), isa, 2).encode_short(inputs, n_ctx)
+    native = _core.EdgeModel(str(model), isa, 2)
+    assert native.learn_silence()
+    found = native.encode_short(inputs, n_ctx)
     assert found is not None and found.shape == expected.shape
     assert relative_error(found, expected) <= 1e-5
 
 
-def test_silence_is_learnt_once(model: Path, mel: Floats) -> None:
-    """Whatever was encoded before: the same bytes."""
+@pytest.mark.parametrize("isa", each_isa())
+@pytest.mark.parametrize("type", ["f16", "q8_0"])
+def test_the_decoder_hears_silence_behind_short_audio(tmp_path: Path, mel: Floats, type: str, isa: str) -> None:
+    """What it would hear of the whole window, if the features of its end were those of a silent window."""
+    path = write_random_model(tmp_path / "model.bin", "micro", type)
+    native = _core.EdgeModel(str(path), isa, 2)
+    native.learn_silence()
+    inputs, most = mel_for(path, mel), native.hparams["n_audio_ctx"]
+    own = native.encode_short(inputs, 160)
+    silent = native.encode(np.full((len(inputs), 2 * most), reference_encoder.SILENCE, np.float32), most)
+    heard = native.listen_short(own)
+    expected = native.listen(np.vstack([own, silent[160:]]))
+    assert heard.n_ctx == most and heard.n_bytes == expected.n_bytes
+    of_heard, of_expected, of_own = (
+        native.logits(audio, [50258, 50363, 11, 12, 13]) for audio in (heard, expected, native.listen(own))
+    )
+    assert relative_error(of_heard, of_expected) <= 1e-5 < 1e-3 <= relative_error(of_own, of_expected)
+
+
+def test_silence_is_learned_once(model: Path, mel: Floats) -> None:
+    """Whatever was encoded before, and in whichever process: the same bytes."""
     inputs = mel_for(model, mel)
     native = _core.EdgeModel(str(model), "auto", 2)
+    assert native.silence == []
+    with pytest.raises(InternalError, match="before silence was learned"):
+        native.encode_short(inputs, 64)
+    assert not native.learn_silence(lambda: True) and native.silence == []
+    assert native.learn_silence()
     first = native.encode_short(inputs, 64)
     native.encode(inputs[:, 500:], 700)
     assert np.array_equal(native.encode_short(inputs, 64), first)
+    other = _core.EdgeModel(str(model), "auto", 2)
+    other.set_silence(b"".join(part.tobytes() for part in native.silence))
+    assert np.array_equal(other.encode_short(inputs, 64), first)
+    with pytest.raises(ValueError, match="bytes, not 3"):
+        other.set_silence(b"abc")
 
 
 def test_mixed_types(model: Path, mel: Floats, tmp_path: Path) -> None:

@@ -12,10 +12,10 @@ from whisperq_edge import _core
 from whisperq_edge._audio.pcm import to_pcm
 from whisperq_edge._convert.convert import convert_model
 from whisperq_edge._engines.core_model import CoreModel
-from whisperq_edge._engines.edge import EdgeEngine, EdgeResult
+from whisperq_edge._engines.edge import EdgeEngine
 from whisperq_edge._engines.word_times import WordTiming, steady_words
 from whisperq_edge._options import TranscribeOptions
-from whisperq_edge._result import Segment
+from whisperq_edge._result import EngineResult, Segment
 
 from tests.support.make_model import NANO, write_nano_checkpoint, write_random_model
 
@@ -35,7 +35,7 @@ def nano() -> EdgeEngine:
 
 def run(
     engine: EdgeEngine, samples: Any, should_stop: Any = lambda: False, **given: Any
-) -> tuple[list[Segment], EdgeResult]:
+) -> tuple[list[Segment], EngineResult]:
     options = TranscribeOptions.from_arguments(given)
     engine.check(options)
     segments: list[Segment] = []

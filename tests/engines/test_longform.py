@@ -660,10 +660,20 @@ def test_short_audio_is_encoded_up_to_its_end() -> None:
 
 
 @pytest.mark.parametrize(
+    ("audio_ctx", "shortens", "n_ctx"),
+    [(None, True, 288), (None, False, 1500), ("auto", False, 288), (1500, True, 1500)],
+)
+def test_an_option_overrules_what_the_engine_does(audio_ctx: Any, shortens: bool, n_ctx: int) -> None:
+    options = {"language": "en", "beam_size": 1, "audio_ctx": audio_ctx}
+    transcribe(Script(0), 5, options, model=(model := Recorder()), shortens=shortens)
+    assert model.contexts == [n_ctx]
+
+
+@pytest.mark.parametrize(
     "wrong",
     [
         said(0, " ha" * 100, 200),
-        said(0, " late", 400),
+        said(0, " late", 280),
         Answer([TIME, *range(1000, 1223)], -0.1, 0.01),
     ],
     ids=["repetitive", "times beyond the audio", "no end"],

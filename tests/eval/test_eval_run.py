@@ -29,7 +29,7 @@ from tests.support.processes import children_of, is_running, wait_for
 
 pytest.importorskip("jiwer")
 
-QUICK = ["--beam-size", "1", "--temperature", "0", "--threads", "1", "--normaliser", "none"]
+QUICK = ["--beam-size", "1", "--temperature", "0", "--threads", "1", "--normaliser", "none", "--audio-ctx", "1500"]
 VOID = {"meta"}
 
 

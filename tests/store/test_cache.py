@@ -472,6 +472,20 @@ def test_prune_by_size_begins_with_what_was_used_longest_ago(original: Path, fol
     assert [each.path for each in prune_cache(max_bytes=0)] == [paths[1], paths[0]]
 
 
+def test_silence_is_pruned_before_models(original: Path, folder: Path) -> None:
+    paths = aged(folder, original)
+    total = sum(entry.n_bytes for entry in list_cache())
+    silence = folder / "silence-avx2-0123456789ab.bin"
+    silence.write_bytes(b"x" * 100)
+    assert prune_cache(max_bytes=total + 100, older_than_days=1000) == []
+    assert prune_cache(max_bytes=total + 99) == [(silence, 100)]
+    silence.write_bytes(b"x" * 100)
+    os.utime(silence, (1, 1))
+    assert (silence, 100) in prune_cache(older_than_days=1000)
+    silence.write_bytes(b"x" * 100)
+    assert silence in [each.path for each in clear_cache()] and paths[0].parent == folder
+
+
 @pytest.mark.parametrize("arguments", [{"max_bytes": -1}, {"older_than_days": -0.5}, {"older_than_days": float("nan")}])
 def test_prune_refuses_negative_numbers(arguments: dict[str, Any]) -> None:
     with pytest.raises(OptionError) as caught:

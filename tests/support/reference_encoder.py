@@ -53,23 +53,23 @@ def _convolution(x: Doubles, weights: dict[str, Doubles], name: str, stride: int
 
 
 class Silence(NamedTuple):
-    """Keys, values and features of a silent window, pooled, from one pool on."""
+    """Keys and values of a silent window, pooled, from one token on."""
 
     keys: list[Doubles]
     values: list[Doubles]
-    features: Doubles
     bias: Doubles
 
     @classmethod
-    def of(cls, seen: list[tuple[Doubles, Doubles]], features: Doubles, first: int) -> Silence:
+    def of(cls, seen: list[tuple[Doubles, Doubles]], first: int) -> Silence:
+        most = len(seen[0][0])
+
         def pooled(rows: Doubles) -> Doubles:
             return np.stack([rows[i : i + POOL].mean(axis=0) for i in range(first, len(rows), POOL)])
 
-        numbers = [min(POOL, len(features) - i) for i in range(first, len(features), POOL)]
+        numbers = [min(POOL, most - i) for i in range(first, most, POOL)]
         return cls(
             [pooled(keys) for keys, _ in seen],
             [pooled(values) for _, values in seen],
-            pooled(features),
             np.log(np.array(numbers, np.float64)),
         )
 
@@ -103,13 +103,13 @@ def encode(weights: dict[str, Doubles], mel: npt.NDArray[np.float32], n_ctx: int
 
 
 def encode_short(weights: dict[str, Doubles], mel: npt.NDArray[np.float32], n_ctx: int) -> Doubles:
-    """The same with pools of silence behind the tokens, whose own features follow (csrc/edge/silence.h)."""
+    """The same with pools of silence behind the tokens (csrc/edge/silence.h)."""
     most = len(weights["encoder.positional_embedding"])
     seen: list[tuple[Doubles, Doubles]] = []
     silent = np.full((len(mel), 2 * most), SILENCE, np.float32)
-    silence = Silence.of(seen, _layers(weights, _stem(weights, silent, most), seen), n_ctx)
+    _layers(weights, _stem(weights, silent, most), seen)
     x = _stem(weights, mel[:, : 2 * n_ctx + 2], n_ctx)
-    return np.vstack([_layers(weights, x, behind=silence), silence.features])
+    return _layers(weights, x, behind=Silence.of(seen, n_ctx))
 
 
 def _stem(weights: dict[str, Doubles], mel: npt.NDArray[np.float32], n_ctx: int) -> Doubles:

@@ -15,10 +15,10 @@ from typing import Any, Callable, Optional
 
 import numpy as np
 import numpy.typing as npt
-from whisperq_edge._engines.edge import EdgeEngine, EdgeResult
+from whisperq_edge._engines.edge import EdgeEngine
 from whisperq_edge._engines.face import AlignRequest, DecodeOptions, WindowRequest
 from whisperq_edge._options import TranscribeOptions
-from whisperq_edge._result import Segment
+from whisperq_edge._result import EngineResult, Segment
 from whisperq_edge._whisper.tokenizer import Vocabulary
 
 from tests.support.make_model import real_vocabulary
@@ -214,6 +214,8 @@ class ScriptedModel:
     def listen(self, audio_features: Any, should_stop: Any = None) -> _Audio:
         return audio_features
 
+    listen_short = listen
+
     def logits(self, audio: _Audio, tokens: Sequence[int], first: int, should_stop: Any = None) -> Floats:
         return self._script.language_logits(audio.window)[None]
 
@@ -352,12 +354,14 @@ def transcribe(
     on_languages: Callable[[list[tuple[str, float]]], None] = lambda ranking: None,
     on_progress: Callable[[float], None] = lambda fraction: None,
     should_stop: Callable[[], bool] = lambda: False,
+    shortens: bool = False,
     **tools: Any,
-) -> tuple[list[Segment], EdgeResult]:
+) -> tuple[list[Segment], EngineResult]:
     """What ``EdgeEngine`` makes of the script. The caller has put ``NumberedMel`` in place of ``WindowMel``."""
     chosen = TranscribeOptions.from_arguments(options)
     native = model or ScriptedModel(script)
-    engine = EdgeEngine(native, real_vocabulary(51865), **_in_pieces(round(duration_s * 16000), **tools))
+    tools = _in_pieces(round(duration_s * 16000), **tools)
+    engine = EdgeEngine(native, real_vocabulary(51865), shortens=shortens, **tools)
     engine.check(chosen)
     segments: list[Segment] = []
     samples = np.zeros(round(duration_s * 16000), np.float32)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from typing import Any, Callable, Optional, TypeVar
 
 from .._audio.samples import Samples, StoppedError
@@ -15,22 +15,9 @@ from .._system.arrays import Floats
 from .._whisper.tokenizer import Vocabulary
 from .face import CheckBatch, NativeModel, Stages
 
-__all__ = ["Call", "Clock", "EdgeResult", "whole"]
+__all__ = ["Call", "Clock", "whole"]
 
 _T = TypeVar("_T")
-
-
-@dataclass(frozen=True)
-class EdgeResult(EngineResult):
-    """``EngineResult``, and how ``audio_ctx`` went.
-
-    Attributes:
-        n_short_windows: windows that ``audio_ctx`` encoded the beginning of only.
-        n_redone_windows: of these, those that looked wrong and were done again in full.
-    """
-
-    n_short_windows: int = 0
-    n_redone_windows: int = 0
 
 
 class Clock:
@@ -61,7 +48,8 @@ class Call:
         options, audio: of the call.
         clock: time of the stages.
         dropped: the parts that were left out.
-        n_short, n_redone: see ``EdgeResult``.
+        shortens: whether short audio is encoded only as far as it goes.
+        n_short, n_redone: see ``EngineResult``.
     """
 
     def __init__(
@@ -73,6 +61,7 @@ class Call:
         audio: Samples,
         should_stop: Callable[[], bool],
         check_batch: Optional[CheckBatch] = None,
+        shortens: bool = False,
     ) -> None:
         self.native = native
         self.hparams = hparams
@@ -82,6 +71,7 @@ class Call:
         self.should_stop = should_stop
         self.clock = Clock(audio)
         self.dropped: list[Dropped] = []
+        self.shortens = shortens
         self.n_short = 0
         self.n_redone = 0
         self._check_batch = check_batch
@@ -95,8 +85,8 @@ class Call:
     def n_text_ctx(self) -> int:
         return self.hparams["n_text_ctx"]
 
-    def result(self, stopped: bool) -> EdgeResult:
-        return EdgeResult(
+    def result(self, stopped: bool) -> EngineResult:
+        return EngineResult(
             self.clock.stages,
             stopped,
             _joined(self.dropped),
@@ -123,11 +113,12 @@ class Call:
     def hear(self, mel: Floats, n_ctx: int) -> Any:
         """Encode the first ``n_ctx`` audio tokens of a window. Return it as the decoder hears it."""
         self.go_on()
-        encode = self.native.encode if n_ctx == self.n_audio_ctx else self.native.encode_short
+        native, is_short = self.native, n_ctx < self.n_audio_ctx
+        encode, listen = (native.encode_short, native.listen_short) if is_short else (native.encode, native.listen)
         with self.clock.timed("encode"):
             features = whole(encode(mel, n_ctx, self.should_stop))
             self.go_on()
-            return whole(self.native.listen(features, self.should_stop))
+            return whole(listen(features, self.should_stop))
 
 
 def whole(computed: Optional[_T]) -> _T:

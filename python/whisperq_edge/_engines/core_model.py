@@ -15,6 +15,7 @@ from .._system.checks import check_whole
 from .._system.self_test import trusted_isa
 from .._whisper.dims import end_of_text, prompt_tokens
 from .face import AlignRequest, AlignResult, DecodeOptions, Stages, WindowRequest, WindowResult
+from .kept_silence import KeptSilence
 from .memory import BatchCheck, check_model_fits
 
 __all__ = ["CoreModel"]
@@ -46,6 +47,7 @@ class CoreModel:
         isa, n_threads = trusted_isa(isa), n_threads or _core.usable_cpus()
         check_model_fits(file, isa, n_threads)
         model = self._model = _native.EdgeModel(file.path, isa, n_threads)
+        self._silence = KeptSilence(model, file.path)
         # Not by way of self: in a cycle, the weights would stay until the garbage is collected.
         self.check_batch = BatchCheck(file, isa, n_threads, lambda: model.memory)
         self.hparams: Mapping[str, int] = self._model.hparams
@@ -72,6 +74,8 @@ class CoreModel:
         return features
 
     def encode_short(self, mel: Floats, n_ctx: int, should_stop: Callable[[], bool]) -> Optional[Floats]:
+        if not self._silence.learn(should_stop):
+            return None
         features: Optional[Floats] = self._model.encode_short(mel, n_ctx, should_stop)
         return features
 
@@ -99,6 +103,9 @@ class CoreModel:
 
     def listen(self, audio_features: Floats, should_stop: Callable[[], bool]) -> Any:
         return self._model.listen(audio_features, should_stop)
+
+    def listen_short(self, audio_features: Floats, should_stop: Callable[[], bool]) -> Any:
+        return self._model.listen_short(audio_features, should_stop)
 
     def logits(
         self, audio: Any, tokens: Sequence[int], first: int, should_stop: Callable[[], bool]

@@ -13,11 +13,11 @@ from typing import Any, Callable, Optional, Union
 from .._audio.samples import Samples, StoppedError, samples_of
 from .._errors import OptionError
 from .._options import TranscribeOptions
-from .._result import Segment
+from .._result import EngineResult, Segment
 from .._system.arrays import Floats
 from .._whisper.tokenizer import Vocabulary
 from .._whisper.units import FRAMES_PER_S
-from .call import Call, EdgeResult
+from .call import Call
 from .face import CheckBatch, FindSilence, HearSpeech, NativeModel
 from .first_pass import FirstPass
 from .language import Language
@@ -31,7 +31,7 @@ from .longform import (
 )
 from .windows import Windows
 
-__all__ = ["EdgeEngine", "EdgeResult"]
+__all__ = ["EdgeEngine"]
 
 
 class EdgeEngine:
@@ -48,6 +48,7 @@ class EdgeEngine:
             ``vad_filter`` has cut the audio already. None: everything is decoded and believed, as openai/whisper does.
             Needs ``hear_speech``.
         check_batch: asked before windows are encoded. None: memory runs out where it does.
+        shortens: whether short audio is encoded only as far as it goes where ``audio_ctx`` is None.
     """
 
     name = "edge"
@@ -62,6 +63,7 @@ class EdgeEngine:
         hear_speech: Optional[HearSpeech] = None,
         find_silence: Optional[FindSilence] = None,
         check_batch: Optional[CheckBatch] = None,
+        shortens: bool = False,
     ) -> None:
         self.n_threads = n_threads
         self._native = native
@@ -70,6 +72,7 @@ class EdgeEngine:
         self._hear_speech = hear_speech
         self._find_silence = find_silence
         self._check_batch = check_batch
+        self._shortens = shortens
 
     def transcribe(
         self,
@@ -81,7 +84,7 @@ class EdgeEngine:
         on_segment: Callable[[Segment], None],
         on_progress: Callable[[float], None],
         should_stop: Callable[[], bool],
-    ) -> EdgeResult:
+    ) -> EngineResult:
         """Runs over ``audio`` (float32, 16 kHz mono), twice: a first pass finds what has to be known of the whole, then
         windows are read as they are decoded. Segments have times in seconds and ids from 0.
 
@@ -95,7 +98,9 @@ class EdgeEngine:
             AudioError: the audio cannot be used, or changed between the passes.
         """
         call = Call(
-            *(self._native, self._hparams, self._vocabulary, options, samples_of(audio), should_stop, self._check_batch)
+            *(self._native, self._hparams, self._vocabulary, options, samples_of(audio), should_stop),
+            check_batch=self._check_batch,
+            shortens=options.audio_ctx == "auto" or (options.audio_ctx is None and self._shortens),
         )
         try:
             is_clipped = options.is_clipped if clips_s is None else bool(clips_s)

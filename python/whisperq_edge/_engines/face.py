@@ -165,12 +165,12 @@ class NativeModel(Protocol):
         """Audio features ``[n_ctx, n_audio_state]`` of mel ``[n_mels, frames]``."""
 
     def encode_short(self, mel: Floats, n_ctx: int, should_stop: Callable[[], bool]) -> Optional[Floats]:
-        """The same of audio with silence behind it, up to the end of the window.
-
-        ``n_ctx`` is a multiple of 32. Rows that stand for the silence follow those of the audio.
-        """
+        """The same of audio with silence behind it, up to the end of the window. ``n_ctx`` is a multiple of 32."""
 
     def listen(self, audio_features: Floats, should_stop: Callable[[], bool]) -> Any: ...
+    def listen_short(self, audio_features: Floats, should_stop: Callable[[], bool]) -> Any:
+        """The same of what ``encode_short`` gave."""
+
     def logits(
         self, audio: Any, tokens: Sequence[int], first: int, should_stop: Callable[[], bool]
     ) -> Optional[Floats]:

@@ -20,7 +20,7 @@ from .._result import EngineResult, Segment, StageTime, compression_ratio
 from .._system.checks import check_whole
 from .._system.native import drain_log, load_ggml
 from .._whisper.types import MIXED, is_matrix
-from .._whisper.units import FRAMES_PER_S, FRAMES_PER_WINDOW, HOP_SAMPLES, WINDOW_S
+from .._whisper.units import FRAMES_PER_S, FRAMES_PER_WINDOW, HOP_SAMPLES, TOKENS_PER_WINDOW, WINDOW_S
 from .call import Clock
 from .face import FindSilence, HearSpeech
 from .ggml_language import language_window
@@ -45,7 +45,7 @@ _FIXED: dict[str, tuple[tuple[Any, ...], str]] = {
     "language_detection_threshold": ((0.5, None), "whisper.cpp takes the likeliest language; allowed: 0.5, None"),
     "language_detection_segments": ((1,), "whisper.cpp reads one window; allowed: 1"),
     "batch_size": ((None,), "whisper.cpp decodes a window after the other; allowed: None"),
-    "audio_ctx": ((None,), "whisper.cpp encodes whole windows here; allowed: None"),
+    "audio_ctx": ((None, TOKENS_PER_WINDOW), "whisper.cpp encodes whole windows here; allowed: None, 1500"),
     "drop_silence": (
         (None, False),
         "whisper.cpp decodes silence as well, and its text is not checked; allowed: None, False",

@@ -17,7 +17,7 @@ from typing import Callable, NamedTuple, Optional
 from .. import _core
 from .._errors import OutOfMemoryError
 from .._whisper.units import FRAMES_PER_WINDOW, WINDOW_SAMPLES
-from .short_audio import short_ctx
+from .short_audio import is_quantised, short_ctx
 from .word_times import alignment_heads
 
 __all__ = ["Available", "BatchCheck", "MemoryPlan", "available_memory", "check_fits", "check_model_fits", "plan_memory"]
@@ -28,6 +28,8 @@ _SOT_TOKENS = 3  # <|startoftranscript|>, language, task
 _MORE_ALIGNED = 2  # <|notimestamps|> and <|endoftext|>, which are aligned with the text
 # Vocabulary, tokenizer and modules that the first transcription loads (tests/convert/test_plan.py).
 _PYTHON_BYTES = 18_000_000
+_KEPT = ("encoder", "decoder", "machine", "silence")  # by a model, once it has worked
+_PASSING = ("learning", "logits", "alignment")  # one after the other
 _UNLIMITED = 1 << 60  # cgroup v1 writes its largest number of pages
 
 
@@ -42,7 +44,8 @@ class MemoryPlan:
         type: of its matrices.
         weights: as the kernels hold them, from loading on.
         caches: keys and values of the audio and of the tokens. With beams at most: they share what they have in common.
-        buffers: work memory of encoder, decoder and threads; logits, or the scores that word times are read from.
+        buffers: work memory of encoder, decoder and threads; for short audio, what the model makes of silence; logits,
+            or the scores that word times are read from.
         audio: samples of a window, its spectrogram and its features.
         python: vocabulary, tokenizer and modules; the same for every model.
     """
@@ -80,7 +83,8 @@ def plan_memory(
         file: of ``_core.read_model_file``, or of ``_core.describe_model`` where there is no file.
         isa: the kernels.
         n_threads: 0 takes every CPU that the process may use.
-        audio_ctx: audio tokens of a window; 0: all. Fewer are those of short audio, in steps of 32.
+        audio_ctx: audio tokens of a window; 0: all. Fewer are those of short audio, in steps of 32. Quantised models
+            have what they need for such in any case, since a recording ends with one.
         batch_size: windows that are decoded together.
         beam_size: sequences of a window.
         n_prompt_tokens: tokens that a window begins with. None: the most there are, with the text before for a window
@@ -100,7 +104,7 @@ def plan_memory(
         isa=isa,
         n_threads=n_threads or _core.usable_cpus(),
         n_ctx=n_ctx,
-        is_short=n_ctx < dims["n_audio_ctx"],
+        with_silence=n_ctx < dims["n_audio_ctx"] or is_quantised(file.ftype),
         n_windows=batch_size,
         n_sequences=beam_size,
         n_prompt_tokens=n_prompt,
@@ -115,7 +119,7 @@ def plan_memory(
         type=file.ftype,
         weights=needs["weights"],
         caches=needs["audio_caches"] + needs["self_caches"],
-        buffers=needs["encoder"] + needs["decoder"] + needs["machine"] + max(needs["logits"], needs["alignment"]),
+        buffers=sum(needs[name] for name in _KEPT) + max(needs[name] for name in _PASSING),
         audio=audio * _F32_BYTES,
         python=_PYTHON_BYTES,
     )
@@ -273,7 +277,7 @@ class BatchCheck:
                 isa=self._isa,
                 n_threads=self._n_threads,
                 n_ctx=n_ctx,
-                is_short=n_ctx < self._file.hparams["n_audio_ctx"],
+                with_silence=n_ctx < self._file.hparams["n_audio_ctx"],
                 n_windows=n_windows,
             )
         needs = self._needs[key]
@@ -304,4 +308,4 @@ class BatchCheck:
     def _missing(self, needs: Mapping[str, int]) -> int:
         """Bytes of work memory that the model does not have yet."""
         held = self._held()
-        return sum(max(needs[name] - held[name], 0) for name in ("encoder", "decoder", "machine"))
+        return sum(max(needs[name] - held[name], 0) for name in _KEPT)

@@ -4,11 +4,16 @@ from __future__ import annotations
 
 import math
 
-__all__ = ["short_ctx"]
+from .._core import SHORT_STEP
 
-_POOL = 32  # the engine encodes short audio in steps of so many tokens (csrc/edge/silence.h: kPool)
+__all__ = ["is_quantised", "short_ctx"]
+
+
+def is_quantised(ftype: str) -> bool:
+    """Return whether a model of this type encodes short audio only as far as it goes, unless it is told otherwise."""
+    return ftype not in ("f32", "f16")
 
 
 def short_ctx(n_tokens: int, most: int) -> int:
-    """Return the audio tokens (20 ms each) that are encoded of ``n_tokens``: whole pools, or all ``most``."""
-    return min(math.ceil(n_tokens / _POOL) * _POOL, most)
+    """Return the audio tokens (20 ms each) that are encoded of ``n_tokens``: a multiple of 32, or all ``most``."""
+    return min(math.ceil(n_tokens / SHORT_STEP) * SHORT_STEP, most)

@@ -6,7 +6,7 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
-from typing import Any
+from typing import Any, Optional
 
 import numpy as np
 
@@ -48,11 +48,7 @@ class Windows:
         if not windows[0].is_timed:
             self._short_mels, self._n_speech, self._audios = {}, {}, {}
         answers = self._decode_with_fallback(windows, lengths)
-        suspects = [
-            i
-            for i, n_ctx in enumerate(lengths)
-            if n_ctx < full and (self._goes_on(windows[i], answers[i]) or self._looks_wrong(windows[i], answers[i]))
-        ]
+        suspects = [i for i, n_ctx in enumerate(lengths) if n_ctx < full and self._is_suspect(windows[i], answers[i])]
         self._call.n_short += sum(n_ctx < full for n_ctx in lengths)
         self._call.n_redone += len(suspects)
         if suspects:
@@ -79,9 +75,15 @@ class Windows:
 
     def _checked(self, window: Window, answer: Answer) -> Answer:
         """The answer, marked where it is not believed, which is noted as dropped."""
+        why = self._why_not_believed(window, answer)
+        if why is not None and not window.is_timed:  # text of the first answer stands there
+            self._call.dropped.append(Dropped(window.start_s, window.start_s + window.duration_s, why))
+        return answer if why is None or not answer.text else replace(answer, is_believed=False)
+
+    def _why_not_believed(self, window: Window, answer: Answer) -> Optional[str]:
         if window.seek not in self._n_speech:
-            return answer
-        why = why_not_believed(
+            return None
+        return why_not_believed(
             self._n_speech[window.seek],
             answer.text,
             answer.avg_logprob,
@@ -90,20 +92,24 @@ class Windows:
             # A caller who switches one of these off wants text that the model itself doubts.
             believes_doubts=None in (self._call.options.no_speech_threshold, self._call.options.log_prob_threshold),
         )
-        if why is not None and not window.is_timed:  # text of the first answer stands there
-            self._call.dropped.append(Dropped(window.start_s, window.start_s + window.duration_s, why))
-        return answer if why is None or not answer.text else replace(answer, is_believed=False)
 
     def _audio_ctx(self, window: Window) -> int:
         """Audio tokens to encode of a window."""
         full = self._call.n_audio_ctx
-        if self._call.options.audio_ctx is None:
+        if not self._call.shortens:
             return full
         return short_ctx(math.ceil(window.n_frames / FRAMES_PER_TOKEN) + _SHORT_MARGIN, full)
 
+    def _is_suspect(self, window: Window, answer: Answer) -> bool:
+        """Whether the window, of which a part was encoded, is worth encoding in full. Text with so little speech that
+        it is not believed is not."""
+        if self._n_speech.get(window.seek, ENOUGH) < ENOUGH and self._why_not_believed(window, answer) is not None:
+            return False
+        return self._goes_on(window, answer) or self._looks_wrong(window, answer)
+
     def _looks_wrong(self, window: Window, answer: Answer) -> bool:
         """Whether hearing a part of the window may have led the model astray: it did not end, repeats itself, or tells
-        of times after the audio."""
+        of times behind all that was encoded."""
         tokens, _ = window_tokens(answer.tokenizer, self._call.options, window, self._call.n_text_ctx)
         most = min(self._sample_len, self._call.n_text_ctx + 1 - len(tokens))
         times = [token - answer.tokenizer.timestamp_begin for token in answer.tokens]
@@ -111,7 +117,7 @@ class Windows:
         return (
             len(answer.tokens) - len(self._prefix(window, answer.tokenizer)) >= most
             or (limit is not None and answer.compression_ratio > limit)
-            or max(times, default=0) * FRAMES_PER_TOKEN > window.n_frames + FRAMES_PER_TOKEN
+            or max(times, default=0) * FRAMES_PER_TOKEN > window.n_frames + _SHORT_MARGIN * FRAMES_PER_TOKEN
         )
 
     @property

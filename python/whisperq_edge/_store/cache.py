@@ -8,6 +8,7 @@
     <folder>/ggml-base.en-q8_0-1f2e3d4c5b6a.bin.partial what a broken download has brought so far (fetch)
     <folder>/sources.json                               hashes of sources, so that gigabytes are not read twice
     <folder>/self-test-avx2-1f2e3d4c5b6a.json           what the kernels' self-test found (_system/self_test)
+    <folder>/silence-avx2-1f2e3d4c5b6a.bin              what a model makes of silence (_engines/kept_silence)
     <folder>/tune.json                                  what `whisperq-edge tune` found (profile)
 
 An entry that is whole is opened and nothing is written. Files of other names are never touched.
@@ -59,6 +60,7 @@ _LOG = logging.getLogger("whisperq_edge")
 PROFILES = "tune.json"
 _SOURCES = "sources.json"
 _SELF_TEST = re.compile(r"self-test-[a-z0-9_]+-[0-9a-f]{12}\.json")
+_SILENCE = re.compile(r"silence-[a-z0-9_]+-[0-9a-f]{12}\.bin")
 _MOST_SOURCES = 500
 _DAY_S = 86400.0
 _RECIPE = "recipe"
@@ -439,9 +441,10 @@ def prune_cache(max_bytes: Optional[int] = None, older_than_days: Optional[float
             raise OptionError(field, value, "0 or more")
     now = time.time()
     removed = _remove_leftovers(cache_folder(), now - _DAY_S)
-    entries = list_cache()
-    total = sum(entry.n_bytes for entry in entries)
-    for entry in reversed(entries):
+    # What a model makes of silence goes first: the next short audio makes it again.
+    candidates = [*_silence_files(cache_folder()), *reversed(list_cache())]
+    total = sum(entry.n_bytes for entry in candidates)
+    for entry in candidates:
         is_old = older_than_days is not None and now - entry.used > older_than_days * _DAY_S
         if is_old or (max_bytes is not None and total > max_bytes):
             gone = _remove_entry(entry)
@@ -457,7 +460,7 @@ def clear_cache() -> list[Removed]:
     for entry in list_cache():
         removed += _remove_entry(entry)
     for path in _files_in(folder):
-        if path.name in (_SOURCES, PROFILES) or _SELF_TEST.fullmatch(path.name):
+        if path.name in (_SOURCES, PROFILES) or _SELF_TEST.fullmatch(path.name) or _SILENCE.fullmatch(path.name):
             removed += _remove(path)
     return removed
 
@@ -473,6 +476,11 @@ def _files_in(folder: Path) -> list[Path]:
             return sorted(Path(each.path) for each in found if each.is_file(follow_symlinks=False))
     except FileNotFoundError:
         return []
+
+
+def _silence_files(folder: Path) -> list[CacheEntry]:
+    """As entries, so that they are pruned like them."""
+    return [entry for path in _files_in(folder) if _SILENCE.fullmatch(path.name) and (entry := _entry(path))]
 
 
 def _entry(path: Path) -> Optional[CacheEntry]:

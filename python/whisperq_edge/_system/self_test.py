@@ -29,6 +29,7 @@ from typing import IO, Any, Callable, NamedTuple, Optional
 from .. import _core
 from .._errors import OptionError
 from .._version import __version__
+from .build import build_stamp
 from .folders import cache_folder
 from .json_files import write_json
 from .locks import ThreadLock, release_lock, take_lock
@@ -227,11 +228,9 @@ def _path(isa: str) -> Path:
 
 def _key() -> str:
     """Of this CPU, and of this build: another compiler or another machine is another test."""
-    library = os.stat(_core.__file__)
     features = ",".join(name for name, found in _core.cpu_features().items() if found)
     cpu = (_core.cpu_name(), _core.cpu_family(), features, _model_of_arm_cpu())
-    build = (__version__, library.st_size, library.st_mtime_ns)
-    return hashlib.sha256(repr((cpu, build)).encode("utf-8")).hexdigest()[:12]
+    return hashlib.sha256(repr((cpu, build_stamp())).encode("utf-8")).hexdigest()[:12]
 
 
 def _model_of_arm_cpu() -> str:

@@ -16,6 +16,7 @@ from .._model import WhisperModel
 from .._system.process import peak_rss_bytes, settle
 from .._system.worker import AwaitTurn, run
 from .._whisper.dims import end_of_text
+from .._whisper.units import TOKENS_PER_WINDOW
 
 
 def take_turns(folder: Path, task: Mapping[str, Any], await_turn: AwaitTurn) -> Iterator[dict[str, Any]]:
@@ -42,7 +43,7 @@ def _open(task: Mapping[str, Any]) -> Turn:
 
 def _ours(task: Mapping[str, Any], samples: Any) -> Turn:
     model = WhisperModel(task["model"], device="cpu", cpu_threads=task["n_threads"], engine=task["engine"])
-    options = dict(task["options"])
+    options = {"audio_ctx": TOKENS_PER_WINDOW, **task["options"]}  # whole windows, as every other system encodes them
     eot = end_of_text(model.dims["n_vocab"])
     if task["n_tokens"] is not None:
         options.update(forced_tokens(task["n_tokens"], eot, model.dims["n_vocab"]))

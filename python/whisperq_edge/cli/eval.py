@@ -80,6 +80,11 @@ _NUMBERS = (
 @click.option(
     "--temperature", type=float, help="Only this one, no fallback.  [default: 0, then up to 1.0 in steps of 0.2]"
 )
+@click.option(
+    "--audio-ctx",
+    type=click.Choice(["auto", "1500"]),
+    help="auto: encode short audio only as far as it goes; 1500: whole windows.  [default: auto for quantised models]",
+)
 @click.option("--threads", type=int, default=0, help="CPU threads; 0: all that this process may use.")
 @click.option("--device", type=click.Choice(DEVICES), default="auto", show_default=True)
 @click.option(
@@ -156,7 +161,8 @@ def _measure(data: Path, options: dict[str, Any]) -> bool:
     options["language"] = language_or_none(options["language"])
     _check_places(options)
     load_extra("jiwer", "jiwer")  # missing packages are told before, not after, hours of work
-    given = {name: options[name] for name in ("language", "beam_size", "temperature") if options[name] is not None}
+    names = ("language", "beam_size", "temperature", "audio_ctx")
+    given = {name: options[name] for name in names if options[name] is not None}
     language = TranscribeOptions.from_arguments(given).language
     dataset = load_dataset(data, split=options["split"], limit=options["limit"])
     with stage_progress() as advance:

@@ -182,7 +182,11 @@ def _switch(name: str, help_text: str) -> Callable[[Any], Any]:
 @_switch("--drop-silence", "False: decode silence, and believe text where no speech is found.  [default: true]")
 @click.option("--batch-size", type=int, help="Windows to decode together.  [default: one after the other]")
 @click.option("--chunk-length", type=int, metavar="SECONDS", help="The length of a window.  [default: 30]")
-@click.option("--audio-ctx", type=click.Choice(["auto"]), help="auto: encode short audio only as far as it goes.")
+@click.option(
+    "--audio-ctx",
+    type=click.Choice(["auto", "1500"]),
+    help="auto: encode short audio only as far as it goes; 1500: whole windows.  [default: auto for quantised models]",
+)
 def transcribe_command(**arguments: Any) -> None:
     """Transcribe audio files; - reads one from stdin.
 

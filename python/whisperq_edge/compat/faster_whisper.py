@@ -214,7 +214,7 @@ class WhisperModel:
         *,
         carry_initial_prompt: bool = False,
         seed: Optional[int] = None,
-        audio_ctx: Optional[str] = None,
+        audio_ctx: Union[str, int, None] = None,
         drop_silence: Optional[bool] = None,
         **unknown: NoReturn,
     ) -> tuple[Iterable[Segment], TranscriptionInfo]:
@@ -364,7 +364,7 @@ class BatchedInferencePipeline:
         *,
         carry_initial_prompt: bool = False,
         seed: Optional[int] = None,
-        audio_ctx: Optional[str] = None,
+        audio_ctx: Union[str, int, None] = None,
         drop_silence: Optional[bool] = None,
         **unknown: NoReturn,
     ) -> tuple[Iterable[Segment], TranscriptionInfo]:
