@@ -9,6 +9,8 @@ Each utterance is transcribed in both ways, one after the other. A line for each
 run goes on where it was stopped; without models in it, the summary is of what the journal has. `--float` adds the whole
 window of an unquantised model, for the share of texts that quantising alone changes.
 
+`--spoken FOLDER` compares the languages that are detected in its files (`de-1.wav`), and no text.
+
 Corpora: an4, speechocean762, LibriSpeech (train-clean-100: its words are not known, texts are only compared) and
 speech-commands-9words. Words are normalised as openai/whisper does. Intervals are paired, 95 %, and by speaker in
 brackets where speakers are known.
@@ -101,6 +103,24 @@ def measure(args: argparse.Namespace, journal: dict[str, dict[str, Any]]) -> Non
                 row[way] = heard(ways[way], samples, args.beam_size, **WAYS.get(way, {"audio_ctx": 1500}))
             out.write(json.dumps(row) + "\n")
             out.flush()
+
+
+def compare_languages(args: argparse.Namespace) -> None:
+    files = sorted(args.spoken.glob("*.wav"))
+    with WhisperModel(args.model, cpu_threads=args.threads) as model:
+        found = {
+            way: [model.transcribe(file, beam_size=1, temperature=0.0, **options).language for file in files]
+            for way, options in WAYS.items()
+        }
+    differing = [
+        f"{file.name}: {whole}, {short}"
+        for file, whole, short in zip(files, found["whole"], found["short"])
+        if whole != short
+    ]
+    right = [sum(file.name.split("-")[0] == code for file, code in zip(files, found[way])) for way in WAYS]
+    n_same = len(files) - len(differing)
+    print(f"{len(files)} files: the same language in {n_same}; as named in {right[0]}, {right[1]}")
+    print(*differing, sep="\n")
 
 
 # ---- The summary -----------------------------------------------------------------------------------------------------
@@ -196,11 +216,14 @@ def main(arguments: Optional[Sequence[str]] = None) -> None:
     parser.add_argument("model", nargs="?")
     parser.add_argument("--float", help="the same model, not quantised")
     parser.add_argument("--data", type=Path, default=Path("data"))
-    parser.add_argument("--out", type=Path, required=True)
+    parser.add_argument("--spoken", type=Path, help="a folder of files in several languages")
+    parser.add_argument("--out", type=Path, default=Path("short-audio.jsonl"))
     parser.add_argument("--most", type=int, default=1000, help="utterances of a corpus; of commands a fifth")
     parser.add_argument("--beam-size", type=int, default=1)
     parser.add_argument("--threads", type=int, default=0)
     args = parser.parse_args(arguments)
+    if args.spoken:
+        return compare_languages(args)
     journal = read_journal(args.out)
     if args.model:
         measure(args, journal)

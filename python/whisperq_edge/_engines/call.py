@@ -2,20 +2,23 @@
 
 from __future__ import annotations
 
+import math
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
-from typing import Any, Callable, Optional, TypeVar
+from typing import Any, Callable, NamedTuple, Optional, TypeVar
 
 from .._audio.samples import Samples, StoppedError
 from .._options import TranscribeOptions
 from .._result import Dropped, EngineResult, StageTime
 from .._system.arrays import Floats
 from .._whisper.tokenizer import Vocabulary
+from .._whisper.units import FRAMES_PER_TOKEN
 from .face import CheckBatch, NativeModel, Stages
+from .short_audio import SHORT_MARGIN, short_ctx
 
-__all__ = ["Call", "Clock", "whole"]
+__all__ = ["Call", "Clock", "Heard", "whole"]
 
 _T = TypeVar("_T")
 
@@ -40,6 +43,21 @@ class Clock:
         self.stages[stage] = self.stages.get(stage, StageTime()) + StageTime(ms, runs)
 
 
+class Heard(NamedTuple):
+    """A window that was encoded already.
+
+    Attributes:
+        seek, n_frames: where it lies in the audio.
+        mel: that was encoded.
+        audio: as the decoder hears it.
+    """
+
+    seek: int
+    n_frames: int
+    mel: Floats
+    audio: Any
+
+
 class Call:
     """One ``transcribe``: what it was given, what it took, and what it left out.
 
@@ -49,6 +67,7 @@ class Call:
         clock: time of the stages.
         dropped: the parts that were left out.
         shortens: whether short audio is encoded only as far as it goes.
+        detected_from: the short window that the language was detected from, until it is decoded.
         n_short, n_redone: see ``EngineResult``.
     """
 
@@ -72,6 +91,7 @@ class Call:
         self.clock = Clock(audio)
         self.dropped: list[Dropped] = []
         self.shortens = shortens
+        self.detected_from: Optional[Heard] = None
         self.n_short = 0
         self.n_redone = 0
         self._check_batch = check_batch
@@ -93,6 +113,12 @@ class Call:
             n_short_windows=self.n_short,
             n_redone_windows=self.n_redone,
         )
+
+    def audio_ctx(self, n_frames: int) -> int:
+        """Return the audio tokens to encode of a window with so many frames of audio."""
+        if not self.shortens:
+            return self.n_audio_ctx
+        return short_ctx(math.ceil(n_frames / FRAMES_PER_TOKEN) + SHORT_MARGIN, self.n_audio_ctx)
 
     def go_on(self) -> None:
         """Raise ``StoppedError`` where the caller wants to stop."""

@@ -6,7 +6,10 @@ import math
 
 from .._core import SHORT_STEP
 
-__all__ = ["is_quantised", "short_ctx"]
+__all__ = ["SHORT_MARGIN", "is_quantised", "short_ctx"]
+
+SHORT_MARGIN = 25
+"""Audio tokens (0.5 s) that are encoded behind the end of short audio."""
 
 
 def is_quantised(ftype: str) -> bool:

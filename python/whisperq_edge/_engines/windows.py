@@ -3,7 +3,6 @@ whether its answer is believed."""
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import Any, Optional
@@ -21,12 +20,10 @@ from .face import AlignRequest, DecodeOptions, WindowRequest, WindowResult
 from .first_pass import FirstPass
 from .language import Language
 from .longform import Answer, Window, needs_fallback, prefix_tokens, window_tokens
-from .short_audio import short_ctx
+from .short_audio import SHORT_MARGIN
 from .word_times import Path, alignment_heads
 
 __all__ = ["Windows"]
-
-_SHORT_MARGIN = 25  # audio tokens (0.5 s) that are encoded behind the end of short audio
 
 
 class Windows:
@@ -43,7 +40,7 @@ class Windows:
 
     def decode(self, windows: Sequence[Window]) -> list[Answer]:
         """A ``longform.WindowDecoder``."""
-        lengths = [self._audio_ctx(window) for window in windows]
+        lengths = [self._call.audio_ctx(window.n_frames) for window in windows]
         full = self._call.n_audio_ctx
         if not windows[0].is_timed:
             self._short_mels, self._n_speech, self._audios = {}, {}, {}
@@ -93,13 +90,6 @@ class Windows:
             believes_doubts=None in (self._call.options.no_speech_threshold, self._call.options.log_prob_threshold),
         )
 
-    def _audio_ctx(self, window: Window) -> int:
-        """Audio tokens to encode of a window."""
-        full = self._call.n_audio_ctx
-        if not self._call.shortens:
-            return full
-        return short_ctx(math.ceil(window.n_frames / FRAMES_PER_TOKEN) + _SHORT_MARGIN, full)
-
     def _is_suspect(self, window: Window, answer: Answer) -> bool:
         """Whether the window, of which a part was encoded, is worth encoding in full. Text with so little speech that
         it is not believed is not."""
@@ -117,7 +107,7 @@ class Windows:
         return (
             len(answer.tokens) - len(self._prefix(window, answer.tokenizer)) >= most
             or (limit is not None and answer.compression_ratio > limit)
-            or max(times, default=0) * FRAMES_PER_TOKEN > window.n_frames + _SHORT_MARGIN * FRAMES_PER_TOKEN
+            or max(times, default=0) * FRAMES_PER_TOKEN > window.n_frames + SHORT_MARGIN * FRAMES_PER_TOKEN
         )
 
     @property
@@ -165,12 +155,18 @@ class Windows:
         return audio
 
     def _hear_window(self, window: Window, n_ctx: int) -> Any:
+        is_short = n_ctx < self._call.n_audio_ctx
+        known, self._call.detected_from = self._call.detected_from, None
+        if known is not None and is_short and (known.seek, known.n_frames) == (window.seek, window.n_frames):
+            self._count_speech(window)
+            self._short_mels[window.seek] = known.mel
+            return known.audio
         mel = self._short_mels.get(window.seek)
         if mel is None:
             with self._call.clock.timed("mel"):
                 mel = self._heard.mel.padded_window(window.seek, window.n_frames)
         self._count_speech(window)
-        if n_ctx < self._call.n_audio_ctx:
+        if is_short:
             self._short_mels[window.seek] = mel
         return self._call.hear(mel, n_ctx)
 
