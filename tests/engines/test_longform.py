@@ -686,6 +686,12 @@ def test_what_looks_wrong_is_done_again_in_full(wrong: Answer) -> None:
     assert (result.n_short_windows, result.n_redone_windows) == (1, 1)
 
 
+def test_an_answer_that_the_caller_cut_is_not_done_again() -> None:
+    model = Recorder([said(0, " one two", 200)])
+    run(model, 5, audio_ctx="auto", max_new_tokens=4, temperature=0.0)
+    assert len(model.requests[0][1]) and model.contexts == [288]
+
+
 def test_the_whole_window_comes_before_higher_temperatures() -> None:
     model = Recorder([said(0, " one", 200, avg_logprob=-2)])
     segments, result = run(model, 5, audio_ctx="auto", temperature=[0.0, 0.2])

@@ -101,7 +101,8 @@ class Windows:
         """Whether hearing a part of the window may have led the model astray: it did not end, repeats itself, or tells
         of times behind all that was encoded."""
         tokens, _ = window_tokens(answer.tokenizer, self._call.options, window, self._call.n_text_ctx)
-        most = min(self._sample_len, self._call.n_text_ctx + 1 - len(tokens))
+        # An answer that ends at ``max_new_tokens`` was cut by the caller.
+        most = min(self._call.n_text_ctx // 2, self._call.n_text_ctx + 1 - len(tokens))
         times = [token - answer.tokenizer.timestamp_begin for token in answer.tokens]
         limit = self._call.options.compression_ratio_threshold
         return (
