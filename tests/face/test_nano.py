@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import csv
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import NamedTuple
+from typing import NamedTuple, TypeVar
 
 import numpy as np
 import numpy.typing as npt
@@ -16,7 +16,15 @@ from whisperq_edge._audio.pcm import to_pcm
 
 pytestmark = pytest.mark.data
 
+T = TypeVar("T")
+
 QUICK = {"beam_size": 1}
+
+
+def share(nano: WhisperModel, clips: Sequence[T]) -> Sequence[T]:
+    """All clips on our engine, which is the one that runs this model by default. On ggml every fourth: it takes four
+    times as long, and says the same of the model."""
+    return clips[::4] if nano.engine == "ggml" else clips
 
 
 class Utterance(NamedTuple):
@@ -41,7 +49,7 @@ def word_error_rate(pairs: list[tuple[str, str]]) -> float:
 def test_an4(nano: WhisperModel, speech_data: Path) -> None:
     test = list(utterances(speech_data / "an4", "test"))
     assert len(test) == 130
-    assert word_error_rate([(each.text, nano.transcribe(each.path, **QUICK).text) for each in test]) <= 0.25
+    assert word_error_rate([(each.text, nano.transcribe(each.path, **QUICK).text) for each in share(nano, test)]) <= 0.25
 
 
 def digit_string(pool: list[Utterance], rng: np.random.Generator) -> tuple[str, npt.NDArray[np.float32]]:
