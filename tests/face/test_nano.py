@@ -49,7 +49,8 @@ def word_error_rate(pairs: list[tuple[str, str]]) -> float:
 def test_an4(nano: WhisperModel, speech_data: Path) -> None:
     test = list(utterances(speech_data / "an4", "test"))
     assert len(test) == 130
-    assert word_error_rate([(each.text, nano.transcribe(each.path, **QUICK).text) for each in share(nano, test)]) <= 0.25
+    pairs = [(each.text, nano.transcribe(each.path, **QUICK).text) for each in share(nano, test)]
+    assert word_error_rate(pairs) <= 0.25
 
 
 def digit_string(pool: list[Utterance], rng: np.random.Generator) -> tuple[str, npt.NDArray[np.float32]]:

@@ -22,7 +22,7 @@ __all__ = ["build_upstream_quantize"]
 UPSTREAM = ROOT / "third_party" / "whisper.cpp" / "upstream"
 CACHE = Path(tempfile.gettempdir()) / f"whisperq-quantize-tool-{os.getuid() if hasattr(os, 'getuid') else 0}"
 
-# Only what quantising needs, without the backends. ggml-quants.c does the arithmetic, so it is compiled as upstream does.
+# Only what quantising needs, without the backends. The arithmetic, ggml-quants.c, is compiled as upstream does it.
 _PROJECT = """
 cmake_minimum_required(VERSION 3.21)
 project(upstream_quantize LANGUAGES C CXX)
