@@ -22,6 +22,7 @@ constexpr int64_t kWide = 3 * k::kHeadSize + 7;  // floats between rows: other h
 
 struct AttentionInput {
     Guarded<float> q, key, value, bias;
+    std::vector<double> mean_key = std::vector<double>(k::kHeadSize);
 
     explicit AttentionInput(const AttentionCase& shape)
         : q(rows_floats(shape.n_queries)),
@@ -40,6 +41,12 @@ struct AttentionInput {
         if (shape.spread == 0.0) {
             for (auto* all : {&q, &key, &value}) {
                 for (int64_t i = 0; i < all->size(); ++i) (*all)[i] = 1.25f;
+            }
+        }
+        for (int64_t i = 0; i < k::kHeadSize; ++i) {
+            for (int64_t r = 0; r < shape.n_keys; ++r) {
+                mean_key[static_cast<size_t>(i)] +=
+                    static_cast<double>(key[r * kWide + i]) / static_cast<double>(shape.n_keys);
             }
         }
     }
@@ -72,12 +79,8 @@ struct AttentionTruth {
     AttentionTruth(const AttentionCase& shape, const AttentionInput& input, int64_t query)
         : out(k::kHeadSize), tolerance(k::kHeadSize) {
         const auto n = static_cast<size_t>(shape.n_keys);
-        std::vector<double> p(n), float_error(n), code_error(n), mean(k::kHeadSize);
-        for (int64_t i = 0; i < k::kHeadSize; ++i) {
-            for (int64_t j = 0; j < shape.n_keys; ++j) {
-                mean[static_cast<size_t>(i)] += static_cast<double>(input.key[j * kWide + i]) / static_cast<double>(n);
-            }
-        }
+        // How far rounding moves the probability of each key, as a share of it.
+        std::vector<double> p(n), float_share(n), code_share(n);
         double greatest = -HUGE_VAL, sum = 0.0;
         for (size_t j = 0; j < n; ++j) {
             double terms = 0.0;
@@ -88,12 +91,13 @@ struct AttentionTruth {
                 p[j] += a * b / 8;
                 terms += std::fabs(a * b / 8);
                 q.add(a);
-                key.add(b - mean[static_cast<size_t>(i)]);
+                key.add(b - input.mean_key[static_cast<size_t>(i)]);
             }
             const auto bias = static_cast<double>(input.bias[static_cast<int64_t>(j)]);
             p[j] += bias;
-            float_error[j] = kEps * 8 * (terms + std::fabs(bias) + 1);
-            code_error[j] = std::sqrt(q.step_variance() * key.squares + key.step_variance() * q.squares) / 8;
+            float_share[j] = std::expm1(kEps * 8 * (terms + std::fabs(bias) + 1));
+            const double code_error = std::sqrt(q.step_variance() * key.squares + key.step_variance() * q.squares) / 8;
+            code_share[j] = std::expm1(kDeviations * code_error);
             greatest = std::max(greatest, p[j]);
         }
         for (double& score : p) {
@@ -101,7 +105,7 @@ struct AttentionTruth {
             sum += score;
         }
         for (double& score : p) score /= sum;
-        for (int64_t i = 0; i < k::kHeadSize; ++i) add_column(shape, input, p, float_error, code_error, i);
+        for (int64_t i = 0; i < k::kHeadSize; ++i) add_column(shape, input, p, float_share, code_share, i);
     }
 
   private:
@@ -120,7 +124,7 @@ struct AttentionTruth {
     };
 
     void add_column(const AttentionCase& shape, const AttentionInput& input, const std::vector<double>& p,
-                    const std::vector<double>& float_error, const std::vector<double>& code_error, int64_t i) {
+                    const std::vector<double>& float_share, const std::vector<double>& code_share, int64_t i) {
         const auto column = static_cast<size_t>(i);
         double magnitude = 0.0, moved = 0.0, variance = 0.0;
         for (size_t j = 0; j < p.size(); ++j) {
@@ -130,8 +134,8 @@ struct AttentionTruth {
             const auto v = static_cast<double>(input.value[static_cast<int64_t>(j) * kWide + i]);
             const double distance = std::fabs(v) + std::fabs(out[column]);
             magnitude += p[j] * std::fabs(v);
-            moved += p[j] * distance * std::expm1(float_error[j]);
-            const double score = std::expm1(kDeviations * code_error[j]) * distance;
+            moved += p[j] * distance * float_share[j];
+            const double score = code_share[j] * distance;
             const double rounding = kDeviations * kHalfEps * (distance + std::fabs(v));
             variance += p[j] * p[j] * (score * score + rounding * rounding);
         }

@@ -353,7 +353,7 @@ void check_multiply_float(Checker& checker) {
         if (checker.quick && shape.n_values > 384) continue;
         for (const int64_t n : widths(checker)) {
             for (const Pattern pattern : {Pattern::normal, Pattern::zeros, Pattern::all_min, Pattern::outliers}) {
-                if (shape.n_values > 384 && pattern != Pattern::normal) continue;
+                if (shape.n_values > (checker.quick ? 64 : 384) && pattern != Pattern::normal) continue;
                 check_float_case(checker, pattern, n, shape.n_values, shape.stride, report);
             }
         }

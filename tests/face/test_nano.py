@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import csv
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import NamedTuple
+from typing import NamedTuple, TypeVar
 
 import numpy as np
 import numpy.typing as npt
@@ -16,7 +16,15 @@ from whisperq_edge._audio.pcm import to_pcm
 
 pytestmark = pytest.mark.data
 
+T = TypeVar("T")
+
 QUICK = {"beam_size": 1}
+
+
+def share(nano: WhisperModel, clips: Sequence[T]) -> Sequence[T]:
+    """All clips on our engine, which is the one that runs this model by default. On ggml every fourth: it takes four
+    times as long, and says the same of the model."""
+    return clips[::4] if nano.engine == "ggml" else clips
 
 
 class Utterance(NamedTuple):
@@ -41,7 +49,8 @@ def word_error_rate(pairs: list[tuple[str, str]]) -> float:
 def test_an4(nano: WhisperModel, speech_data: Path) -> None:
     test = list(utterances(speech_data / "an4", "test"))
     assert len(test) == 130
-    assert word_error_rate([(each.text, nano.transcribe(each.path, **QUICK).text) for each in test]) <= 0.25
+    pairs = [(each.text, nano.transcribe(each.path, **QUICK).text) for each in share(nano, test)]
+    assert word_error_rate(pairs) <= 0.25
 
 
 def digit_string(pool: list[Utterance], rng: np.random.Generator) -> tuple[str, npt.NDArray[np.float32]]:
@@ -56,15 +65,15 @@ def test_joined_digits(nano: WhisperModel, speech_data: Path) -> None:
     rng = np.random.default_rng(11)
     digits = list(utterances(speech_data / "fsdd", "test"))
     speakers = sorted({each.speaker for each in digits})
-    pairs = []
+    strings = []
     for i in range(48):
         pool = [each for each in digits if each.speaker == speakers[i % len(speakers)]]
-        text, samples = digit_string(pool, rng)
-        pairs.append((text, nano.transcribe(samples, **QUICK).text))
+        strings.append(digit_string(pool, rng))
+    pairs = [(text, nano.transcribe(samples, **QUICK).text) for text, samples in share(nano, strings)]
     assert word_error_rate(pairs) <= 0.08
 
 
 def test_noise_has_no_text(nano: WhisperModel, speech_data: Path) -> None:
     clips = sorted((speech_data / "noise").glob("*.opus"))
     assert len(clips) == 50
-    assert {clip.name: text for clip in clips if (text := nano.transcribe(clip, **QUICK).text)} == {}
+    assert {clip.name: text for clip in share(nano, clips) if (text := nano.transcribe(clip, **QUICK).text)} == {}

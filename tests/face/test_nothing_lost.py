@@ -22,6 +22,9 @@ from tests.support.make_model import Dims, write_random_model
 from tests.support.processes import start_interruptible
 
 SHAPE = Dims(80, 1500, 256, 4, 2, 448, 256, 4, 2, 51864)
+SMALL = Dims(80, 96, 64, 1, 1, 96, 64, 1, 1, 51864)
+"""Whose conversion is short enough to be killed a hundred times."""
+
 N_KILLS = 100
 
 posix_only = pytest.mark.skipif(os.name != "posix", reason="signals and locks of POSIX")
@@ -50,8 +53,9 @@ def start_conversion(source: Path, final: Path, type_name: str) -> int:
 
 
 @pytest.mark.skipif(not hasattr(os, "fork") or sys.platform == "darwin", reason="needs fork")
-def test_killed_at_a_hundred_moments(source: Path, tmp_path: Path) -> None:
+def test_killed_at_a_hundred_moments(tmp_path_factory: pytest.TempPathFactory, tmp_path: Path) -> None:
     """The old file whole or the new one whole, and the next run removes what the killed one left."""
+    source = write_random_model(tmp_path_factory.mktemp("small") / "source.bin", SMALL, "f16")
     final = tmp_path / "model.bin"
     versions = {}
     for type_name in ("q8_0", "q4_0"):

@@ -20,22 +20,30 @@ from tests.support.sanitizers import TOOLS
 __all__ = ["build_upstream_quantize"]
 
 UPSTREAM = ROOT / "third_party" / "whisper.cpp" / "upstream"
-CACHE = Path(tempfile.gettempdir()) / f"whisperq-upstream-quantize-{os.getuid() if hasattr(os, 'getuid') else 0}"
+CACHE = Path(tempfile.gettempdir()) / f"whisperq-quantize-tool-{os.getuid() if hasattr(os, 'getuid') else 0}"
 
+# Only what quantising needs, without the backends. The arithmetic, ggml-quants.c, is compiled as upstream does it.
 _PROJECT = """
 cmake_minimum_required(VERSION 3.21)
 project(upstream_quantize LANGUAGES C CXX)
-set(CMAKE_BUILD_TYPE Release)
 set(CMAKE_CXX_STANDARD 17)
-set(BUILD_SHARED_LIBS OFF)
-foreach(option GGML_OPENMP GGML_BUILD_TESTS GGML_BUILD_EXAMPLES GGML_CCACHE)
-    set(${option} OFF CACHE BOOL "" FORCE)
-endforeach()
-add_subdirectory(${UPSTREAM}/ggml ggml EXCLUDE_FROM_ALL)
+set(CMAKE_C_FLAGS "-O1 -DNDEBUG -ffunction-sections -fdata-sections")
+set(CMAKE_CXX_FLAGS "${CMAKE_C_FLAGS}")
+set(ggml ${UPSTREAM}/ggml/src)
+set_source_files_properties(${ggml}/ggml-quants.c PROPERTIES COMPILE_OPTIONS -O3)
+file(WRITE ${CMAKE_BINARY_DIR}/no_backends.cpp "extern \\"C\\" void ggml_backend_load_all(void) {}\n")
 add_executable(quantize
-    ${UPSTREAM}/examples/quantize/quantize.cpp ${UPSTREAM}/examples/common.cpp ${UPSTREAM}/examples/common-ggml.cpp)
-target_include_directories(quantize PRIVATE ${UPSTREAM}/examples)
-target_link_libraries(quantize PRIVATE ggml)
+    ${ggml}/ggml-quants.c ${UPSTREAM}/examples/common-ggml.cpp ${UPSTREAM}/examples/quantize/quantize.cpp
+    ${ggml}/ggml.c ${ggml}/ggml.cpp ${ggml}/ggml-threading.cpp ${CMAKE_BINARY_DIR}/no_backends.cpp)
+target_include_directories(quantize PRIVATE ${UPSTREAM}/ggml/include ${ggml} ${UPSTREAM}/examples)
+target_compile_definitions(quantize PRIVATE GGML_VERSION="" GGML_COMMIT="")
+find_package(Threads REQUIRED)
+if(APPLE)
+    target_link_options(quantize PRIVATE -Wl,-dead_strip)
+else()
+    target_link_options(quantize PRIVATE -Wl,--gc-sections)
+endif()
+target_link_libraries(quantize PRIVATE Threads::Threads m)
 """
 
 
