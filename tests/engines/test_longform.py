@@ -653,7 +653,7 @@ def test_silence_is_decoded_on_demand() -> None:
 def test_short_audio_is_encoded_up_to_its_end() -> None:
     model = Recorder()
     _, result = run(model, 5, audio_ctx="auto")
-    assert model.contexts == [288]  # 250 of the audio, a margin of 25, and what fills a pool of 32
+    assert model.contexts == [320]  # 250 of the audio, a margin of 25 and a sixteenth, and what fills a pool of 32
     assert (result.n_short_windows, result.n_redone_windows) == (1, 0)
     run(model := Recorder(), 5)
     assert model.contexts == [1500]
@@ -661,7 +661,7 @@ def test_short_audio_is_encoded_up_to_its_end() -> None:
 
 @pytest.mark.parametrize(
     ("audio_ctx", "shortens", "n_ctx"),
-    [(None, True, 288), (None, False, 1500), ("auto", False, 288), (1500, True, 1500)],
+    [(None, True, 320), (None, False, 1500), ("auto", False, 320), (1500, True, 1500)],
 )
 def test_an_option_overrules_what_the_engine_does(audio_ctx: Any, shortens: bool, n_ctx: int) -> None:
     options = {"language": "en", "beam_size": 1, "audio_ctx": audio_ctx}
@@ -673,7 +673,7 @@ def test_an_option_overrules_what_the_engine_does(audio_ctx: Any, shortens: bool
     "wrong",
     [
         said(0, " ha" * 100, 200),
-        said(0, " late", 280),
+        said(0, " late", 291),
         Answer([TIME, *range(1000, 1223)], -0.1, 0.01),
     ],
     ids=["repetitive", "times beyond the audio", "no end"],
@@ -681,7 +681,7 @@ def test_an_option_overrules_what_the_engine_does(audio_ctx: Any, shortens: bool
 def test_what_looks_wrong_is_done_again_in_full(wrong: Answer) -> None:
     model = Recorder([wrong])
     segments, result = run(model, 5, audio_ctx="auto", temperature=0.0)
-    assert model.contexts == [288, 1500]
+    assert model.contexts == [320, 1500]
     assert [segment.text for segment in segments] == [" word"]
     assert (result.n_short_windows, result.n_redone_windows) == (1, 1)
 
@@ -689,19 +689,19 @@ def test_what_looks_wrong_is_done_again_in_full(wrong: Answer) -> None:
 def test_an_answer_that_the_caller_cut_is_not_done_again() -> None:
     model = Recorder([said(0, " one two", 200)])
     run(model, 5, audio_ctx="auto", max_new_tokens=4, temperature=0.0)
-    assert len(model.requests[0][1]) and model.contexts == [288]
+    assert len(model.requests[0][1]) and model.contexts == [320]
 
 
 def test_the_whole_window_comes_before_higher_temperatures() -> None:
     model = Recorder([said(0, " one", 200, avg_logprob=-2)])
     segments, result = run(model, 5, audio_ctx="auto", temperature=[0.0, 0.2])
-    assert model.contexts == [288, 1500] and result.n_redone_windows == 1
+    assert model.contexts == [320, 1500] and result.n_redone_windows == 1
     assert [(segment.text, segment.temperature) for segment in segments] == [(" word", 0.0)]
 
 
 def test_the_window_of_the_language_is_encoded_once() -> None:
     """Where it is short. A whole one is encoded twice, since openai/whisper detects from another spectrogram."""
-    for shortens, contexts in ((True, [288]), (False, [1500, 1500])):
+    for shortens, contexts in ((True, [320]), (False, [1500, 1500])):
         transcribe(Script(0), 5, {"beam_size": 1}, model=(model := Recorder()), shortens=shortens)
         assert model.contexts == contexts
 
@@ -709,7 +709,7 @@ def test_the_window_of_the_language_is_encoded_once() -> None:
 def test_a_window_that_the_language_was_not_detected_from_is_encoded() -> None:
     options = {"beam_size": 1, "language_detection_segments": 2, "language_detection_threshold": 1.0}
     transcribe(Script(0), 35, options, model=(model := Recorder()), shortens=True)
-    assert model.contexts == [1500, 288, 1500, 288]  # both for the language, then for their text
+    assert model.contexts == [1500, 320, 1500, 320]  # both for the language, then for their text
 
 
 # ---- Languages -------------------------------------------------------------------------------------------------------

@@ -16,7 +16,7 @@ from .._system.arrays import Floats
 from .._whisper.tokenizer import Vocabulary
 from .._whisper.units import FRAMES_PER_TOKEN
 from .face import CheckBatch, NativeModel, Stages
-from .short_audio import SHORT_MARGIN, short_ctx
+from .short_audio import short_ctx
 
 __all__ = ["Call", "Clock", "Heard", "whole"]
 
@@ -118,7 +118,7 @@ class Call:
         """Return the audio tokens to encode of a window with so many frames of audio."""
         if not self.shortens:
             return self.n_audio_ctx
-        return short_ctx(math.ceil(n_frames / FRAMES_PER_TOKEN) + SHORT_MARGIN, self.n_audio_ctx)
+        return short_ctx(math.ceil(n_frames / FRAMES_PER_TOKEN), self.n_audio_ctx)
 
     def go_on(self) -> None:
         """Raise ``StoppedError`` where the caller wants to stop."""

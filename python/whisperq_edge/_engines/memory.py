@@ -17,7 +17,7 @@ from typing import Callable, NamedTuple, Optional
 from .. import _core
 from .._errors import OutOfMemoryError
 from .._whisper.units import FRAMES_PER_WINDOW, WINDOW_SAMPLES
-from .short_audio import is_quantised, short_ctx
+from .short_audio import is_quantised, whole_steps
 from .word_times import alignment_heads
 
 __all__ = ["Available", "BatchCheck", "MemoryPlan", "available_memory", "check_fits", "check_model_fits", "plan_memory"]
@@ -97,7 +97,7 @@ def plan_memory(
     """
     dims = file.hparams
     half = dims["n_text_ctx"] // 2
-    n_ctx = short_ctx(audio_ctx, dims["n_audio_ctx"]) if audio_ctx else dims["n_audio_ctx"]
+    n_ctx = whole_steps(audio_ctx, dims["n_audio_ctx"]) if audio_ctx else dims["n_audio_ctx"]
     n_prompt = n_prompt_tokens or (half + 4 if batch_size == 1 else 4)
     needs = _core.edge_memory(
         file,

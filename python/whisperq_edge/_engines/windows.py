@@ -3,6 +3,7 @@ whether its answer is believed."""
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import Any, Optional
@@ -20,7 +21,7 @@ from .face import AlignRequest, DecodeOptions, WindowRequest, WindowResult
 from .first_pass import FirstPass
 from .language import Language
 from .longform import Answer, Window, needs_fallback, prefix_tokens, window_tokens
-from .short_audio import SHORT_MARGIN
+from .short_audio import short_margin
 from .word_times import Path, alignment_heads
 
 __all__ = ["Windows"]
@@ -105,10 +106,11 @@ class Windows:
         most = min(self._call.n_text_ctx // 2, self._call.n_text_ctx + 1 - len(tokens))
         times = [token - answer.tokenizer.timestamp_begin for token in answer.tokens]
         limit = self._call.options.compression_ratio_threshold
+        n_audio = math.ceil(window.n_frames / FRAMES_PER_TOKEN)
         return (
             len(answer.tokens) - len(self._prefix(window, answer.tokenizer)) >= most
             or (limit is not None and answer.compression_ratio > limit)
-            or max(times, default=0) * FRAMES_PER_TOKEN > window.n_frames + SHORT_MARGIN * FRAMES_PER_TOKEN
+            or max(times, default=0) > n_audio + short_margin(n_audio)
         )
 
     @property
