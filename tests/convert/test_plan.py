@@ -64,6 +64,19 @@ def test_the_account_of_short_audio_has_what_it_takes(tmp_path: Path) -> None:
         _core.edge_memory(file, n_threads=2, n_ctx=100, with_silence=True)
 
 
+def test_silence_is_learned_once_in_what_is_still_to_be_taken(monkeypatch: pytest.MonkeyPatch) -> None:
+    file = _core.describe_model(random_dims("base")._asdict(), "q8_0")
+    needs = _core.edge_memory(file, n_threads=1, n_ctx=160, with_silence=True)
+    asked: list[int] = []
+    monkeypatch.setattr("whisperq_edge._engines.memory.check_fits", lambda what, n_bytes: asked.append(n_bytes))
+    held = dict.fromkeys(("encoder", "decoder", "machine", "silence"), 0)
+    check = BatchCheck(file, "auto", 1, lambda: held)
+    check(1, 160)
+    held["silence"] = needs["silence"]
+    check(1, 160)
+    assert asked[0] - asked[1] == needs["silence"] + needs["learning"] > 0
+
+
 def test_the_plan_follows_the_work() -> None:
     file = _core.describe_model(random_dims("base")._asdict(), "q8_0")
     one = plan_memory(file, n_threads=2)

@@ -308,4 +308,5 @@ class BatchCheck:
     def _missing(self, needs: Mapping[str, int]) -> int:
         """Bytes of work memory that the model does not have yet."""
         held = self._held()
-        return sum(max(needs[name] - held[name], 0) for name in _KEPT)
+        learning = 0 if held["silence"] else needs["learning"]
+        return learning + sum(max(needs[name] - held[name], 0) for name in _KEPT)
