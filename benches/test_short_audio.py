@@ -4,6 +4,7 @@ one process.
     python -m pytest benches/test_short_audio.py -s    the tables; also in .benchmarks/short_audio.md and .json
 
     WHISPERQ_BENCH_ROUNDS=3                of everything. Without it: 11
+    WHISPERQ_BENCH_PEER=no                 without faster-whisper, which wants four times the memory
     WHISPERQ_BENCH_SHAPE=large-v3-turbo    another model of tests/support/make_model.py. Without it: base.en
 
 Weights are random, q8_0 (faster-whisper makes int8 of f32). A clip has four tokens a second, whatever is heard in it,
@@ -36,6 +37,7 @@ SHAPE = os.environ.get("WHISPERQ_BENCH_SHAPE", "base.en")
 ROUNDS = int(os.environ.get("WHISPERQ_BENCH_ROUNDS", "11"))
 THREADS = 2
 TOKENS_PER_S = 4
+WITH_PEER = os.environ.get("WHISPERQ_BENCH_PEER", "yes") != "no"
 BARS = {3: (0.35, 0.20), 10: (0.65, 0.50)}  # against whole windows
 FASTER_WHISPER_BAR = (0.30, 0.20)
 
@@ -54,7 +56,9 @@ def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def faster_whisper(tmp_path_factory: pytest.TempPathFactory) -> Optional[Any]:
-    """None: it is not installed."""
+    """None: it is not installed, or not wanted."""
+    if not WITH_PEER:
+        return None
     try:
         import faster_whisper
     except ImportError:
@@ -108,7 +112,7 @@ def test_short_audio(
     report.bars.append(Bar(f"{what}, against its whole window", *BARS[seconds], outcome.ratio("short", "whole window")))
     if faster_whisper is None:
         report.bars.append(
-            Bar(f"{what}, against faster-whisper int8", *FASTER_WHISPER_BAR, remark="it is not installed")
+            Bar(f"{what}, against faster-whisper int8", *FASTER_WHISPER_BAR, remark="it is not here")
         )
     else:
         ratio = outcome.ratio("short", "faster-whisper int8")
