@@ -19,7 +19,7 @@ import numpy as np
 from whisperq_edge import WhisperModel
 from whisperq_edge._audio.pcm import to_pcm
 spoken = to_pcm(sys.argv[1]).samples
-samples, endless = spoken[:32_000], np.tile(spoken, 20)
+samples, endless = spoken[:32_000], np.tile(spoken, 20 if sys.argv[2] == "edge" else 10)
 model = WhisperModel(sys.argv[4], device="cpu", engine=sys.argv[2], cpu_threads=int(sys.argv[3]))
 OPTIONS = dict(language="en", temperature=0.0, beam_size=1, max_new_tokens=8 if model.engine == "ggml" else None)
 heard = threading.Event()
