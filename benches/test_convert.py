@@ -53,7 +53,7 @@ def test_convert_beside_the_quantize_tool(
     benchmark: Any, source: tuple[str, Path], type_name: str, tmp_path: Path
 ) -> None:
     shape, path = source
-    tool = build_upstream_quantize()
+    tool = build_upstream_quantize("-O3")
     if tool is None:
         pytest.skip("whisper.cpp's quantize tool cannot be built here")
     ours, theirs = tmp_path / "ours.bin", tmp_path / "theirs.bin"

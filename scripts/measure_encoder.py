@@ -36,23 +36,28 @@ def available_isas() -> list[str]:
     return [isa["name"] for isa in _core.isas() if isa["built"] and isa["supported"] and isa["name"] != "scalar"]
 
 
-def errors_by_type(data: Path, clips: Sequence[Clip], folder: Path, isas: Sequence[str]) -> dict[str, dict[str, Any]]:
-    """For each type: mean relative error over the clips of the ``ggml`` engine and of each ISA of ``edge``."""
+def errors_by_type(
+    data: Path, clips: Sequence[Clip], folder: Path, isas: Sequence[str], audio_ctx: int = 0
+) -> dict[str, dict[str, Any]]:
+    """For each type: mean relative error over the clips of the ``ggml`` engine and of each ISA of ``edge``.
+
+    ``audio_ctx``: audio tokens from the beginning; 0: all.
+    """
     base = write_model(folder / "base.bin", data / "whisper-base-encoder" / "encoder_f16.npz")
     f32 = convert_model(base, folder / "f32.bin", type="f32", proof="tensors").path
     pcms = [np.pad(pcm, (0, WINDOW_SAMPLES - len(pcm))) for pcm in (clip.pcm(data) for clip in clips)]
     mels = [log_mel_spectrogram(pcm) for pcm in pcms]
     exact = CoreModel(_core.read_model_file(f32))
-    expected = [exact.encode_checked(mel) for mel in mels]
+    expected = [exact.encode_checked(mel, audio_ctx) for mel in mels]
     found: dict[str, dict[str, Any]] = {}
     for type_name in TYPES:
         model = base if type_name == "f16" else folder / f"{type_name}.bin"
         if type_name != "f16":
             convert_model(base, model, type=type_name, proof="tensors")
-        outputs = {"ggml": encoder_outputs(model, pcms, _core.usable_cpus())}
+        outputs = {"ggml": encoder_outputs(model, pcms, _core.usable_cpus(), audio_ctx=audio_ctx)}
         for isa in isas:
             encoder = CoreModel(_core.read_model_file(model), isa)
-            outputs[isa] = [encoder.encode_checked(mel) for mel in mels]
+            outputs[isa] = [encoder.encode_checked(mel, audio_ctx) for mel in mels]
         found[type_name] = {
             engine: float(np.mean([relative_error(o, e) for o, e in zip(of_engine, expected)]))
             for engine, of_engine in outputs.items()

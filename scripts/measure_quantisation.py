@@ -202,8 +202,10 @@ def add_noise(speech: Floats, noise: Floats, snr_db: float) -> Floats:
 # ---- Outputs and distances -------------------------------------------------------------------------------------------
 
 
-def encoder_outputs(model: Path, pcms: Iterable[Floats], n_threads: int, flash_attention: bool = False) -> list[Floats]:
-    """Of each clip, padded to 30 s as usual: ``[1500, 512]``.
+def encoder_outputs(
+    model: Path, pcms: Iterable[Floats], n_threads: int, flash_attention: bool = False, audio_ctx: int = 0
+) -> list[Floats]:
+    """Of each clip, padded to 30 s as usual: ``[1500, 512]``, or the first ``audio_ctx`` tokens' window.
 
     Without whisper.cpp's fused attention, which leaves the padding of the keys unmasked and so is not openai/whisper's.
     """
@@ -212,7 +214,8 @@ def encoder_outputs(model: Path, pcms: Iterable[Floats], n_threads: int, flash_a
         model, device="cpu", cpu_threads=n_threads, engine="ggml", flash_attention=flash_attention
     ) as loaded:
         engine: Any = loaded._running_engine()._engine
-        return [engine.probe(pcm, start_of_transcript, n_threads=n_threads)["audio_features"] for pcm in pcms]
+        options = {"n_threads": n_threads, "audio_ctx": audio_ctx}
+        return [engine.probe(pcm, start_of_transcript, **options)["audio_features"] for pcm in pcms]
 
 
 def distance(reference: Floats, output: Floats, n_tokens: int) -> dict[str, float]:

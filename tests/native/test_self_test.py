@@ -191,7 +191,7 @@ def test_another_cpu_and_another_build_are_tested_too(
         trusted_isa()
     new_process(monkeypatch)
     with monkeypatch.context() as patch:
-        patch.setattr(self_test, "__version__", "9.9.9")
+        patch.setattr("whisperq_edge._system.build.__version__", "9.9.9")
         trusted_isa()
     assert len(runs) == len(notes(folder)) == 3
 

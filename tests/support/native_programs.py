@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import functools
-import hashlib
 import json
 import os
 import shutil
 import subprocess
 import sys
-import tempfile
+import sysconfig
 from pathlib import Path
 from typing import Any, Optional
 
@@ -38,9 +37,11 @@ __all__ = [
 ]
 
 SOURCE = TESTS / "cpp"
-USER = os.getuid() if hasattr(os, "getuid") else 0
-BUILT_FROM = hashlib.sha256(f"{ROOT}{SANITIZERS}".encode()).hexdigest()[:8]
-CACHE = Path(tempfile.gettempdir()) / f"whisperq-kernels-{USER}-{BUILT_FROM}"
+# As deep below the checkout as the extension's own build: ccache knows sources by their paths from there.
+CACHE = ROOT / "build"
+# What is built for another CPU is what runs there.
+PROGRAMS = {"aarch64": ["check_kernels", "check_self_test"]}
+PROGRAMS["host"] = [*PROGRAMS["aarch64"], "check_decoding"]
 
 CROSS_COMPILER = shutil.which("aarch64-linux-gnu-g++")
 QEMU_ARM = shutil.which("qemu-aarch64")
@@ -60,6 +61,12 @@ needs_qemu_x86 = pytest.mark.skipif(
 not_under_qemu = not_with_sanitizers("under qemu-user they do not get their part of the address space")
 
 
+def compiler() -> Optional[str]:
+    """Return the compiler that the extension was built with, or None for CMake's choice: ccache tells them apart."""
+    named = os.environ.get("CXX") or ("" if SANITIZERS else sysconfig.get_config_var("CXX") or "")
+    return shutil.which(named.split()[0]) if named.split() else None
+
+
 def cmake() -> Optional[str]:
     return shutil.which("cmake", path=os.pathsep.join([str(Path(sys.executable).parent), os.environ.get("PATH", "")]))
 
@@ -67,20 +74,23 @@ def cmake() -> Optional[str]:
 @functools.cache
 def build(target: str) -> Path:
     """The folder where the native test programs were built, for "host" or "aarch64". Kept between runs of the tests."""
-    program, folder = cmake(), CACHE / target
+    program, folder = cmake(), CACHE / "-".join(["check", target, *SANITIZERS.split(",")]).rstrip("-")
     if program is None or not any(shutil.which(name) for name in (os.environ.get("CXX", "c++"), "c++", "g++")):
         pytest.skip("needs cmake and a C++ compiler")
     configure = [program, "-S", str(SOURCE), "-B", str(folder)]
     if SANITIZERS:
         configure += [f"-DWHISPERQ_SANITIZE={SANITIZERS}", "-DCMAKE_CXX_FLAGS_RELEASE=-O1 -g1"]
+    if target == "host" and compiler():
+        configure.append(f"-DCMAKE_CXX_COMPILER={compiler()}")
     if target != "host":
         configure.append(f"-DCMAKE_TOOLCHAIN_FILE={SOURCE / target}.cmake")
     ccache = shutil.which("ccache")
     if ccache:
         configure.append(f"-DCMAKE_CXX_COMPILER_LAUNCHER={ccache}")
+    make = [program, "--build", str(folder), "--parallel", str(_core.usable_cpus()), "--target", *PROGRAMS[target]]
     CACHE.mkdir(exist_ok=True)
-    with locked(CACHE / f"{target}.lock"):  # several processes of pytest-xdist want it at once
-        for command in (configure, [program, "--build", str(folder), "--parallel", str(_core.usable_cpus())]):
+    with locked(folder.with_suffix(".lock")):  # several processes of pytest-xdist want it at once
+        for command in (configure, make):
             done = subprocess.run(command, capture_output=True, text=True, env=TOOLS, check=False)
             assert done.returncode == 0, done.stdout + done.stderr
     return folder

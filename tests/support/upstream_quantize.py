@@ -22,12 +22,12 @@ __all__ = ["build_upstream_quantize"]
 UPSTREAM = ROOT / "third_party" / "whisper.cpp" / "upstream"
 CACHE = Path(tempfile.gettempdir()) / f"whisperq-quantize-tool-{os.getuid() if hasattr(os, 'getuid') else 0}"
 
-# Only what quantising needs, without the backends. The arithmetic, ggml-quants.c, is compiled as upstream does it.
+# Only what quantising needs, without the backends. ggml-quants.c, the arithmetic, is always compiled as upstream does.
 _PROJECT = """
 cmake_minimum_required(VERSION 3.21)
 project(upstream_quantize LANGUAGES C CXX)
 set(CMAKE_CXX_STANDARD 17)
-set(CMAKE_C_FLAGS "-O1 -DNDEBUG -ffunction-sections -fdata-sections")
+set(CMAKE_C_FLAGS "${OPTIMISATION} -DNDEBUG -ffunction-sections -fdata-sections")
 set(CMAKE_CXX_FLAGS "${CMAKE_C_FLAGS}")
 set(ggml ${UPSTREAM}/ggml/src)
 set_source_files_properties(${ggml}/ggml-quants.c PROPERTIES COMPILE_OPTIONS -O3)
@@ -48,16 +48,20 @@ target_link_libraries(quantize PRIVATE Threads::Threads m)
 
 
 @functools.cache
-def build_upstream_quantize() -> Optional[Path]:
-    """The program, or None where it cannot be built (no upstream, no CMake, no compiler). Built once a machine."""
+def build_upstream_quantize(optimisation: str = "-O1") -> Optional[Path]:
+    """Build the program once a machine; return None where it cannot be built (no upstream, no CMake, no compiler).
+
+    Bytes are the same with every `optimisation`; whoever measures its speed builds all of it as upstream does, -O3.
+    """
     cmake = shutil.which("cmake", path=os.pathsep.join([str(Path(sys.executable).parent), os.environ.get("PATH", "")]))
     if not (UPSTREAM / "examples" / "quantize" / "quantize.cpp").is_file() or cmake is None:
         return None
-    build = CACHE / "build"
+    build = CACHE / f"build{optimisation}"
     CACHE.mkdir(exist_ok=True)
     ccache = shutil.which("ccache")
     launchers = [f"-DCMAKE_{language}_COMPILER_LAUNCHER={ccache}" for language in ("C", "CXX")] if ccache else []
-    configure = [cmake, "-S", str(CACHE), "-B", str(build), f"-DUPSTREAM={UPSTREAM}", *launchers]
+    configure = [cmake, "-S", str(CACHE), "-B", str(build), f"-DUPSTREAM={UPSTREAM}", f"-DOPTIMISATION={optimisation}"]
+    configure += launchers
     compile = [cmake, "--build", str(build), "--target", "quantize", "--parallel", str(_core.usable_cpus())]
     with locked(CACHE / "build.lock"):  # several processes of pytest-xdist want it at once
         project = CACHE / "CMakeLists.txt"

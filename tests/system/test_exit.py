@@ -19,8 +19,8 @@ import numpy as np
 from whisperq_edge import WhisperModel
 from whisperq_edge._audio.pcm import to_pcm
 spoken = to_pcm(sys.argv[1]).samples
-samples, endless = spoken[:32_000], np.tile(spoken, 20)
-model = WhisperModel("nano", device="cpu", engine=sys.argv[2], cpu_threads=int(sys.argv[3]))
+samples, endless = spoken[:32_000], np.tile(spoken, 20 if sys.argv[2] == "edge" else 10)
+model = WhisperModel(sys.argv[4], device="cpu", engine=sys.argv[2], cpu_threads=int(sys.argv[3]))
 OPTIONS = dict(language="en", temperature=0.0, beam_size=1, max_new_tokens=8 if model.engine == "ggml" else None)
 heard = threading.Event()
 def hear(pcm=samples, **more):
@@ -108,41 +108,49 @@ FORKS: dict[str, str] = {
 }
 
 
-def end_of(code: str, sample_path: Path, engine: str) -> tuple[int, str]:
+@pytest.fixture
+def models(micro_en_path: Path) -> dict[str, object]:
+    return {"edge": "nano", "ggml": micro_en_path}
+
+
+def end_of(code: str, sample_path: Path, engine: str, model: object = "nano") -> tuple[int, str]:
     """Exit code and stderr; Python's own warning about forks with threads aside.
 
-    Threads of ggml wait for each other at full load. It gets two in one of the tests.
+    ggml gets a model of random weights, which encodes a window eight times as fast as nano does: its transcript of
+    `endless` takes seconds all the same. Threads of ggml wait for each other at full load. It gets two in one test.
     """
     n_threads = 2 if engine == "edge" or code == ENDS["while a daemon thread decodes"][0] else 1
     command = [sys.executable, "-W", "ignore::DeprecationWarning", "-c", PREPARE + code]
-    command += [str(sample_path), engine, str(n_threads)]
+    command += [str(sample_path), engine, str(n_threads), str(model)]
     done = subprocess.run(command, capture_output=True, text=True, timeout=SOON_S, check=False)
     return done.returncode, done.stderr
 
 
 @pytest.mark.parametrize("engine", ["edge", "ggml"])
 @pytest.mark.parametrize("how", ENDS)
-def test_a_process_ends(sample_path: Path, how: str, engine: str) -> None:
+def test_a_process_ends(sample_path: Path, models: dict[str, object], how: str, engine: str) -> None:
     if os.name == "nt" and any(word in how for word in POSIX_ONLY):
         pytest.skip("POSIX signals")
     code, expected = ENDS[how]
-    assert end_of(code, sample_path, engine) == (expected, "")
+    assert end_of(code, sample_path, engine, models[engine]) == (expected, "")
 
 
 @pytest.mark.parametrize("engine", ["edge", "ggml"])
-def test_an_error_in_a_callback_ends_the_call(sample_path: Path, engine: str) -> None:
+def test_an_error_in_a_callback_ends_the_call(sample_path: Path, models: dict[str, object], engine: str) -> None:
     code = """
 def fail(_):
     raise RuntimeError("mine")
 model.transcribe(endless, on_segment=fail, **OPTIONS)
 """
-    returned, message = end_of(code, sample_path, engine)
+    returned, message = end_of(code, sample_path, engine, models[engine])
     assert returned == 1 and message.rstrip().endswith("RuntimeError: mine")
 
 
 @pytest.mark.parametrize("engine", ["edge", "ggml"])
-def test_an_error_of_the_main_thread_ends_the_process(sample_path: Path, engine: str) -> None:
-    returned, message = end_of("begin(True); raise RuntimeError('mine')", sample_path, engine)
+def test_an_error_of_the_main_thread_ends_the_process(
+    sample_path: Path, models: dict[str, object], engine: str
+) -> None:
+    returned, message = end_of("begin(True); raise RuntimeError('mine')", sample_path, engine, models[engine])
     assert returned == 1 and message.rstrip().endswith("RuntimeError: mine")
 
 

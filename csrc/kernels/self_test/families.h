@@ -11,6 +11,9 @@ namespace whisperq::kernels::self_tests {
 // Test multiply_strip and multiply_packed of every format, with the results of quantize_strip and expand_tile, and
 // multiply_float and multiply_half.
 void test_products(const KernelTable& table, Findings& findings);
+// Its parts: one block format, and the floats.
+void test_block_products(const KernelTable& table, const FormatInfo& format, Findings& findings);
+void test_float_products(const KernelTable& table, Findings& findings);
 
 // Test half_to_float, float_to_half, layer_norm and gelu.
 void test_values(const KernelTable& table, Findings& findings);

@@ -185,8 +185,9 @@ Answer block_answer(const Weights& weights, const Quantised& input) {
     return answer;
 }
 
-// Test quantize_strip, expand_tile, multiply_strip and multiply_packed. A fault in one of the first two is seen in the
-// products, which name the kernel that multiplies.
+}  // namespace
+
+// A fault in quantize_strip or expand_tile is seen in the products, which name the kernel that multiplies.
 void test_block_products(const KernelTable& table, const FormatInfo& format, Findings& findings) {
     constexpr int64_t k = Weights::kValues, kGap = 5;
     const Quantised input{31, kBlock};
@@ -262,8 +263,6 @@ void test_float_products(const KernelTable& table, Findings& findings) {
     compare_products("multiply_float", "f32", k, kRows, answer, floats, findings);
     compare_products("multiply_half", "f16", k, kRows, answer, half, findings);
 }
-
-}  // namespace
 
 void test_products(const KernelTable& table, Findings& findings) {
     for (const FormatInfo& format : kFormats) {
