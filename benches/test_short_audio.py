@@ -111,9 +111,7 @@ def test_short_audio(
     benchmark.extra_info.update(**about(f"{SHAPE} shapes, random weights", "q8_0", THREADS, seconds), short=found)
     report.bars.append(Bar(f"{what}, against its whole window", *BARS[seconds], outcome.ratio("short", "whole window")))
     if faster_whisper is None:
-        report.bars.append(
-            Bar(f"{what}, against faster-whisper int8", *FASTER_WHISPER_BAR, remark="it is not here")
-        )
+        report.bars.append(Bar(f"{what}, against faster-whisper int8", *FASTER_WHISPER_BAR, remark="it is not here"))
     else:
         ratio = outcome.ratio("short", "faster-whisper int8")
         report.bars.append(Bar(f"{what}, against faster-whisper int8", *FASTER_WHISPER_BAR, ratio))
