@@ -143,9 +143,9 @@ def test_marks_come_in_pieces() -> None:
 class Saying(Script):
     """Says the same in every window, with the tokens that it was asked with kept."""
 
-    def __init__(self, text: str, avg_logprob: float = -0.8, no_speech_prob: float = 0.3) -> None:
+    def __init__(self, text: str, avg_logprob: float = -0.8, no_speech_prob: float = 0.3, end: int = 1500) -> None:
         super().__init__(0)
-        self._answer = Answer([TIME, *VOCABULARY.encode(text), TIME + 1500], avg_logprob, no_speech_prob)
+        self._answer = Answer([TIME, *VOCABULARY.encode(text), TIME + end], avg_logprob, no_speech_prob)
         self.prompts: list[list[int]] = []
 
     def answer(self, window: tuple[int, int], tokens: Any, temperature: float, *options: Any) -> Answer:
@@ -216,6 +216,24 @@ def test_a_window_without_speech_is_not_decoded_at_higher_temperatures() -> None
         script = Saying(" You", avg_logprob=-3.0)
         transcribe(script, 30, {"language": "en"}, **hearing(*spans_s))
         assert [temperature for _, temperature in script.asked] == temperatures
+
+
+@pytest.mark.parametrize(
+    ("speech_s", "no_speech_prob", "avg_logprob", "n_encoded"),
+    [
+        (0.1, 0.5, -0.8, 2),  # believed, though the model expects no speech: the whole window decides
+        (0.1, 0.4, -0.8, 1),
+        (0.1, 0.5, -1.2, 1),  # dropped at once
+        (1.0, 0.5, -0.8, 1),  # enough speech
+    ],
+)
+def test_the_whole_window_decides_where_little_speech_is_not_expected(
+    speech_s: float, no_speech_prob: float, avg_logprob: float, n_encoded: int
+) -> None:
+    script = Saying(" You", avg_logprob, no_speech_prob, end=250)
+    options = {"language": "en", "audio_ctx": "auto", "temperature": 0.0, "log_prob_threshold": None}
+    transcribe(script, 5, options, **hearing((1, 1 + speech_s)))
+    assert len(script.asked) == n_encoded
 
 
 def test_silence_and_dropped_text_stay_apart_and_in_order() -> None:

@@ -16,7 +16,7 @@ from .._system.arrays import Floats
 from .._whisper.tokenizer import Tokenizer
 from .._whisper.units import FRAMES_PER_TOKEN, WINDOW_S
 from .call import Call
-from .evidence import ENOUGH, may_be_believed, why_not_believed
+from .evidence import ENOUGH, SUSPECTED_NO_SPEECH, may_be_believed, why_not_believed
 from .face import AlignRequest, DecodeOptions, WindowRequest, WindowResult
 from .first_pass import FirstPass
 from .language import Language
@@ -92,10 +92,16 @@ class Windows:
         )
 
     def _is_suspect(self, window: Window, answer: Answer) -> bool:
-        """Whether the window, of which a part was encoded, is worth encoding in full. Text with so little speech that
-        it is not believed is not."""
-        if self._n_speech.get(window.seek, ENOUGH) < ENOUGH and self._why_not_believed(window, answer) is not None:
-            return False
+        """Whether the window, of which a part was encoded, is worth encoding in full.
+
+        Where there is little speech, text that is not believed is not. Text that is believed is, if the model expects
+        none: short windows have it say so less clearly than whole ones.
+        """
+        if self._n_speech.get(window.seek, ENOUGH) < ENOUGH:
+            if self._why_not_believed(window, answer) is not None:
+                return False
+            if answer.text and answer.no_speech_prob > SUSPECTED_NO_SPEECH:
+                return True
         return self._goes_on(window, answer) or self._looks_wrong(window, answer)
 
     def _looks_wrong(self, window: Window, answer: Answer) -> bool:
