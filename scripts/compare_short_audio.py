@@ -109,7 +109,7 @@ def compare_languages(args: argparse.Namespace) -> None:
     files = sorted(args.spoken.glob("*.wav"))
     with WhisperModel(args.model, cpu_threads=args.threads) as model:
         found = {
-            way: [model.transcribe(file, beam_size=1, temperature=0.0, **options).language for file in files]
+            way: [model.transcribe(file, max_new_tokens=1, temperature=0.0, **options).language for file in files]
             for way, options in WAYS.items()
         }
     differing = [
