@@ -699,17 +699,9 @@ def test_the_whole_window_comes_before_higher_temperatures() -> None:
     assert [(segment.text, segment.temperature) for segment in segments] == [(" word", 0.0)]
 
 
-def test_the_window_of_the_language_is_encoded_once() -> None:
-    """Where it is short. A whole one is encoded twice, since openai/whisper detects from another spectrogram."""
-    for shortens, contexts in ((True, [320]), (False, [1500, 1500])):
-        transcribe(Script(0), 5, {"beam_size": 1}, model=(model := Recorder()), shortens=shortens)
-        assert model.contexts == contexts
-
-
-def test_a_window_that_the_language_was_not_detected_from_is_encoded() -> None:
-    options = {"beam_size": 1, "language_detection_segments": 2, "language_detection_threshold": 1.0}
-    transcribe(Script(0), 35, options, model=(model := Recorder()), shortens=True)
-    assert model.contexts == [1500, 320, 1500, 320]  # both for the language, then for their text
+def test_the_language_is_detected_from_whole_windows() -> None:
+    transcribe(Script(0), 5, {"beam_size": 1}, model=(model := Recorder()), shortens=True)
+    assert model.contexts == [1500, 320]
 
 
 # ---- Languages -------------------------------------------------------------------------------------------------------

@@ -7,7 +7,7 @@ import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
-from typing import Any, Callable, NamedTuple, Optional, TypeVar
+from typing import Any, Callable, Optional, TypeVar
 
 from .._audio.samples import Samples, StoppedError
 from .._options import TranscribeOptions
@@ -18,7 +18,7 @@ from .._whisper.units import FRAMES_PER_TOKEN
 from .face import CheckBatch, NativeModel, Stages
 from .short_audio import short_ctx
 
-__all__ = ["Call", "Clock", "Heard", "whole"]
+__all__ = ["Call", "Clock", "whole"]
 
 _T = TypeVar("_T")
 
@@ -43,21 +43,6 @@ class Clock:
         self.stages[stage] = self.stages.get(stage, StageTime()) + StageTime(ms, runs)
 
 
-class Heard(NamedTuple):
-    """A window that was encoded already.
-
-    Attributes:
-        seek, n_frames: where it lies in the audio.
-        mel: that was encoded.
-        audio: as the decoder hears it.
-    """
-
-    seek: int
-    n_frames: int
-    mel: Floats
-    audio: Any
-
-
 class Call:
     """One ``transcribe``: what it was given, what it took, and what it left out.
 
@@ -67,7 +52,6 @@ class Call:
         clock: time of the stages.
         dropped: the parts that were left out.
         shortens: whether short audio is encoded only as far as it goes.
-        detected_from: the short window that the language was detected from, until it is decoded.
         n_short, n_redone: see ``EngineResult``.
     """
 
@@ -91,7 +75,6 @@ class Call:
         self.clock = Clock(audio)
         self.dropped: list[Dropped] = []
         self.shortens = shortens
-        self.detected_from: Optional[Heard] = None
         self.n_short = 0
         self.n_redone = 0
         self._check_batch = check_batch

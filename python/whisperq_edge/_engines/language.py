@@ -9,7 +9,7 @@ import numpy as np
 
 from .._whisper.tokenizer import Tokenizer
 from .._whisper.units import FRAMES_PER_WINDOW
-from .call import Call, Heard, whole
+from .call import Call, whole
 from .first_pass import FirstPass
 from .longform import Chunk
 
@@ -89,19 +89,13 @@ class Language:
         return [(chosen, max(votes[chosen])), *(entry for entry in ranking if entry[0] != chosen)]
 
     def _hear_window(self, seek: int, n_frames: int) -> Any:
-        """A short window is encoded as it will be decoded, and kept until then."""
-        n_ctx, full = self._call.audio_ctx(n_frames), self._call.n_audio_ctx
-        self._call.check_memory(1, n_ctx)
+        """A whole window in any case: from short ones other languages are detected (docs/short-audio.md)."""
+        self._call.check_memory(1, self._call.n_audio_ctx)
         with self._call.clock.timed("mel"):
-            if n_ctx < full:
-                mel = self._heard.mel.padded_window(seek, n_frames)
-            else:
-                # The end of the audio is none of a clip: what openai/whisper hears there it hears here.
-                ends_before = seek + n_frames < self._heard.mel.n_frames
-                mel = self._heard.mel.window(seek, n_frames if ends_before else FRAMES_PER_WINDOW)
-        audio = self._call.hear(mel, n_ctx)
-        self._call.detected_from = Heard(seek, n_frames, mel, audio) if n_ctx < full else None
-        return audio
+            # The end of the audio is none of a clip: what openai/whisper hears there it hears here.
+            ends_before = seek + n_frames < self._heard.mel.n_frames
+            mel = self._heard.mel.window(seek, n_frames if ends_before else FRAMES_PER_WINDOW)
+        return self._call.hear(mel, self._call.n_audio_ctx)
 
     def _languages(self, audio: Any) -> list[tuple[str, float]]:
         self._call.go_on()

@@ -165,11 +165,6 @@ class Windows:
 
     def _hear_window(self, window: Window, n_ctx: int) -> Any:
         is_short = n_ctx < self._call.n_audio_ctx
-        known, self._call.detected_from = self._call.detected_from, None
-        if known is not None and is_short and (known.seek, known.n_frames) == (window.seek, window.n_frames):
-            self._count_speech(window)
-            self._short_mels[window.seek] = known.mel
-            return known.audio
         mel = self._short_mels.get(window.seek)
         if mel is None:
             with self._call.clock.timed("mel"):
