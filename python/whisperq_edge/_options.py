@@ -114,10 +114,11 @@ class TranscribeOptions:
         batch_size: decode this many windows together, from parts of the audio that voice detection has cut (as
             faster-whisper's ``BatchedInferencePipeline``). A window knows only the text before it in its part. Speech
             behind an answer's last timestamp is decoded again. None: window after window.
-        audio_ctx: ``auto`` encodes short audio up to its end and a margin of 0.5 s only, with what the model makes of
-            silence in place of the rest of the window. A window whose text looks wrong is done again in full
-            (``Transcript.n_redone_windows``). 1500: whole windows. None: ``auto`` for quantised models, and whole
-            windows for f16 and f32, whose text is openai/whisper's to the letter.
+        audio_ctx: ``auto`` encodes short audio up to its end and a margin only (0.5 s and a sixteenth of the audio),
+            with what the model makes of silence in place of the rest of the window. A window whose text looks wrong is
+            done again in full (``Transcript.n_redone_windows``). 1500: whole windows. None: ``auto`` for quantised
+            models, and whole windows for f16 and f32, whose text is openai/whisper's to the letter. ``multilingual``
+            takes whole windows in any case.
         drop_silence: None does two things on the engine edge, and ``Transcript.dropped`` says where and why. Windows
             that voice detection and energy both call silent are not decoded. Text where the voice detector finds no
             speech is not believed unless the model is sure. False: all is decoded and believed, as the engine ggml

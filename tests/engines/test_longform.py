@@ -699,9 +699,14 @@ def test_the_whole_window_comes_before_higher_temperatures() -> None:
     assert [(segment.text, segment.temperature) for segment in segments] == [(" word", 0.0)]
 
 
-def test_the_language_is_detected_from_whole_windows() -> None:
-    transcribe(Script(0), 5, {"beam_size": 1}, model=(model := Recorder()), shortens=True)
-    assert model.contexts == [1500, 320]
+@pytest.mark.parametrize(
+    ("options", "contexts"),
+    [({}, [1500, 320]), ({"multilingual": True}, [1500, 1500]), ({"multilingual": True, "language": "en"}, [1500])],
+    ids=str,
+)
+def test_languages_are_detected_from_whole_windows(options: dict[str, Any], contexts: list[int]) -> None:
+    transcribe(Script(0), 5, {"beam_size": 1, **options}, model=(model := Recorder()), shortens=True)
+    assert model.contexts == contexts
 
 
 # ---- Languages -------------------------------------------------------------------------------------------------------

@@ -100,7 +100,9 @@ class EdgeEngine:
         call = Call(
             *(self._native, self._hparams, self._vocabulary, options, samples_of(audio), should_stop),
             check_batch=self._check_batch,
-            shortens=options.audio_ctx == "auto" or (options.audio_ctx is None and self._shortens),
+            # Languages of single windows are detected from what is decoded, and short windows give others.
+            shortens=not options.multilingual
+            and (options.audio_ctx == "auto" or (options.audio_ctx is None and self._shortens)),
         )
         try:
             is_clipped = options.is_clipped if clips_s is None else bool(clips_s)
