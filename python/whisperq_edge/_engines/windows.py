@@ -94,8 +94,8 @@ class Windows:
     def _is_suspect(self, window: Window, answer: Answer) -> bool:
         """Whether the window, of which a part was encoded, is worth encoding in full.
 
-        Where there is little speech, text that is not believed is not. Text that is believed is, if the model expects
-        none: short windows have it say so less clearly than whole ones.
+        Where there is little speech, text that is not believed is dropped at once. Text that is believed although the
+        model expects no speech is decoded again: short windows move the no-speech probability (docs/silence.md).
         """
         if self._n_speech.get(window.seek, ENOUGH) < ENOUGH:
             if self._why_not_believed(window, answer) is not None:
